@@ -10,7 +10,7 @@
  */
 
 /** What software and the structure's owner may do with a bit: flags, combined in `Part.access`. */
-export const Access = {
+export const BitAccess = {
   /** Software reads the value; without it the bit reads 0. */
   READ: 1,
   /** Software writes the value. */
@@ -31,7 +31,7 @@ export const Access = {
 export interface Part {
   readonly hi: number;
   readonly lo: number;
-  /** Flags of `Access`. */
+  /** Flags of `BitAccess`. */
   readonly access: number;
   /** Value after a cold reset. */
   readonly reset: number;
@@ -42,27 +42,27 @@ const part =
   (hi: number, lo: number = hi, reset: number = 0): Part => ({ hi, lo, access, reset });
 
 /** A field of a structure in memory, bits `hi` to `lo`. */
-export const bits = part(Access.READ | Access.WRITE);
+export const bits = part(BitAccess.READ | BitAccess.WRITE);
 /** A one-bit field of a structure in memory. */
 export const bit: (at: number) => Part = (at) => bits(at);
 /** A pointer in memory whose lowest declared bit is that bit of the address, modulo 64 (bits 63:12, 127:76 ...). */
-export const address = part(Access.READ | Access.WRITE | Access.ADDRESS);
+export const address = part(BitAccess.READ | BitAccess.WRITE | BitAccess.ADDRESS);
 /** Bits that must be 0 (memory) or read 0 and ignore writes (register). Key them with a leading underscore. */
-export const reserved = part(Access.RESERVED);
+export const reserved = part(BitAccess.RESERVED);
 /** Bits that may have any value and mean nothing. Key them with a leading underscore. */
-export const ignored = part(Access.IGNORED);
+export const ignored = part(BitAccess.IGNORED);
 /** Register field, read-only. */
-export const ro = part(Access.READ);
+export const ro = part(BitAccess.READ);
 /** Register field, read-only, survives a warm reset. */
-export const ros = part(Access.READ | Access.STICKY);
+export const ros = part(BitAccess.READ | BitAccess.STICKY);
 /** Register field, read and write. The same as `bits`, for tables where the access matters. */
 export const rw = bits;
 /** Register field, read, write 1 to clear. */
-export const rw1c = part(Access.READ | Access.W1C);
+export const rw1c = part(BitAccess.READ | BitAccess.W1C);
 /** Register field, read, write 1 to clear, survives a warm reset. */
-export const rw1cs = part(Access.READ | Access.W1C | Access.STICKY);
+export const rw1cs = part(BitAccess.READ | BitAccess.W1C | BitAccess.STICKY);
 /** Register field, write-only: reads 0. */
-export const wo = part(Access.WRITE);
+export const wo = part(BitAccess.WRITE);
 
 /**
  * A readable and writable field of a `Layout`.
@@ -93,7 +93,7 @@ export interface Layout<N extends string = string> {
   readonly parts: readonly (readonly [string, Part])[];
   /** The words after a cold reset. Shared: do not write. */
   readonly reset: Int32Array;
-  /** New words with a 1 for each bit whose access has any of the given `Access` flags. */
+  /** New words with a 1 for each bit whose access has any of the given `BitAccess` flags. */
   mask(access: number): Int32Array;
   /**
    * New words with the given fields set and everything else 0.
@@ -127,7 +127,7 @@ export function layout<const T extends Readonly<Record<string, Part>>>(
   };
   for (const [key, declared] of parts) {
     const { hi, lo, access } = declared;
-    const gap = (access & (Access.RESERVED | Access.IGNORED)) !== 0;
+    const gap = (access & (BitAccess.RESERVED | BitAccess.IGNORED)) !== 0;
     if (lo !== next || hi < lo || gap !== key.startsWith("_") || (!gap && hi - lo > 52)) refuse(`${key} ${hi}:${lo}`);
     next = hi + 1;
     if (gap) continue;
@@ -175,9 +175,9 @@ export function markBits(words: Int32Array, hi: number, lo: number): Int32Array 
  * `hostAddressBits`, and all bits of `absent` fields (those of capabilities that the unit lacks). New words.
  */
 export function reservedMask(structure: Layout, hostAddressBits: number, absent: readonly Part[] = []): Int32Array {
-  const words = structure.mask(Access.RESERVED);
+  const words = structure.mask(BitAccess.RESERVED);
   for (const [, { hi, lo, access }] of structure.parts) {
-    if (access & Access.ADDRESS) markBits(words, hi, Math.max(lo, aboveAddress(lo, hostAddressBits)));
+    if (access & BitAccess.ADDRESS) markBits(words, hi, Math.max(lo, aboveAddress(lo, hostAddressBits)));
   }
   for (const { hi, lo } of absent) markBits(words, hi, lo);
   return words;
@@ -193,7 +193,7 @@ export interface FieldText {
 }
 
 /** Decodes the structure at word `at` for a person: every field in ascending bit order. */
-export function describe<N extends string>(
+export function describeFields<N extends string>(
   structure: Layout<N>,
   words: Int32Array,
   at: number,
@@ -227,12 +227,12 @@ export function tableRows<N extends string>(
   const meanings: Readonly<Record<string, string>> = text;
   return structure.parts.map(([key, declared]) => {
     const { access, reset } = declared;
-    const gap = access & Access.RESERVED ? "reserved" : access & Access.IGNORED ? "ignored" : "";
-    const kind = access & Access.W1C ? "RW1C" : access & Access.READ ? (access & Access.WRITE ? "RW" : "RO") : "WO";
+    const gap = access & BitAccess.RESERVED ? "reserved" : access & BitAccess.IGNORED ? "ignored" : "";
+    const kind = access & BitAccess.W1C ? "RW1C" : access & BitAccess.READ ? (access & BitAccess.WRITE ? "RW" : "RO") : "WO";
     return {
       bits: bitRange(declared),
       name: gap || key,
-      access: gap ? "" : access & Access.STICKY ? `${kind}S` : kind,
+      access: gap ? "" : access & BitAccess.STICKY ? `${kind}S` : kind,
       reset,
       meaning: meanings[key] ?? "",
     };

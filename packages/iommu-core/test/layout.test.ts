@@ -1,12 +1,12 @@
 // Layouts: what a declared table accepts, and that everything derived from it agrees with plain bigint arithmetic.
 import fc from "fast-check";
-import { describe as suite, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import {
-  Access,
+  BitAccess,
   address,
   bit,
   bits,
-  describe,
+  describeFields,
   ignored,
   layout,
   markBits,
@@ -70,7 +70,7 @@ const randomTable = fc
     return { table, width };
   });
 
-suite("layout()", () => {
+describe("layout()", () => {
   it("reads a field that lies within one word", () => {
     expect(Entry.fields.TT.get(Int32Array.of(0b1000, 0, 0, 0), 0)).toBe(2);
   });
@@ -144,7 +144,7 @@ suite("layout()", () => {
           );
         }
         // Gaps and neighbours keep their ones.
-        for (const word of random.mask(Access.RESERVED).entries()) {
+        for (const word of random.mask(BitAccess.RESERVED).entries()) {
           expect((words[at + word[0]] ?? 0) & word[1]).toBe(word[1]);
         }
         expect(words[at + random.wordCount]).toBe(-1);
@@ -162,7 +162,7 @@ suite("layout()", () => {
   });
 });
 
-suite("layout() refuses", () => {
+describe("layout() refuses", () => {
   it.each<[string, number, Record<string, Part>]>([
     ["overlapping fields", 32, { A: bits(7, 0), B: bits(31, 7) }],
     ["two declarations of the same bits", 32, { A: bits(31, 0), B: bits(31, 0) }],
@@ -192,17 +192,17 @@ suite("layout() refuses", () => {
   });
 });
 
-suite("masks", () => {
+describe("masks", () => {
   it("tell writable, write-1-to-clear, readable, sticky and reserved bits of a register apart", () => {
-    expect([...Register.mask(Access.WRITE)]).toEqual([(1 << 31) | 0xf0, -1]);
-    expect([...Register.mask(Access.W1C)]).toEqual([0x300, 0]);
-    expect([...Register.mask(Access.READ)]).toEqual([(1 << 31) | 0xf0f, -1]);
-    expect([...Register.mask(Access.STICKY)]).toEqual([0xe00, 0]);
-    expect([...Register.mask(Access.RESERVED)]).toEqual([0x7fff_f000, 0]);
+    expect([...Register.mask(BitAccess.WRITE)]).toEqual([(1 << 31) | 0xf0, -1]);
+    expect([...Register.mask(BitAccess.W1C)]).toEqual([0x300, 0]);
+    expect([...Register.mask(BitAccess.READ)]).toEqual([(1 << 31) | 0xf0f, -1]);
+    expect([...Register.mask(BitAccess.STICKY)]).toEqual([0xe00, 0]);
+    expect([...Register.mask(BitAccess.RESERVED)]).toEqual([0x7fff_f000, 0]);
   });
 
   it("cover each bit of any table exactly once over fields, reserved and ignored bits", () => {
-    const every = [Access.READ, Access.RESERVED, Access.IGNORED].map((access) => Entry.mask(access));
+    const every = [BitAccess.READ, BitAccess.RESERVED, BitAccess.IGNORED].map((access) => Entry.mask(access));
     for (let word = 0; word < Entry.wordCount; word++) {
       expect(every.reduce((sum, mask) => sum + ((mask[word] ?? 0) >>> 0), 0)).toBe(0xffff_ffff);
     }
@@ -228,7 +228,7 @@ suite("masks", () => {
   });
 });
 
-suite("text", () => {
+describe("text", () => {
   const text: TextOf<typeof Register> = {
     section: "§1.2",
     STATUS: "Status",
@@ -241,7 +241,7 @@ suite("text", () => {
   };
 
   it("describes a structure field by field in ascending bit order", () => {
-    const rows = describe(Register, Int32Array.of(9, 0x105, 7), 1, text);
+    const rows = describeFields(Register, Int32Array.of(9, 0x105, 7), 1, text);
     expect(rows[0]).toEqual({ name: "STATUS", bits: "3:0", value: 5, meaning: "Status" });
     expect(rows.map((row) => `${row.name}=${row.value}`).join(" ")).toBe(
       "STATUS=5 COMMAND=0 EVENT=1 STICKY_EVENT=0 ERROR=0 MASK=0 DATA=7",
