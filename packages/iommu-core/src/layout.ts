@@ -170,6 +170,13 @@ export function markBits(words: Int32Array, hi: number, lo: number): Int32Array 
   return words;
 }
 
+/** New words, as many as `structure` has, with a 1 for each bit of the named fields. */
+export function fieldMask<N extends string>(structure: Layout<N>, ...names: readonly NoInfer<N>[]): Int32Array {
+  const words = new Int32Array(structure.wordCount);
+  for (const name of names) markBits(words, structure.fields[name].hi, structure.fields[name].lo);
+  return words;
+}
+
 /**
  * The bits of a structure that must be 0: its reserved bits, the bits of its addresses at and above
  * `hostAddressBits`, and all bits of `absent` fields (those of capabilities that the unit lacks). New words.

@@ -7,6 +7,7 @@ import {
   bit,
   bits,
   describeFields,
+  fieldMask,
   ignored,
   layout,
   markBits,
@@ -220,6 +221,11 @@ describe("masks", () => {
 
   it("reserve the fields of absent capabilities", () => {
     expect([...reservedMask(Entry, 64, [Entry.fields.TT, Entry.fields.AW])]).toEqual([0xffe, 0, (-1 << 7) | 7, 0xfff]);
+  });
+
+  it("cover exactly the named fields", () => {
+    expect([...fieldMask(Entry, "TT", "PTR")]).toEqual([~0xfff | 0xc, -1, 0, 0]);
+    expect([...fieldMask(Entry)]).toEqual([0, 0, 0, 0]);
   });
 
   it("mark any range of bits, and none when the range is empty", () => {
