@@ -3,6 +3,7 @@
 // Options: --json FILE writes { passed, failed, steps } for other programs.
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { setTimeout } from "node:timers/promises";
 import { run } from "./workspace.mjs";
 
 /** @typedef {{ name: string, command: string[], after?: string }} Step */
@@ -12,11 +13,11 @@ const steps = [
   { name: "build", command: ["tsc", "-b", "tsconfig.build.json"] },
   { name: "packaging", command: ["node", ".ci/packaging.mjs"], after: "build" },
   { name: "api", command: ["node", ".ci/api.mjs"], after: "build" },
-  { name: "size", command: ["size-limit"], after: "build" },
+  { name: "size", command: ["size-limit", "--config", ".ci/size-limit.mjs"], after: "build" },
   { name: "types", command: ["tsc", "-p", "tsconfig.json"] },
   { name: "types of .ci", command: ["tsc", "-p", ".ci/tsconfig.json"] },
   { name: "lint", command: ["oxlint", "--type-aware", "--deny-warnings"] },
-  { name: "unused", command: ["knip"], after: "build" },
+  { name: "unused", command: ["knip"] },
   { name: "format", command: ["oxfmt", "--check", "."] },
   { name: "manifests", command: ["sherif"] },
   { name: "conventions", command: ["node", ".ci/conventions.mjs"] },
@@ -34,7 +35,7 @@ async function work() {
     const [step] = index < 0 ? [] : waiting.splice(index, 1);
     if (step !== undefined) await perform(step);
     else if (waiting.length === 0) return;
-    else await new Promise((wake) => void setTimeout(wake, 50));
+    else await setTimeout(50);
   }
 }
 

@@ -24,7 +24,10 @@ for (const { shortName, directory } of publishedPackages()) {
 }
 
 const vagueName = /^(utils?|helpers?|managers?|common|misc)\b/;
-const files = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard"], { cwd: root, encoding: "utf8" });
+const files = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard"], {
+  cwd: root,
+  encoding: "utf8",
+});
 for (const file of files.split("\n").filter((name) => name.endsWith(".ts"))) {
   if (vagueName.test(basename(file))) problems.push(`${file}: name the file for the one concept it holds`);
 }

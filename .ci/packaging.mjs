@@ -5,20 +5,18 @@ import { join } from "node:path";
 import { packAll, run } from "./workspace.mjs";
 
 const folder = mkdtempSync(join(tmpdir(), "iommu-kit-pack-"));
-let failures = 0;
+let failureCount = 0;
 try {
   for (const [name, tarball] of await packAll(folder)) {
-    const outcomes = await Promise.all([
+    const verdicts = await Promise.all([
       run(["publint", "--strict", tarball]),
       run(["attw", tarball, "--profile", "esm-only", "--no-color"]),
     ]);
-    for (const { code, output } of outcomes) {
-      if (code === 0) continue;
-      failures += 1;
-      console.error(`${name}\n${output}`);
-    }
+    const failures = verdicts.filter(({ code }) => code !== 0);
+    for (const { output } of failures) console.error(`${name}\n${output}`);
+    failureCount += failures.length;
   }
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
-process.exitCode = failures === 0 ? 0 : 1;
+process.exitCode = failureCount === 0 ? 0 : 1;

@@ -28,11 +28,12 @@ export const root = resolve(fileURLToPath(import.meta.url), "../..");
 
 /**
  * Reads a JSON file; the caller names the shape it relies on.
+ * @template T
  * @param {string} file
- * @returns {any}
+ * @returns {T}
  */
 export function readJson(file) {
-  return JSON.parse(readFileSync(file, "utf8"));
+  return /** @type {T} */ (JSON.parse(readFileSync(file, "utf8")));
 }
 
 /**
@@ -99,7 +100,8 @@ export function run(command, options = {}) {
       stdio: ["ignore", "pipe", "pipe"],
       shell: process.platform === "win32",
     });
-    const finish = (/** @type {number} */ code) => settle({ code, output, seconds: (performance.now() - started) / 1000 });
+    const finish = (/** @type {number} */ code) =>
+      settle({ code, output, seconds: (performance.now() - started) / 1000 });
     child.stdout.on("data", (chunk) => (output += String(chunk)));
     child.stderr.on("data", (chunk) => (output += String(chunk)));
     child.on("error", (error) => {
@@ -119,7 +121,9 @@ export function pnpmCommand() {
   if (runner !== undefined && /pnpm[^/\\]*$/.test(runner)) {
     return /\.c?js$/.test(runner) ? [process.execPath, runner] : [runner];
   }
-  return ["npx", "-y", String(readJson(join(root, "package.json")).packageManager)];
+  /** @type {{ packageManager: string }} */
+  const manifest = readJson(join(root, "package.json"));
+  return ["npx", "-y", manifest.packageManager];
 }
 
 /**
