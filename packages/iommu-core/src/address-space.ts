@@ -1,0 +1,106 @@
+/**
+ * What one requester sees: a source-id, or a source-id with a PASID. The object that a device model holds.
+ */
+
+import type { Access } from "./access.js";
+import { type ByteAddress, byteAddress } from "./address.js";
+import type { AttachOptions, Attachment } from "./attachment.js";
+import type { Backend, Domain, Requester } from "./backend.js";
+import type { Completion } from "./completion.js";
+import { DmaPort } from "./dma-port.js";
+import { IommuEventEmitter } from "./events.js";
+import { LeaseTable } from "./lease.js";
+import type { Notifier } from "./notifier.js";
+import type { NotifierHub } from "./notifier-hub.js";
+import type { GuestMemory } from "./ports.js";
+import { formatSourceId, type SourceId } from "./source-id.js";
+import type { Translation } from "./translation.js";
+
+/** Reason of every request of an address space after `unplug`: negative, so no architecture uses it. */
+export const UNPLUGGED = -1;
+
+/** One requester's view of memory. Obtain it from `Iommu.addressSpace`; the same requester gives the same object until it is unplugged. */
+export class AddressSpace implements Requester {
+  readonly sourceId: SourceId;
+  readonly pasid: number | undefined;
+  /** Memory, as the device reaches it. */
+  readonly dma: DmaPort;
+  /** Observation: `fault`, `map`, `unmap`, `failed`, `window` ... */
+  readonly events = new IommuEventEmitter();
+  /** @internal */
+  readonly leases: LeaseTable;
+  readonly #backend: Backend;
+  readonly #hub: NotifierHub;
+  #plugged = true;
+
+  /** @internal Use `Iommu.addressSpace`. */
+  constructor(requester: Requester, backend: Backend, memory: GuestMemory, hub: NotifierHub) {
+    this.sourceId = requester.sourceId;
+    this.pasid = requester.pasid;
+    this.#backend = backend;
+    this.#hub = hub;
+    this.leases = new LeaseTable(hub.scheduler, hub.limits.leaseDeadline);
+    this.dma = new DmaPort(this, memory, this.pasid === undefined ? backend.messageWindow : undefined, this.leases);
+  }
+
+  /** `"00:03.0"`, or `"00:03.0 pasid 5"`. */
+  get label(): string {
+    return this.pasid === undefined ? formatSourceId(this.sourceId) : `${formatSourceId(this.sourceId)} pasid ${this.pasid}`;
+  }
+
+  /** What it sees now, by the backend's word. */
+  get domain(): Domain {
+    return this.#backend.domainOf(this);
+  }
+
+  /** `false` after `unplug`. */
+  get plugged(): boolean {
+    return this.#plugged;
+  }
+
+  /** The notifiers on it, in the order in which they were attached. */
+  get attachments(): readonly Attachment[] {
+    return this.#hub.attachmentsOf(this);
+  }
+
+  /**
+   * Translates one page for a request of the device: may fill caches, may record a fault. `false`: refused, `out.reason` says why.
+   * `out` is valid until the next invalidation that covers the page.
+   */
+  translate(iovaPfn: number, access: Access, out: Translation): boolean {
+    return this.request(iovaPfn, access, out, undefined);
+  }
+
+  /**
+   * Attaches a notifier and replays the present state to it alone.
+   * @throws {IommuError} `caching-mode-required`, `not-supported`, `different-view`, `already-attached`, `bad-range`, `notifier-contract`, `reentrant-call` or `unplugged`.
+   */
+  attach(notifier: Notifier, options: AttachOptions = {}): Attachment {
+    return this.#hub.attach(this, notifier, options);
+  }
+
+  /** Removes the device: detaches every notifier, recalls every lease, and refuses every further request. Done when the notifiers have completed. */
+  unplug(): Completion {
+    this.#plugged = false;
+    return this.#hub.unplug(this);
+  }
+
+  /** @internal As `translate`; `address` is what a fault event reports. */
+  request(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): boolean {
+    if (this.#plugged) this.#backend.translate(this, iovaPfn, access, out);
+    else out.refuse(UNPLUGGED, "unplugged");
+    if (out.reason === 0) return true;
+    if (this.#hub.observers.wants(this, "fault")) {
+      this.#hub.observers.emit("fault", { space: this, address: address ?? byteAddress(iovaPfn), access, reason: out.reason, cause: out.cause });
+    }
+    return false;
+  }
+
+  /** @internal The device wrote up to `byteLength` bytes from the start of the page `iovaPfn` on. */
+  wrote(iovaPfn: number, gpaPfn: number, byteLength: number): void {
+    if (this.onWrite !== undefined) this.onWrite(iovaPfn, gpaPfn, Math.ceil(byteLength / 4096));
+  }
+
+  /** @internal Set while dirty pages are tracked. */
+  onWrite: ((iovaPfn: number, gpaPfn: number, pageCount: number) => void) | undefined = undefined;
+}

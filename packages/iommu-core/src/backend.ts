@@ -1,0 +1,92 @@
+/**
+ * What a remapping architecture supplies: two questions and one announcement.
+ *
+ * - "where does this page go?" - `translate`
+ * - "what is mapped in this range?" - `domainOf(requester).scan(range, sink)`
+ * - "this range changed" - the function given to `connect`
+ */
+
+import type { Access } from "./access.js";
+import type { Completion } from "./completion.js";
+import type { FrameRange } from "./range.js";
+import type { SourceId } from "./source-id.js";
+import type { Translation } from "./translation.js";
+
+/** Who makes a request. The same object for the life of an address space. */
+export interface Requester {
+  readonly sourceId: SourceId;
+  /** The PASID of its requests (0 to 2^20 - 1), or `undefined` for requests without PASID. */
+  readonly pasid: number | undefined;
+}
+
+/**
+ * What a set of requesters sees. Two requesters with the *same object* share one view: one tree, one scan, one announcement.
+ * A backend returns a new object when table root, width or domain-id differ, and the same one while they do not.
+ */
+export interface Domain {
+  /** `table`: mappings from `scan`. `bypass`: the identity mapping of the host's regions. `blocked`: nothing. */
+  readonly kind: "table" | "bypass" | "blocked";
+  /** For people. */
+  readonly label: string;
+  /** Ascending, disjoint ranges that are never announced, whatever the tables say (the interrupt window). */
+  readonly holes: readonly FrameRange[];
+  /**
+   * Tells `sink` what is mapped in `range`, in ascending order, reading each table entry once. Where tables are unreadable or malformed, nothing is
+   * mapped. Returns early as soon as the sink answers `false`; it is then called again with the rest of the range, at once or later.
+   */
+  scan(range: FrameRange, sink: MappingSink): void;
+}
+
+/** Where a scan reports to. Calls come in ascending order of frames; frames between two calls are not mapped. */
+export interface MappingSink {
+  /** `pageCount` frames reach consecutive targets from `gpaPfn` on. Any size; a superpage is one call. `false`: stop the scan. */
+  run(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean;
+  /**
+   * Nothing further is mapped before `iovaPfn`, and `entriesRead` table entries are about to be read. `false`: stop the scan, the slice is spent.
+   * Only backends that read tables of a guest need to call it: it is what bounds the work of one slice.
+   */
+  reach(iovaPfn: number, entriesRead: number): boolean;
+  /**
+   * Fast path: whether these 512 table entries say what was announced. Compares words (low, high) of 64-bit entries with R in bit 0, W in bit 1 and the frame
+   * in bits 51:12, under `masks` [low, high]. `true`: nothing is to be done for the 512 frames from `iovaPfn` (a multiple of 512) on.
+   */
+  unchanged(iovaPfn: number, words: Int32Array, firstWord: number, masks: Int32Array): boolean;
+  /**
+   * The same 512 entries, decoded: R, W and frame in the places given above, all other bits 0, R = W = 0 for a frame that is not mapped. The array is the
+   * caller's and is read before the call returns. `false`: stop the scan.
+   */
+  table(iovaPfn: number, entries: Int32Array): boolean;
+}
+
+/** "This range changed": the frames, and whose. */
+export interface Change {
+  readonly range: FrameRange;
+  /** Whether this requester, which now sees `domain`, may see something else. It is then asked about again: `domainOf`, then `scan`. */
+  concerns(requester: Requester, domain: Domain): boolean;
+}
+
+/** Done when every notifier concerned has completed. The backend has dropped its own cached entries *before* it announces. */
+export type Announce = (change: Change) => Completion;
+
+/** Requests to a range that are messages and not memory (the interrupt window of requests without PASID). */
+export interface MessageWindow {
+  readonly range: FrameRange;
+  /** A write of `bytes` at `address` (unsigned 32-bit, inside the range). `false`: refused. */
+  write(requester: Requester, address: number, bytes: Uint8Array): boolean;
+  /** A read. `false`: refused. */
+  read(requester: Requester, address: number, into: Uint8Array): boolean;
+}
+
+/** A remapping architecture. */
+export interface Backend {
+  /** Answers a request for `access` to `iovaPfn`; `Access.none` is a zero-length read. Never throws: a refusal is `out.refuse(reason, cause)`. */
+  translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void;
+  /** What this requester sees now. */
+  domainOf(requester: Requester): Domain;
+  /** Called once, before any other method. */
+  connect(announce: Announce): void;
+  /** Optional: requests without PASID to this range are messages. */
+  readonly messageWindow?: MessageWindow | undefined;
+  /** Optional: throws an `IommuError` if a notifier of this kind cannot be served (a MAP notifier without caching mode). */
+  admit?(requester: Requester, kind: "map" | "unmap" | "device-tlb"): void;
+}

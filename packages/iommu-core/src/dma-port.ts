@@ -1,0 +1,171 @@
+/**
+ * What a device behind the unit holds instead of guest memory: the same shape, addresses are IOVAs.
+ *
+ * A request is split at page boundaries and each page is checked on its own, so a refused request may have transferred the pages before the refusal.
+ */
+
+import { Access } from "./access.js";
+import type { AddressSpace } from "./address-space.js";
+import { type ByteAddress, offsetInPage, PAGE_BYTES, pfnOf } from "./address.js";
+import type { MessageWindow } from "./backend.js";
+import type { Lease, LeaseTable, Segment } from "./lease.js";
+import type { GuestMemory } from "./ports.js";
+import { contains } from "./range.js";
+import { Translation } from "./translation.js";
+
+/** One piece of a scatter list. */
+export interface ScatterPiece {
+  readonly iova: ByteAddress;
+  readonly bytes: Uint8Array;
+}
+
+/** Why the last transfer of a port ended early. Overwritten by the next one that does. */
+export interface DmaFailure {
+  /** Input page that was refused. */
+  readonly iovaPfn: number;
+  /** The fault reason, or 0: the translation was good, but there is no memory at the target. */
+  readonly reason: number;
+  /** The name of the failing check. */
+  readonly cause: string;
+}
+
+/** Memory as one device reaches it. */
+export class DmaPort {
+  readonly #space: AddressSpace;
+  readonly #memory: GuestMemory;
+  readonly #window: MessageWindow | undefined;
+  readonly #leases: LeaseTable;
+  readonly #translation = new Translation();
+  #failure: DmaFailure | undefined;
+
+  /** @internal Use `AddressSpace.dma`. */
+  constructor(space: AddressSpace, memory: GuestMemory, window: MessageWindow | undefined, leases: LeaseTable) {
+    this.#space = space;
+    this.#memory = memory;
+    this.#window = window;
+    this.#leases = leases;
+  }
+
+  /** Why the last transfer that was refused was refused. */
+  get failure(): DmaFailure | undefined {
+    return this.#failure;
+  }
+
+  /** Reads `into.length` bytes at `iova`. `false`: refused, see `failure`; `into` is then partly written. Length 0 is a zero-length read. */
+  read(iova: ByteAddress, into: Uint8Array): boolean {
+    if (into.length === 0) return this.#zeroLengthRead(iova);
+    return this.#transfer(iova, into, Access.read);
+  }
+
+  /** Writes `from` at `iova`. `false`: refused, see `failure`; pages before the refused one have been written. */
+  write(iova: ByteAddress, from: Uint8Array): boolean {
+    return this.#transfer(iova, from, Access.write);
+  }
+
+  /** Reads the pieces in order, up to the first that is refused. */
+  readScattered(pieces: readonly ScatterPiece[]): boolean {
+    return pieces.every((piece) => this.read(piece.iova, piece.bytes));
+  }
+
+  /** Writes the pieces in order, up to the first that is refused. */
+  writeScattered(pieces: readonly ScatterPiece[]): boolean {
+    return pieces.every((piece) => this.write(piece.iova, piece.bytes));
+  }
+
+  /**
+   * Atomically replaces the aligned 32-bit word at `iova` if it still is `expected`: an AtomicOp, which needs both rights.
+   * `undefined`: refused, see `failure`.
+   */
+  compareExchange(iova: ByteAddress, expected: number, replacement: number): boolean | undefined {
+    const pfn = pfnOf(iova);
+    const translation = this.#translation;
+    if (this.#inWindow(pfn)) return this.#message(pfn, iova, new Uint8Array(8), Access.readWrite) ? false : undefined;
+    if (!this.#space.request(pfn, Access.readWrite, translation, iova)) return this.#refused(pfn);
+    return this.#memory.compareExchange(translation.gpaPfn * PAGE_BYTES + offsetInPage(iova), expected, replacement);
+  }
+
+  /**
+   * Translates a whole buffer once, for zero-copy access. Contiguous pieces are joined. `undefined`: a page of it is refused, see `failure`.
+   * The pieces may be touched until the lease is released or recalled; an invalidation of any page waits for that, up to the lease deadline.
+   */
+  segments(iova: ByteAddress, byteLength: number, access: Access): Lease | undefined {
+    const segments: Segment[] = [];
+    const firstPfn = pfnOf(iova);
+    let pfn = firstPfn;
+    let offset = offsetInPage(iova);
+    for (let left = byteLength; left > 0; pfn += 1, offset = 0) {
+      if (this.#inWindow(pfn)) return this.#noLease(pfn);
+      if (!this.#space.request(pfn, access, this.#translation, iova)) return this.#refused(pfn);
+      const length = Math.min(left, PAGE_BYTES - offset);
+      appendSegment(segments, this.#translation.gpaPfn * PAGE_BYTES + offset, length);
+      left -= length;
+    }
+    return this.#leases.grant(segments, { firstPfn, pageCount: pfn - firstPfn });
+  }
+
+  #zeroLengthRead(iova: ByteAddress): boolean {
+    const pfn = pfnOf(iova);
+    if (this.#inWindow(pfn)) return true;
+    return this.#space.request(pfn, Access.none, this.#translation, iova) || this.#refused(pfn) !== undefined;
+  }
+
+  #transfer(iova: ByteAddress, bytes: Uint8Array, access: Access): boolean {
+    const translation = this.#translation;
+    let pfn = pfnOf(iova);
+    let offset = offsetInPage(iova);
+    for (let at = 0; at < bytes.length; ) {
+      if (this.#inWindow(pfn)) return this.#message(pfn, iova, at === 0 ? bytes : bytes.subarray(at), access);
+      if (!this.#space.request(pfn, access, translation, iova)) return this.#refused(pfn) ?? false;
+      const pages = this.#pagesFrom(pfn, translation.pageCount);
+      const length = Math.min(bytes.length - at, pages * PAGE_BYTES - offset);
+      const piece = length === bytes.length ? bytes : bytes.subarray(at, at + length);
+      const gpa = translation.gpaPfn * PAGE_BYTES + offset;
+      const done = access === Access.read ? this.#memory.read(gpa, piece) : this.#memory.write(gpa, piece);
+      if (!done) return this.#fail(pfn, 0, "no memory at the target");
+      if (access === Access.write) this.#space.wrote(pfn, translation.gpaPfn, length + offset);
+      at += length;
+      pfn += Math.floor((offset + length) / PAGE_BYTES);
+      offset = 0;
+    }
+    return true;
+  }
+
+  /** Pages that the answer holds for from `pfn` on, not reaching into the message window. */
+  #pagesFrom(pfn: number, blockPages: number): number {
+    const pages = blockPages - (pfn % blockPages);
+    const first = this.#window?.range.firstPfn ?? 0;
+    return pfn < first ? Math.min(pages, first - pfn) : pages;
+  }
+
+  #inWindow(pfn: number): boolean {
+    return this.#window !== undefined && contains(this.#window.range, pfn);
+  }
+
+  #message(pfn: number, iova: ByteAddress, bytes: Uint8Array, access: Access): boolean {
+    const address = pfn === pfnOf(iova) ? Number(iova) : pfn * PAGE_BYTES;
+    const window = this.#window;
+    const done = access === Access.write ? window?.write(this.#space, address, bytes) : window?.read(this.#space, address, bytes);
+    return done === true || this.#fail(pfn, 0, "message refused");
+  }
+
+  #noLease(pfn: number): undefined {
+    this.#fail(pfn, 0, "messages cannot be leased");
+    return undefined;
+  }
+
+  #refused(pfn: number): undefined {
+    this.#fail(pfn, this.#translation.reason, this.#translation.cause);
+    return undefined;
+  }
+
+  #fail(iovaPfn: number, reason: number, cause: string): false {
+    this.#failure = { iovaPfn, reason, cause };
+    return false;
+  }
+}
+
+function appendSegment(segments: Segment[], gpa: number, byteLength: number): void {
+  const last = segments.at(-1);
+  if (last !== undefined && last.gpa + last.byteLength === gpa) segments[segments.length - 1] = { gpa: last.gpa, byteLength: last.byteLength + byteLength };
+  else segments.push({ gpa, byteLength });
+}

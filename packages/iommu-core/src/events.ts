@@ -1,0 +1,130 @@
+/**
+ * What can be observed: typed events, built only when somebody listens (design D2). Notifiers do not hear of mappings through these; see notifier.ts.
+ */
+
+import { EventEmitter } from "eventemitter3";
+import type { Access } from "./access.js";
+import type { AddressSpace } from "./address-space.js";
+import type { ByteAddress } from "./address.js";
+import type { Attachment } from "./attachment.js";
+import type { Domain } from "./backend.js";
+import type { IommuError } from "./errors.js";
+import type { Scheduler } from "./ports.js";
+
+/** A refused request. */
+export interface FaultEvent {
+  readonly space: AddressSpace;
+  /** Input byte address of the request. */
+  readonly address: ByteAddress;
+  /** What was asked for; `Access.none` is a zero-length read. */
+  readonly access: Access;
+  /** The backend's fault reason. */
+  readonly reason: number;
+  /** Finer than the reason: the failing check. */
+  readonly cause: string;
+}
+
+/** A run of frames in the announced state of an address space. */
+export interface MappingEvent {
+  readonly space: AddressSpace;
+  readonly iovaPfn: number;
+  readonly pageCount: number;
+  /** First target frame; -1 for an unmap. */
+  readonly gpaPfn: number;
+  /** `Access.none` for an unmap. */
+  readonly access: Access;
+}
+
+/** Frames that the guest invalidated. */
+export interface InvalidateEvent {
+  readonly space: AddressSpace;
+  readonly iovaPfn: number;
+  readonly pageCount: number;
+}
+
+/** An attachment came, went or failed. */
+export interface AttachmentEvent {
+  readonly space: AddressSpace;
+  readonly attachment: Attachment;
+}
+
+/** An attachment failed, or was cut off because it did not answer in time. */
+export interface FailedEvent extends AttachmentEvent {
+  readonly error: IommuError;
+}
+
+/** Frames that one consumer briefly did not hold although they stay mapped, because it can neither cut a block nor replace one. */
+export interface WindowEvent extends AttachmentEvent {
+  readonly iovaPfn: number;
+  readonly pageCount: number;
+}
+
+/** Frames that one consumer would not take. */
+export interface RefusedEvent extends AttachmentEvent {
+  readonly iovaPfn: number;
+  readonly pageCount: number;
+  readonly gpaPfn: number;
+  readonly answer: "full" | "unsupported";
+}
+
+/** A view spent its budget and failed closed: nothing is announced until the guest's next invalidation finds smaller tables. */
+export interface BudgetEvent {
+  readonly space: AddressSpace;
+  readonly budget: "mappings" | "tables";
+  readonly limit: number;
+}
+
+/** An address space sees another domain. */
+export interface MoveEvent {
+  readonly space: AddressSpace;
+  readonly from: Domain;
+  readonly to: Domain;
+}
+
+/** Events of an address space, and, with the same names, of the whole unit. */
+export interface IommuEvents {
+  fault: (event: FaultEvent) => void;
+  map: (event: MappingEvent) => void;
+  unmap: (event: MappingEvent) => void;
+  /** Target or rights of mapped frames changed. */
+  change: (event: MappingEvent) => void;
+  invalidate: (event: InvalidateEvent) => void;
+  attach: (event: AttachmentEvent) => void;
+  detach: (event: AttachmentEvent) => void;
+  failed: (event: FailedEvent) => void;
+  window: (event: WindowEvent) => void;
+  refused: (event: RefusedEvent) => void;
+  budget: (event: BudgetEvent) => void;
+  move: (event: MoveEvent) => void;
+}
+
+/** A typed emitter of these events. */
+export class IommuEventEmitter extends EventEmitter<IommuEvents> {}
+
+/** @internal Sends events to an address space's listeners and the unit's. A listener that throws is reported from the event loop, never into the guest's path. */
+export class Observers {
+  readonly unit = new IommuEventEmitter();
+  readonly #scheduler: Scheduler;
+
+  constructor(scheduler: Scheduler) {
+    this.#scheduler = scheduler;
+  }
+
+  /** Whether building this event is worth while. */
+  wants(space: AddressSpace, name: keyof IommuEvents): boolean {
+    return this.unit.listenerCount(name) > 0 || space.events.listenerCount(name) > 0;
+  }
+
+  emit<Name extends keyof IommuEvents>(name: Name, event: Parameters<IommuEvents[Name]>[0]): void {
+    for (const emitter of [event.space.events, this.unit]) {
+      try {
+        // eventemitter3 cannot relate a generic name to its arguments; the signature above has.
+        (emitter.emit as (name: string, event: unknown) => boolean).call(emitter, name, event);
+      } catch (error) {
+        this.#scheduler.defer(() => {
+          throw error;
+        });
+      }
+    }
+  }
+}

@@ -1,0 +1,66 @@
+export { Access, accessOf, formatAccess } from "./access.js";
+export { byteAddress, type ByteAddress, FRAME_LIMIT, formatAddress, formatPfn, offsetInPage, PAGE_BYTES, pfnOf } from "./address.js";
+export { formatSourceId, parseSourceId, type SourceId, sourceId } from "./source-id.js";
+export { ALL_FRAMES, contains, endOf, type FrameRange, formatRange, intersect } from "./range.js";
+export { IommuError, type IommuErrorCode } from "./errors.js";
+export { type Completion, CompletionGroup, whenDone } from "./completion.js";
+export { type GuestMemory, type MsiMessage, type MsiSink, type RamWindow, type Scheduler, timerScheduler } from "./ports.js";
+export { TRANSLATED, Translation } from "./translation.js";
+export {
+  type DeviceTlbNotifier,
+  type MapAnswer,
+  type MapNotifier,
+  NOTIFIER_CONTRACT,
+  type Notifier,
+  type NotifierCommon,
+  notifierName,
+  type UnmapNotifier,
+} from "./notifier.js";
+export type { Announce, Backend, Change, Domain, MappingSink, MessageWindow, Requester } from "./backend.js";
+export { IovaTree, Mapping, type RunVisitor } from "./iova-tree.js";
+export type { Attachment, AttachmentState, AttachOptions } from "./attachment.js";
+export { AddressSpace, UNPLUGGED } from "./address-space.js";
+export { type DmaFailure, DmaPort, type ScatterPiece } from "./dma-port.js";
+export type { Lease, Segment } from "./lease.js";
+export type {
+  AttachmentEvent,
+  BudgetEvent,
+  FailedEvent,
+  FaultEvent,
+  InvalidateEvent,
+  IommuEventEmitter,
+  IommuEvents,
+  MappingEvent,
+  MoveEvent,
+  RefusedEvent,
+  WindowEvent,
+} from "./events.js";
+export type { Limits } from "./limits.js";
+export { type AddressSpaceOptions, BackendIommu, type BackendIommuOptions, type Iommu } from "./iommu.js";
+export {
+  address,
+  bit,
+  BitAccess,
+  bits,
+  describeFields,
+  type Field,
+  fieldMask,
+  type FieldNames,
+  type FieldText,
+  ignored,
+  type Layout,
+  layout,
+  markBits,
+  type Part,
+  reserved,
+  reservedMask,
+  ro,
+  ros,
+  rw,
+  rw1c,
+  rw1cs,
+  type TableRow,
+  tableRows,
+  type TextOf,
+  wo,
+} from "./layout.js";

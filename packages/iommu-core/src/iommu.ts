@@ -1,0 +1,107 @@
+/**
+ * An IOMMU as its host and its devices see it, and the class that makes one out of a backend.
+ */
+
+import { AddressSpace } from "./address-space.js";
+import type { Backend } from "./backend.js";
+import type { Completion } from "./completion.js";
+import { type IommuEventEmitter, Observers } from "./events.js";
+import { type Limits, resolveLimits } from "./limits.js";
+import { NotifierHub } from "./notifier-hub.js";
+import { type GuestMemory, type Scheduler, timerScheduler } from "./ports.js";
+import { checkRange, endOf, type FrameRange } from "./range.js";
+import { checkSourceId, type SourceId } from "./source-id.js";
+import { IommuError } from "./errors.js";
+
+/** Which requests of a source-id. */
+export interface AddressSpaceOptions {
+  /** 0 to 2^20 - 1: requests with this PASID. Default: requests without PASID. */
+  readonly pasid?: number;
+}
+
+/** An IOMMU. */
+export interface Iommu {
+  /** Events of all address spaces. */
+  readonly events: IommuEventEmitter;
+  /**
+   * What a requester sees. The same requester gives the same object until it is unplugged.
+   * @throws {IommuError} `bad-source-id` or `bad-option`.
+   */
+  addressSpace(sourceId: SourceId, options?: AddressSpaceOptions): AddressSpace;
+  /** Every address space that was asked for and is still plugged. */
+  readonly addressSpaces: readonly AddressSpace[];
+  /**
+   * Says which frames are mapped onto themselves while translation is off or passed through: RAM, and the BARs of peer devices. Ascending and disjoint.
+   * Differences are announced. Default: the RAM of the memory port.
+   * @throws {IommuError} `bad-range`.
+   */
+  setRegions(regions: readonly FrameRange[]): Completion;
+}
+
+/** What `BackendIommu` needs. */
+export interface BackendIommuOptions {
+  readonly backend: Backend;
+  readonly memory: GuestMemory;
+  readonly scheduler?: Scheduler;
+  readonly regions?: readonly FrameRange[];
+  readonly limits?: Partial<Limits>;
+}
+
+/** An `Iommu` on any backend. */
+export class BackendIommu implements Iommu {
+  readonly events: IommuEventEmitter;
+  readonly limits: Limits;
+  /** @internal */
+  readonly hub: NotifierHub;
+  readonly #backend: Backend;
+  readonly #memory: GuestMemory;
+  readonly #spaces = new Map<number, AddressSpace>();
+
+  /** @throws {IommuError} `bad-option` or `bad-range`. */
+  constructor(options: BackendIommuOptions) {
+    const { backend, memory, scheduler = timerScheduler, regions = memory.ram } = options;
+    checkRegions(regions);
+    this.#backend = backend;
+    this.#memory = memory;
+    this.limits = resolveLimits(options.limits ?? {}, memory);
+    const observers = new Observers(scheduler);
+    this.events = observers.unit;
+    this.hub = new NotifierHub({ backend, scheduler, limits: this.limits, observers, regions });
+    backend.connect((change) => this.hub.announce(change));
+  }
+
+  get addressSpaces(): readonly AddressSpace[] {
+    return [...this.#spaces.values()].filter((space) => space.plugged);
+  }
+
+  addressSpace(sourceId: SourceId, options: AddressSpaceOptions = {}): AddressSpace {
+    checkSourceId(sourceId);
+    const { pasid } = options;
+    if (pasid !== undefined && !(Number.isInteger(pasid) && pasid >= 0 && pasid < 2 ** 20)) {
+      throw new IommuError("bad-option", `expected a PASID in 0..0xfffff, got ${pasid}`, { hint: "leave it out for requests without PASID" });
+    }
+    const key = sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1);
+    const known = this.#spaces.get(key);
+    if (known?.plugged === true) return known;
+    const space = new AddressSpace({ sourceId, pasid }, this.#backend, this.#memory, this.hub);
+    this.#spaces.set(key, space);
+    this.hub.register(space);
+    return space;
+  }
+
+  setRegions(regions: readonly FrameRange[]): Completion {
+    checkRegions(regions);
+    return this.hub.setRegions(regions);
+  }
+}
+
+function checkRegions(regions: readonly FrameRange[]): void {
+  let end = 0;
+  for (const region of regions) {
+    checkRange(region, "regions");
+    if (region.firstPfn < end) {
+      throw new IommuError("bad-range", `regions: expected ascending, disjoint ranges, got one at frame ${region.firstPfn} below ${end}`, { hint: "sort and merge them" });
+    }
+    end = endOf(region);
+  }
+}

@@ -1,0 +1,321 @@
+/**
+ * The announced state of a view: which frames MAP notifiers have been told about, and where they go (design D4).
+ *
+ * A radix tree shaped like a page table: 512 slots a node, 8 bytes a slot, one slot a superpage. Contiguous runs are derived when asked for, never stored.
+ * Invariants: a slot and a child never stand at the same index; no node but the root is empty.
+ */
+
+import type { Access } from "./access.js";
+import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "./range.js";
+import { FANOUT, fillSlots, slotSpan } from "./slot.js";
+import { TreeNode } from "./tree-node.js";
+
+/** A reusable answer of `find` and `seek`. */
+export class Mapping {
+  /** First frame of the slot. */
+  firstPfn = 0;
+  /** Frames in the slot: 1, or 512, 2^18 ... for a superpage. */
+  pageCount = 0;
+  /** Target of the frame that was asked for; of the slot's first frame when that lies above it. */
+  gpaPfn = 0;
+  access: Access = 0;
+}
+
+/** Told a maximal run of frames with consecutive targets and equal rights. `false` ends the iteration. */
+export type RunVisitor = (firstPfn: number, pageCount: number, gpaPfn: number, access: Access) => boolean | undefined | void;
+
+/** Superpages up to this level get a slot of their own: 2^27 frames, 512 GiB. */
+const HIGHEST_SLOT_LEVEL = 4;
+
+/** A map from frames (below 2^52) to targets (frames below 2^40) and rights. */
+export class IovaTree {
+  #root = new TreeNode(2);
+  #slotCount = 0;
+  #pageCount = 0;
+  #byteLength = this.#root.byteLength;
+  // The leaf used last: neighbouring look-ups skip the descent (bench iova-tree).
+  #leaf: TreeNode | undefined;
+  #leafFirstPfn = -1;
+  readonly #cursor = new Mapping();
+
+  /** Mappings held, a superpage counting as one. */
+  get slotCount(): number {
+    return this.#slotCount;
+  }
+
+  /** Frames mapped. */
+  get pageCount(): number {
+    return this.#pageCount;
+  }
+
+  /** Bytes retained by the nodes' arrays. */
+  get byteLength(): number {
+    return this.#byteLength;
+  }
+
+  /** Looks up one frame. `false`, with `out` unchanged, when it is not mapped. */
+  find(pfn: number, out: Mapping): boolean {
+    let node = this.#leafFor(pfn);
+    if (node === undefined) {
+      if (pfn >= this.#limit()) return false;
+      node = this.#root;
+      for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)]) node = child;
+      if (node.level === 1) this.#remember(pfn, node);
+    }
+    return this.#read(node, pfn, node.indexOf(pfn), out);
+  }
+
+  /** Finds the slot that contains `pfn`, or the next one above. `false` when there is none. */
+  seek(pfn: number, out: Mapping): boolean {
+    return pfn < this.#limit() && this.#seekIn(this.#root, 0, pfn, out);
+  }
+
+  /**
+   * Maps `pageCount` frames to consecutive targets, replacing what was there. Aligned parts become superpage slots.
+   * @throws {IommuError} `bad-range` for a range that is empty or not whole frames.
+   */
+  insert(firstPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
+    checkRange({ firstPfn, pageCount }, "IovaTree.insert");
+    const end = firstPfn + pageCount;
+    for (let at = firstPfn; at < end; ) {
+      const level = slotLevel(at, end - at);
+      if (level === 1) {
+        const count = Math.min(end, at - (at % FANOUT) + FANOUT) - at;
+        this.#insertFrames(at, count, gpaPfn + (at - firstPfn), access);
+        at += count;
+      } else {
+        this.setSlot(at, level, gpaPfn + (at - firstPfn), access);
+        at += slotSpan(level);
+      }
+    }
+  }
+
+  /**
+   * Unmaps these frames; superpages that reach beyond the range are cut.
+   * @throws {IommuError} `bad-range` for a range that is empty or not whole frames.
+   */
+  remove(firstPfn: number, pageCount: number): void {
+    checkRange({ firstPfn, pageCount }, "IovaTree.remove");
+    this.#removeIn(this.#root, 0, firstPfn, Math.min(firstPfn + pageCount, this.#limit()));
+    this.#leaf = undefined;
+  }
+
+  /** Visits the mapped runs of `range` in ascending order; a run that crosses the range's edge is clipped, its target advanced by as much. */
+  runs(visit: RunVisitor, range: FrameRange = ALL_FRAMES): void {
+    const cursor = new Mapping();
+    const end = endOf(range);
+    let first = 0;
+    let count = 0;
+    let target = 0;
+    let access: Access = 0;
+    for (let at = range.firstPfn; at < end && this.seek(at, cursor); at = Math.max(at, cursor.firstPfn) + cursor.pageCount) {
+      const start = Math.max(at, cursor.firstPfn);
+      const left = Math.min(end, cursor.firstPfn + cursor.pageCount) - start;
+      if (left <= 0) break;
+      if (count > 0 && start === first + count && cursor.gpaPfn === target + count && cursor.access === access) {
+        count += left;
+      } else {
+        if (count > 0 && visit(first, count, target, access) === false) return;
+        first = start;
+        count = left;
+        target = cursor.gpaPfn;
+        access = cursor.access;
+      }
+      cursor.pageCount = left;
+    }
+    if (count > 0) visit(first, count, target, access);
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.#root = new TreeNode(2);
+    this.#slotCount = 0;
+    this.#pageCount = 0;
+    this.#byteLength = this.#root.byteLength;
+    this.#leaf = undefined;
+  }
+
+  /** @internal The 512 slots of single frames from `firstPfn` (a multiple of 512) on, if there are any. */
+  leafAt(firstPfn: number): Int32Array | undefined {
+    const leaf = this.#leafFor(firstPfn);
+    if (leaf !== undefined) return leaf.slots;
+    if (firstPfn >= this.#limit()) return undefined;
+    let node = this.#root;
+    while (node.level > 1) {
+      const child = node.children[node.indexOf(firstPfn)];
+      if (child === undefined) return undefined;
+      node = child;
+    }
+    this.#remember(firstPfn, node);
+    return node.slots;
+  }
+
+  /** @internal Copies what the 512 frames from `firstPfn` on map to, superpages spelled out. `false`, with `into` all zero, when nothing is mapped. */
+  readChunk(firstPfn: number, into: Int32Array): boolean {
+    const leaf = this.leafAt(firstPfn);
+    if (leaf !== undefined) {
+      into.set(leaf);
+      return true;
+    }
+    const slot = this.#cursor;
+    if (this.find(firstPfn, slot)) {
+      fillSlots(into, 0, FANOUT, slot.gpaPfn, slot.access);
+      return true;
+    }
+    into.fill(0);
+    return false;
+  }
+
+  /** @internal Makes the 512 frames from `firstPfn` on map as `entries` says, as single frames. */
+  writeChunk(firstPfn: number, entries: Int32Array): void {
+    let used = 0;
+    for (let i = 0; i < FANOUT * 2; i += 2) if (((entries[i] ?? 0) & 3) !== 0) used += 1;
+    if (used === 0) {
+      this.remove(firstPfn, FANOUT);
+      return;
+    }
+    const leaf = this.#nodeAt(firstPfn, 1);
+    this.#slotCount += used - leaf.used;
+    this.#pageCount += used - leaf.used;
+    leaf.slots.set(entries);
+    leaf.used = used;
+  }
+
+  /** @internal Makes one slot of this level (above 1) map its frames, dropping whatever was below it. */
+  setSlot(firstPfn: number, level: number, gpaPfn: number, access: Access): void {
+    const node = this.#nodeAt(firstPfn, level);
+    const index = node.indexOf(firstPfn);
+    const span = slotSpan(level);
+    if (node.children[index] !== undefined) this.#removeIn(node, firstPfn - index * span, firstPfn, firstPfn + span);
+    this.#leaf = undefined;
+    if (node.slots.length === 0) this.#byteLength += FANOUT * 8;
+    if (node.accessAt(index) === 0) {
+      this.#slotCount += 1;
+      this.#pageCount += span;
+    }
+    node.put(index, gpaPfn, access);
+  }
+
+  #limit(): number {
+    return slotSpan(this.#root.level + 1);
+  }
+
+  #leafFor(pfn: number): TreeNode | undefined {
+    const offset = pfn - this.#leafFirstPfn;
+    return offset >= 0 && offset < FANOUT ? this.#leaf : undefined;
+  }
+
+  #remember(pfn: number, leaf: TreeNode): void {
+    this.#leaf = leaf;
+    this.#leafFirstPfn = pfn - (pfn % FANOUT);
+  }
+
+  #read(node: TreeNode, pfn: number, index: number, out: Mapping): boolean {
+    const access = node.accessAt(index);
+    if (access === 0) return false;
+    const span = slotSpan(node.level);
+    const offset = pfn % span;
+    out.firstPfn = pfn - offset;
+    out.pageCount = span;
+    out.gpaPfn = node.targetAt(index) + offset;
+    out.access = access;
+    return true;
+  }
+
+  #seekIn(node: TreeNode, nodeFirstPfn: number, pfn: number, out: Mapping): boolean {
+    const span = slotSpan(node.level);
+    const from = Math.max(pfn, nodeFirstPfn);
+    for (let index = Math.floor((from - nodeFirstPfn) / span); index < FANOUT; index++) {
+      const first = nodeFirstPfn + index * span;
+      const child = node.children[index];
+      if (child !== undefined) {
+        if (this.#seekIn(child, first, pfn, out)) return true;
+      } else if (this.#read(node, Math.max(pfn, first), index, out)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** The node of `level` that holds `firstPfn`, made if need be; superpages on the way are split. */
+  #nodeAt(firstPfn: number, level: number): TreeNode {
+    while (firstPfn >= this.#limit() || this.#root.level < level) this.#growRoot();
+    let node = this.#root;
+    while (node.level > level) {
+      const index = node.indexOf(firstPfn);
+      node = node.children[index] ?? this.#makeChild(node, index);
+    }
+    return node;
+  }
+
+  #growRoot(): void {
+    const root = new TreeNode(this.#root.level + 1);
+    this.#byteLength += root.byteLength;
+    if (this.#root.used > 0) {
+      root.children[0] = this.#root;
+      root.used = 1;
+    } else {
+      this.#byteLength -= this.#root.byteLength;
+    }
+    this.#root = root;
+  }
+
+  #makeChild(node: TreeNode, index: number): TreeNode {
+    const wasSlot = node.accessAt(index) !== 0;
+    const child = wasSlot ? node.split(index) : new TreeNode(node.level - 1);
+    if (wasSlot) {
+      node.clear(index);
+      this.#slotCount += FANOUT - 1;
+    }
+    node.children[index] = child;
+    node.used += 1;
+    this.#byteLength += child.byteLength;
+    return child;
+  }
+
+  #insertFrames(firstPfn: number, count: number, gpaPfn: number, access: Access): void {
+    if (access === 0) {
+      this.remove(firstPfn, count);
+      return;
+    }
+    const leaf = this.#nodeAt(firstPfn, 1);
+    const before = leaf.used;
+    const index = leaf.indexOf(firstPfn);
+    for (let i = 0; i < count; i++) leaf.put(index + i, gpaPfn + i, access);
+    this.#slotCount += leaf.used - before;
+    this.#pageCount += leaf.used - before;
+  }
+
+  #removeIn(node: TreeNode, nodeFirstPfn: number, first: number, end: number): void {
+    const span = slotSpan(node.level);
+    const to = Math.min(FANOUT, Math.ceil((end - nodeFirstPfn) / span));
+    for (let index = Math.max(0, Math.floor((first - nodeFirstPfn) / span)); index < to; index++) {
+      const slotFirst = nodeFirstPfn + index * span;
+      const whole = first <= slotFirst && end >= slotFirst + span;
+      if (node.accessAt(index) !== 0) {
+        if (whole) {
+          node.clear(index);
+          this.#slotCount -= 1;
+          this.#pageCount -= span;
+          continue;
+        }
+        this.#makeChild(node, index);
+      }
+      const child = node.children[index];
+      if (child === undefined) continue;
+      this.#removeIn(child, slotFirst, first, end);
+      if (child.used === 0) {
+        node.children[index] = undefined;
+        node.used -= 1;
+        this.#byteLength -= child.byteLength;
+      }
+    }
+  }
+}
+
+/** The largest level whose slot starts at `pfn` and fits into `pageCount` frames. */
+function slotLevel(pfn: number, pageCount: number): number {
+  let level = HIGHEST_SLOT_LEVEL;
+  while (level > 1 && (pfn % slotSpan(level) !== 0 || pageCount < slotSpan(level))) level -= 1;
+  return level;
+}

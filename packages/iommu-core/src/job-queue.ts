@@ -1,0 +1,108 @@
+/**
+ * Work in slices, in order: the queue behind every sync, replay and move (design D7, D9).
+ *
+ * A job is a generator that yields when its slice is spent. The first slice runs inside the call that caused it; the rest run from the host's event loop.
+ * Jobs never overtake each other, so every notifier hears of changes in the order in which the guest announced them.
+ */
+
+import { type Completion, CompletionGroup } from "./completion.js";
+import type { Limits } from "./limits.js";
+import type { Scheduler } from "./ports.js";
+
+/** Work that may be done before the guest goes on: counted, never timed. */
+export interface Slice {
+  entriesLeft: number;
+  mappingsLeft: number;
+}
+
+/** Yields when its slice is spent; puts what is pending with consumers into the group. */
+export type Job = (group: CompletionGroup) => Generator<void, void, void>;
+
+interface Entry {
+  readonly steps: Generator<void, void, void>;
+  readonly group: CompletionGroup;
+  done: (() => void) | undefined;
+}
+
+/** Runs jobs one after the other. */
+export class JobQueue {
+  /** The present slice; jobs count it down. */
+  readonly slice: Slice;
+  readonly #limits: Limits;
+  readonly #scheduler: Scheduler;
+  readonly #waiting: Entry[] = [];
+  #running = false;
+  #scheduled = false;
+
+  constructor(limits: Limits, scheduler: Scheduler) {
+    this.#limits = limits;
+    this.#scheduler = scheduler;
+    this.slice = { entriesLeft: limits.entriesPerSlice, mappingsLeft: limits.mappingsPerSlice };
+  }
+
+  /** Whether a job is on the stack: a notifier is being called. */
+  get running(): boolean {
+    return this.#running;
+  }
+
+  /** Whether jobs wait for their next slice. */
+  get busy(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  /** Whether the present slice is used up. */
+  get spent(): boolean {
+    return this.slice.entriesLeft <= 0 || this.slice.mappingsLeft <= 0;
+  }
+
+  /** Begins a new slice: once for every call of the guest. */
+  beginSlice(): void {
+    this.slice.entriesLeft = this.#limits.entriesPerSlice;
+    this.slice.mappingsLeft = this.#limits.mappingsPerSlice;
+  }
+
+  /** Runs a job, now if nothing waits. Done when the job and all that it left with consumers is done. */
+  run(job: Job): Completion {
+    const group = new CompletionGroup();
+    const entry: Entry = { steps: job(group), group, done: undefined };
+    if (this.#waiting.length === 0 && !this.#running) {
+      if (this.#step(entry)) return group.take();
+      this.#schedule();
+    }
+    this.#waiting.push(entry);
+    return new Promise((resolve) => (entry.done = resolve));
+  }
+
+  #step(entry: Entry): boolean {
+    this.#running = true;
+    try {
+      return entry.steps.next().done === true;
+    } finally {
+      this.#running = false;
+      if (this.#waiting.length > 0) this.#schedule();
+    }
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    this.#scheduler.defer(() => {
+      this.#scheduled = false;
+      this.#pump();
+    });
+  }
+
+  /** One slice of the first job, and of those behind it if it finishes early. */
+  #pump(): void {
+    this.beginSlice();
+    while (this.#waiting.length > 0 && !this.spent) {
+      const entry = this.#waiting[0];
+      if (entry === undefined || !this.#step(entry)) break;
+      this.#waiting.shift();
+      const pending = entry.group.take();
+      if (pending === undefined) entry.done?.();
+      else void pending.then(entry.done);
+    }
+    if (this.#waiting.length > 0) this.#schedule();
+  }
+}

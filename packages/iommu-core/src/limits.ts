@@ -1,0 +1,49 @@
+/**
+ * Budgets and deadlines: what one guest may make the host do (design D7, D9).
+ */
+
+import { IommuError } from "./errors.js";
+import type { GuestMemory } from "./ports.js";
+
+/** All have defaults; numbers are positive integers. */
+export interface Limits {
+  /** Table entries read before the guest's next instruction. Default 65,536: about 0.3 ms. */
+  readonly entriesPerSlice: number;
+  /** Mappings announced before the guest's next instruction. Default 65,536. */
+  readonly mappingsPerSlice: number;
+  /** Mappings a view may announce, a superpage counting as one. Default: 4 for each frame of RAM, and at least 2^20. */
+  readonly mappingsPerView: number;
+  /** Bytes the announced state of a view may take. Default: 64 for each frame of RAM, and at least 64 MiB. */
+  readonly bytesPerView: number;
+  /** Table pages read in one pass over a view. Default: 2 for each frame of RAM, and at least 2^18. */
+  readonly tablesPerView: number;
+  /** Milliseconds until a consumer that does not answer is cut off. Default 5,000: half of what a Linux guest waits for its unit. */
+  readonly consumerDeadline: number;
+  /** Milliseconds until a lease that is not released is revoked. Default 1,000. */
+  readonly leaseDeadline: number;
+}
+
+/**
+ * Fills in the defaults.
+ * @throws {IommuError} `bad-option` for a limit that is not a positive number.
+ */
+export function resolveLimits(given: Partial<Limits>, memory: GuestMemory): Limits {
+  let frames = 0;
+  for (const range of memory.ram) frames += range.pageCount;
+  const limits: Limits = {
+    entriesPerSlice: 65_536,
+    mappingsPerSlice: 65_536,
+    mappingsPerView: Math.max(2 ** 20, frames * 4),
+    bytesPerView: Math.max(2 ** 26, frames * 64),
+    tablesPerView: Math.max(2 ** 18, frames * 2),
+    consumerDeadline: 5000,
+    leaseDeadline: 1000,
+    ...given,
+  };
+  for (const [name, value] of Object.entries(limits)) {
+    if (typeof value !== "number" || !(value > 0)) {
+      throw new IommuError("bad-option", `limits.${name}: expected a positive number, got ${String(value)}`, { hint: "leave it out for the default" });
+    }
+  }
+  return limits;
+}

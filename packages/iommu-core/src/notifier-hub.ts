@@ -1,0 +1,374 @@
+/**
+ * The hub between a backend and the notifiers: who is attached where, and what an announced change means for each kind.
+ *
+ * Order for one change (design section 3, flow B): the backend has dropped its cached entries; leases are recalled and UNMAP-only notifiers get the range; then the
+ * views of MAP notifiers are brought in step, one job at a time. Each notifier's failure is its own.
+ */
+
+import type { AddressSpace } from "./address-space.js";
+import type { AttachOptions, Attachment } from "./attachment.js";
+import { AttachmentRecord } from "./attachment-record.js";
+import type { Backend, Change, Domain } from "./backend.js";
+import { type Completion, CompletionGroup } from "./completion.js";
+import { IommuError } from "./errors.js";
+import type { Observers } from "./events.js";
+import { JobQueue } from "./job-queue.js";
+import type { Limits } from "./limits.js";
+import { BlockDelivery, type DeliveryReports, type MapDelivery, PageDelivery } from "./map-delivery.js";
+import { type MapNotifier, NOTIFIER_CONTRACT, type Notifier, notifierName } from "./notifier.js";
+import type { Scheduler } from "./ports.js";
+import { ALL_FRAMES, checkRange, type FrameRange, intersect } from "./range.js";
+import type { Member, View } from "./view.js";
+import { ViewSync } from "./view-sync.js";
+
+/** What the hub knows of an address space. */
+interface SpaceRecord {
+  readonly space: AddressSpace;
+  /** As of the last change that concerned it; `undefined` until somebody attaches. */
+  domain: Domain | undefined;
+  readonly attachments: AttachmentRecord[];
+}
+
+/** What a hub works with. */
+export interface HubOptions {
+  readonly backend: Backend;
+  readonly scheduler: Scheduler;
+  readonly limits: Limits;
+  readonly observers: Observers;
+  readonly regions: readonly FrameRange[];
+}
+
+/** One for each unit. */
+export class NotifierHub {
+  readonly scheduler: Scheduler;
+  readonly limits: Limits;
+  readonly observers: Observers;
+  readonly queue: JobQueue;
+  readonly #backend: Backend;
+  readonly #sync: ViewSync;
+  readonly #records = new Map<AddressSpace, SpaceRecord>();
+  readonly #members = new Map<MapNotifier, Member>();
+  #flushing = 0;
+
+  constructor(options: HubOptions) {
+    this.#backend = options.backend;
+    this.scheduler = options.scheduler;
+    this.limits = options.limits;
+    this.observers = options.observers;
+    this.queue = new JobQueue(options.limits, options.scheduler);
+    this.#sync = new ViewSync(this.queue, options.limits, options.observers, options.regions);
+  }
+
+  /** Whether a notifier is being called right now: registers may not be written, nothing attached. */
+  get calling(): boolean {
+    return this.#flushing > 0 || this.queue.running;
+  }
+
+  /** Views that MAP notifiers keep alive, for inspection. */
+  get views(): Iterable<View> {
+    return this.#sync.views;
+  }
+
+  /** Makes the hub know an address space. */
+  register(space: AddressSpace): void {
+    this.#records.set(space, { space, domain: undefined, attachments: [] });
+  }
+
+  attachmentsOf(space: AddressSpace): readonly Attachment[] {
+    return [...(this.#records.get(space)?.attachments ?? [])];
+  }
+
+  /** See `AddressSpace.attach`. */
+  attach(space: AddressSpace, notifier: Notifier, options: AttachOptions): Attachment {
+    this.#refuseInCallback("attach");
+    const record = this.#recordOf(space);
+    const range = options.range ?? ALL_FRAMES;
+    this.#checkAttach(record, notifier, range);
+    record.domain = this.#backend.domainOf(space);
+    const member = notifier.kind === "map" ? this.#memberFor(notifier, range, record) : undefined;
+    const attachment = new AttachmentRecord(space, notifier, range, member, {
+      detach: (it) => this.#detach(it),
+      retry: (it) => this.#retry(it),
+    });
+    record.attachments.push(attachment);
+    this.observers.emit("attach", { space, attachment });
+    attachment.ready = member === undefined ? this.#flush(attachment, range) : this.#join(attachment, member);
+    if (attachment.ready === undefined) attachment.synced = true;
+    else {
+      void attachment.ready.then(() => {
+        attachment.synced = true;
+        attachment.ready = undefined;
+      });
+    }
+    return attachment;
+  }
+
+  /** See `AddressSpace.unplug`. */
+  unplug(space: AddressSpace): Completion {
+    const record = this.#records.get(space);
+    if (record === undefined) return undefined;
+    this.#records.delete(space);
+    const group = new CompletionGroup();
+    group.add(space.leases.recall(ALL_FRAMES));
+    for (const attachment of [...record.attachments]) group.add(this.#detachFrom(record, attachment));
+    return group.take();
+  }
+
+  /** "This range changed": see the file's header. */
+  announce(change: Change): Completion {
+    const concerned: SpaceRecord[] = [];
+    for (const record of this.#records.values()) {
+      if (record.domain === undefined ? record.space.leases.size > 0 : change.concerns(record.space, record.domain)) concerned.push(record);
+    }
+    if (concerned.length === 0) return undefined;
+    for (const record of concerned) if (record.domain !== undefined) this.#rebound(record);
+    const group = new CompletionGroup();
+    for (const record of concerned) this.#flushRecord(record, change.range, group);
+    if (concerned.some((record) => record.attachments.some((attachment) => attachment.member !== undefined))) {
+      group.add(this.queue.run((pending) => this.#syncJob(concerned, change.range, pending)));
+    }
+    return group.take();
+  }
+
+  /** Tells the device-TLB notifiers of one address space. A failure or refusal to answer is the backend's to report. */
+  invalidateDeviceTlb(space: AddressSpace, range: FrameRange): Completion {
+    const group = new CompletionGroup();
+    for (const attachment of this.#records.get(space)?.attachments ?? []) {
+      const { notifier, failure } = attachment;
+      if (notifier.kind !== "device-tlb" || failure !== undefined) continue;
+      const part = intersect(range, attachment.range);
+      if (part.pageCount > 0) group.add(this.#call(attachment, () => notifier.invalidate(part.firstPfn, part.pageCount), false));
+    }
+    return group.take();
+  }
+
+  /** Changes the identity mapping that bypass means. */
+  setRegions(regions: readonly FrameRange[]): Completion {
+    this.#refuseInCallback("change regions");
+    this.#sync.regions = regions;
+    return this.announce({ range: ALL_FRAMES, concerns: (_requester, domain) => domain.kind === "bypass" });
+  }
+
+  *#syncJob(concerned: readonly SpaceRecord[], range: FrameRange, group: CompletionGroup): Generator<void, void, void> {
+    const members = new Set<Member>();
+    for (const record of concerned) for (const { member } of record.attachments) if (member !== undefined) members.add(member);
+    const views = new Set<View>();
+    for (const member of members) if (member.view !== undefined) views.add(member.view);
+    for (const view of views) {
+      this.#sync.prune(view);
+      const whole = yield* this.#sync.rebind(view, (member) => this.#agreedDomain(member));
+      if (!whole && view.members.size > 0) yield* this.#sync.sync(view, range);
+      for (const member of view.members) members.add(member);
+    }
+    for (const member of members) {
+      const domain = member.view === undefined && !member.delivery.failed ? this.#agreedDomain(member) : undefined;
+      if (domain !== undefined) yield* this.#sync.join(member, domain);
+    }
+    this.#sync.finish(members, group);
+  }
+
+  #join(attachment: AttachmentRecord, member: Member): Completion {
+    if (member.spaces.size > 1) return undefined;
+    const sync = this.#sync;
+    const agreed = (): Domain | undefined => this.#agreedDomain(member);
+    return this.queue.run(function* join(group) {
+      const domain = agreed();
+      if (attachment.detached || domain === undefined) return;
+      yield* sync.join(member, domain);
+      sync.finish(member.view?.members ?? [member], group);
+    });
+  }
+
+  #detach(attachment: AttachmentRecord): Completion {
+    this.#refuseInCallback("detach");
+    const record = this.#records.get(attachment.space);
+    return record === undefined ? undefined : this.#detachFrom(record, attachment);
+  }
+
+  #detachFrom(record: SpaceRecord, attachment: AttachmentRecord): Completion {
+    const index = record.attachments.indexOf(attachment);
+    if (index < 0) return undefined;
+    record.attachments.splice(index, 1);
+    attachment.detached = true;
+    const { member, space } = attachment;
+    let done: Completion = undefined;
+    if (member === undefined) {
+      done = this.#flush(attachment, attachment.range);
+    } else {
+      member.spaces.delete(space);
+      if (member.spaces.size === 0) {
+        this.#members.delete(member.delivery.notifier);
+        const sync = this.#sync;
+        done = this.queue.run(function* leave(group) {
+          yield* sync.leave(member);
+          sync.finish([member], group);
+        });
+      }
+    }
+    this.observers.emit("detach", { space, attachment });
+    return done;
+  }
+
+  #retry(attachment: AttachmentRecord): void {
+    const { member } = attachment;
+    if (member === undefined || attachment.detached) return;
+    void this.queue.run(function* retry(group) {
+      member.delivery.retry();
+      member.delivery.finish(group);
+    });
+  }
+
+  /** The domain that all address spaces of a member see, or `undefined` while they disagree. */
+  #agreedDomain(member: Member): Domain | undefined {
+    let agreed: Domain | undefined;
+    for (const space of member.spaces) {
+      const domain = this.#records.get(space)?.domain;
+      if (agreed !== undefined && domain !== agreed) return undefined;
+      agreed = domain;
+    }
+    return agreed;
+  }
+
+  #rebound(record: SpaceRecord): void {
+    const from = record.domain;
+    const to = this.#backend.domainOf(record.space);
+    record.domain = to;
+    if (from !== undefined && from !== to && this.observers.wants(record.space, "move")) {
+      this.observers.emit("move", { space: record.space, from, to });
+    }
+  }
+
+  #flushRecord(record: SpaceRecord, range: FrameRange, group: CompletionGroup): void {
+    const { space } = record;
+    if (this.observers.wants(space, "invalidate")) {
+      this.observers.emit("invalidate", { space, iovaPfn: range.firstPfn, pageCount: range.pageCount });
+    }
+    group.add(space.leases.recall(range));
+    for (const attachment of record.attachments) if (attachment.member === undefined) group.add(this.#flush(attachment, range));
+  }
+
+  /** One unmap of an UNMAP-only notifier's share of the range. */
+  #flush(attachment: AttachmentRecord, range: FrameRange): Completion {
+    const { notifier, failure } = attachment;
+    if (notifier.kind !== "unmap" || failure !== undefined) return undefined;
+    const part = intersect(range, attachment.range);
+    return part.pageCount === 0 ? undefined : this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
+  }
+
+  #call(attachment: AttachmentRecord, tell: () => Completion, deadline: boolean): Completion {
+    const fail = (error: IommuError): void => this.#revoke(attachment, error);
+    this.#flushing += 1;
+    try {
+      const answer = tell();
+      if (!(answer instanceof Promise)) return undefined;
+      return deadline ? this.#guard(attachment.notifier, answer, () => undefined, fail) : answer;
+    } catch (cause) {
+      fail(threw(attachment.notifier, cause));
+      return undefined;
+    } finally {
+      this.#flushing -= 1;
+    }
+  }
+
+  #revoke(attachment: AttachmentRecord, error: IommuError): void {
+    if (attachment.failure !== undefined) return;
+    attachment.failure = error;
+    try {
+      attachment.notifier.revoke?.(error);
+    } catch (cause) {
+      attachment.failure = threw(attachment.notifier, cause);
+    }
+    this.observers.emit("failed", { space: attachment.space, attachment, error: attachment.failure });
+  }
+
+  /** Bounds the time of a consumer's promise. The answer never rejects. */
+  #guard<T>(notifier: Notifier, promise: Promise<T>, settled: (value: T) => void, fail: (error: IommuError) => void): Promise<void> {
+    return new Promise((resolve) => {
+      const cancel = this.scheduler.after(this.limits.consumerDeadline, () => {
+        fail(
+          new IommuError("notifier-timeout", `${notifierName(notifier)} did not answer within ${this.limits.consumerDeadline} ms`, {
+            hint: "answer faster, or raise limits.consumerDeadline; detach and attach again to be replayed",
+          }),
+        );
+        resolve();
+      });
+      promise
+        .then(settled, (cause: unknown) => fail(threw(notifier, cause)))
+        .finally(() => {
+          cancel();
+          resolve();
+        });
+    });
+  }
+
+  #checkAttach(record: SpaceRecord, notifier: Notifier, range: FrameRange): void {
+    checkRange(range, "attach");
+    if (notifier.contract !== undefined && notifier.contract !== NOTIFIER_CONTRACT) {
+      throw new IommuError("notifier-contract", `${notifierName(notifier)}: expected notifier contract ${NOTIFIER_CONTRACT}, got ${notifier.contract}`, {
+        hint: "install a version of the notifier that fits this version of iommu-core",
+      });
+    }
+    if (record.attachments.some((it) => it.notifier === notifier)) {
+      throw new IommuError("already-attached", `${notifierName(notifier)} is attached to ${record.space.label} already`, { hint: "detach it first" });
+    }
+    this.#backend.admit?.(record.space, notifier.kind);
+  }
+
+  #memberFor(notifier: MapNotifier, range: FrameRange, record: SpaceRecord): Member {
+    const known = this.#members.get(notifier);
+    if (known === undefined) {
+      const member: Member = { delivery: this.#deliveryFor(notifier, range), spaces: new Set([record.space]), view: undefined };
+      this.#members.set(notifier, member);
+      return member;
+    }
+    const agreed = this.#agreedDomain(known);
+    if (agreed !== record.domain) {
+      const other = [...known.spaces].map((space) => space.label).join(", ");
+      throw new IommuError("different-view", `${notifierName(notifier)}: ${record.space.label} sees ${record.domain?.label ?? "nothing"}, ${other} sees ${agreed?.label ?? "several domains"}`, {
+        hint: "one container holds one view: give the device a notifier of its own, or attach when the guest has put both into one domain",
+      });
+    }
+    known.spaces.add(record.space);
+    return known;
+  }
+
+  #deliveryFor(notifier: MapNotifier, range: FrameRange): MapDelivery {
+    const attachments = (): AttachmentRecord[] =>
+      [...this.#records.values()].flatMap((record) => record.attachments.filter((attachment) => attachment.notifier === notifier));
+    let failure: IommuError | undefined;
+    const fail = (error: IommuError): void => delivery.fail(error);
+    const reports: DeliveryReports = {
+      window: (iovaPfn, pageCount) => {
+        for (const attachment of attachments()) this.observers.emit("window", { space: attachment.space, attachment, iovaPfn, pageCount });
+      },
+      refused: (iovaPfn, pageCount, gpaPfn, answer) => {
+        for (const attachment of attachments()) this.observers.emit("refused", { space: attachment.space, attachment, iovaPfn, pageCount, gpaPfn, answer });
+      },
+      failed: (error) => {
+        failure ??= error;
+        for (const attachment of attachments()) {
+          attachment.failure = failure;
+          this.observers.emit("failed", { space: attachment.space, attachment, error });
+        }
+      },
+      guard: (promise, settled) => this.#guard(notifier, promise, settled, fail),
+    };
+    const delivery = notifier.granularity === "page" ? new PageDelivery(notifier, range, reports) : new BlockDelivery(notifier, range, reports);
+    return delivery;
+  }
+
+  #recordOf(space: AddressSpace): SpaceRecord {
+    const record = this.#records.get(space);
+    if (record !== undefined) return record;
+    throw new IommuError("unplugged", `${space.label} has been unplugged`, { hint: "ask the unit for a new address space" });
+  }
+
+  #refuseInCallback(what: string): void {
+    if (!this.calling) return;
+    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks and event listeners`, { hint: "defer it with queueMicrotask" });
+  }
+}
+
+function threw(notifier: Notifier, cause: unknown): IommuError {
+  return new IommuError("notifier-failed", `${notifierName(notifier)} threw or rejected`, { hint: "detach it, mend it, attach it again: it is replayed", cause });
+}

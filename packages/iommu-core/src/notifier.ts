@@ -1,0 +1,80 @@
+/**
+ * Notifiers: whatever mirrors or caches what a device may reach.
+ *
+ * The three kinds differ in what they are told (design, "Two kinds of notifier"):
+ * - `map` mirrors. It gets *exact* events: never a map of a frame it holds, never an unmap of a frame that stays mapped.
+ * - `unmap` caches and fills on demand by translating. It gets ranges to drop, which may be larger than anything it holds.
+ * - `device-tlb` is the cache inside a device (ATS). It hears device-TLB invalidations only.
+ *
+ * Rules for every callback: it may translate; it may not write registers of the unit, attach or detach. What it throws or rejects with fails its
+ * own attachment and no other. A promise delays the guest's completion, not the next event: events are issued in order without waiting.
+ */
+
+import type { Access } from "./access.js";
+import type { Completion } from "./completion.js";
+import type { IommuError } from "./errors.js";
+
+/**
+ * Version of this contract. A notifier may state the version it was written for; one that states another is refused at `attach`.
+ */
+export const NOTIFIER_CONTRACT = 1;
+
+/** What every notifier may say about itself. */
+export interface NotifierCommon {
+  /** For events and messages. */
+  readonly name?: string;
+  /** The `NOTIFIER_CONTRACT` it was written for. */
+  readonly contract?: number;
+  /**
+   * It failed or did not answer in time and was cut off: drop everything it holds, now; no further event comes.
+   * The last chance to keep a device from reaching a stale page. Not called for an ordinary detach, which unmaps.
+   */
+  revoke?(error: IommuError): void;
+}
+
+/**
+ * Answer to a map. `undefined`: held. `"full"`: no room; not held, tried again when entries free up. `"unsupported"`: this consumer cannot hold such a
+ * target (a peer device's BAR, say); not held, reported, not tried again.
+ */
+export type MapAnswer = undefined | void | "full" | "unsupported";
+
+/** A notifier that mirrors mappings. */
+export interface MapNotifier extends NotifierCommon {
+  readonly kind: "map";
+  /** `"page"`: any part of what was mapped may be unmapped. `"block"`: only whole blocks, exactly as they were mapped. */
+  readonly granularity: "page" | "block";
+  /** Largest block in pages, a power of two. Default: no limit. With `granularity: "block"` and 1 no `window` is possible. */
+  readonly largestBlock?: number;
+  /** Frames `iovaPfn ... + pageCount - 1` now reach `gpaPfn ...` with `access`. None of them is held before the call. */
+  map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer>;
+  /** These frames reach nothing any more. All of them are held before the call. Completes when no access to them is possible or in flight. */
+  unmap(iovaPfn: number, pageCount: number): Completion;
+  /** Optional: changes target or rights of held frames as one step. Without it a change is an unmap directly followed by a map, reported as a `window`. */
+  replace?(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer>;
+  /** Optional: the events of one invalidation follow. */
+  begin?(): void;
+  /** Optional: the events of one invalidation have been told. A consumer that can applies them as one step now. */
+  commit?(): Completion;
+}
+
+/** A notifier that caches translations and fills on demand. */
+export interface UnmapNotifier extends NotifierCommon {
+  readonly kind: "unmap";
+  /** Drop whatever is cached for these frames. Completes when no access through a dropped entry is possible or in flight. */
+  unmap(iovaPfn: number, pageCount: number): Completion;
+}
+
+/** The translation cache of a device that uses ATS. */
+export interface DeviceTlbNotifier extends NotifierCommon {
+  readonly kind: "device-tlb";
+  /** Drop whatever is cached for these frames. A device that does not answer in time gives the guest the architected time-out. */
+  invalidate(iovaPfn: number, pageCount: number): Completion;
+}
+
+/** Any notifier. */
+export type Notifier = MapNotifier | UnmapNotifier | DeviceTlbNotifier;
+
+/** The name for messages. */
+export function notifierName(notifier: Notifier): string {
+  return notifier.name ?? `${notifier.kind} notifier`;
+}

@@ -1,0 +1,71 @@
+/**
+ * What a host supplies: guest memory, a sink for message-signalled interrupts, and a scheduler.
+ *
+ * Everything else of a host stays outside. An implementation of these interfaces may be shared by several units.
+ */
+
+import type { FrameRange } from "./range.js";
+
+/** RAM seen directly as little-endian 32-bit words, `pageCount * 1024` of them. Valid until the host's memory object says otherwise (`words.length` 0). */
+export interface RamWindow extends FrameRange {
+  readonly words: Int32Array;
+}
+
+/**
+ * Guest-physical memory as the unit and the devices reach it. Addresses are bytes below 2^52.
+ * Accesses outside RAM answer `false` and have no effect; none may throw.
+ */
+export interface GuestMemory {
+  /** The RAM, ascending and disjoint. Read when budgets are computed and when the identity mapping is announced; see `Iommu.setRegions`. */
+  readonly ram: readonly FrameRange[];
+  /** Copies `into.length` bytes from `gpa` on. `false`, with `into` unspecified, if any byte is not RAM. */
+  read(gpa: number, into: Uint8Array): boolean;
+  /** Copies `from` to `gpa`. `false` if any byte is not RAM; bytes before it may have been written. */
+  write(gpa: number, from: Uint8Array): boolean;
+  /** Reads `into.length` little-endian words at a naturally aligned `gpa`, as one access as far as the host can. */
+  fetch(gpa: number, into: Int32Array): boolean;
+  /** Writes one little-endian 32-bit word, as one access. `gpa` is a multiple of 4. */
+  writeWord(gpa: number, word: number): boolean;
+  /** Writes `replacement` if the word at `gpa` still is `expected`, as one access. `false` if it is not, or if there is no RAM. */
+  compareExchange(gpa: number, expected: number, replacement: number): boolean;
+  /** Optional: the window of RAM that contains this frame. The same object for the same frames: callers keep it while `words.length` is not 0. */
+  window?(pfn: number): RamWindow | undefined;
+  /** Optional: a counter that grows with every change of this frame by anybody. Equal answers promise equal contents. */
+  generation?(pfn: number): number;
+}
+
+/** A message-signalled interrupt: one 32-bit write of `data`. */
+export interface MsiMessage {
+  /** Address bits 31:0, unsigned. */
+  readonly address: number;
+  /** Address bits 63:32, unsigned. */
+  readonly addressHigh: number;
+  /** 32 bits, unsigned. */
+  readonly data: number;
+}
+
+/** Delivers a message to the interrupt controllers. Must not throw. */
+export type MsiSink = (message: MsiMessage) => void;
+
+/** Defers work and measures time-outs. */
+export interface Scheduler {
+  /** Runs `task` later, from the host's event loop: never before `defer` has returned. */
+  defer(task: () => void): void;
+  /** Runs `task` after about `milliseconds`; the answer cancels it. */
+  after(milliseconds: number, task: () => void): () => void;
+}
+
+// Every host of JavaScript has these two; naming them here keeps the package free of Node's and the browser's types.
+declare const setTimeout: (task: () => void, milliseconds: number) => unknown;
+declare const clearTimeout: (handle: unknown) => void;
+
+/** A scheduler on the host's timers. Pending time-outs keep a Node process alive until they fire or are cancelled. */
+export const timerScheduler: Scheduler = {
+  defer(task) {
+    setTimeout(task, 0);
+  },
+  after(milliseconds, task) {
+    const handle = setTimeout(task, milliseconds);
+    return () => clearTimeout(handle);
+  },
+};

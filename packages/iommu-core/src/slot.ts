@@ -1,0 +1,43 @@
+/**
+ * One slot of the IOVA tree: two 32-bit words shaped like a second-stage entry, R in bit 0, W in bit 1, the target frame in bits 51:12.
+ *
+ * The shape is that of the tables which most guests write, so a leaf of the tree can be compared with a table page word by word.
+ */
+
+import type { Access } from "./access.js";
+
+/** Slots in a node, entries in a table. */
+export const FANOUT = 512;
+/** Frames covered by one slot of a node at level 1, 2, 3 ...; level 1 maps single frames. */
+export const SLOT_SPAN: readonly number[] = [1, 1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36, 2 ** 45, 2 ** 54];
+
+/** The frames that one slot at this level covers. */
+export function slotSpan(level: number): number {
+  return SLOT_SPAN[level] ?? 0;
+}
+
+/** Low word of a slot. */
+export function slotLow(gpaPfn: number, access: Access): number {
+  // 2^20 frames of 12-bit shift fill the word; the remainder is exact because frames are below 2^40.
+  return ((gpaPfn % 0x100000) << 12) | access;
+}
+
+/** High word of a slot. */
+export function slotHigh(gpaPfn: number): number {
+  return Math.floor(gpaPfn / 0x100000);
+}
+
+/** The target frame of a slot's two words; bits outside 51:12 must be 0. */
+export function slotTarget(low: number, high: number): number {
+  return high * 0x100000 + (low >>> 12);
+}
+
+/** Writes `count` consecutive slots from slot `index` on, targets advancing frame by frame. */
+export function fillSlots(words: Int32Array, index: number, count: number, gpaPfn: number, access: Access): void {
+  let target = gpaPfn;
+  for (let at = index * 2; at < (index + count) * 2; at += 2) {
+    words[at] = slotLow(target, access);
+    words[at + 1] = slotHigh(target);
+    target += 1;
+  }
+}

@@ -1,0 +1,77 @@
+/**
+ * A node of the IOVA tree: 512 slots, and above level 1 children that may stand in a slot's place.
+ */
+
+import { accessOf, type Access } from "./access.js";
+import { FANOUT, fillSlots, slotHigh, slotLow, slotSpan, slotTarget } from "./slot.js";
+
+const NO_SLOTS = new Int32Array(0);
+const NO_CHILDREN: (TreeNode | undefined)[] = [];
+const NODE_ARRAY_BYTES = 4096;
+
+/** @internal */
+export class TreeNode {
+  readonly level: number;
+  /** 512 pairs of words at level 1; above, empty until the first superpage. */
+  slots: Int32Array;
+  /** Empty at level 1. */
+  readonly children: (TreeNode | undefined)[];
+  /** Slots in use plus children. */
+  used = 0;
+
+  constructor(level: number) {
+    this.level = level;
+    this.slots = level === 1 ? new Int32Array(FANOUT * 2) : NO_SLOTS;
+    this.children = level === 1 ? NO_CHILDREN : new Array<TreeNode | undefined>(FANOUT).fill(undefined);
+  }
+
+  /** Bytes of this node's arrays, children not counted. */
+  get byteLength(): number {
+    return this.slots.byteLength + (this.level === 1 ? 0 : NODE_ARRAY_BYTES);
+  }
+
+  /** The index of the slot for `pfn`. */
+  indexOf(pfn: number): number {
+    return Math.floor(pfn / slotSpan(this.level)) % FANOUT;
+  }
+
+  /** Rights of the slot at `index`: 0 when it is free. */
+  accessAt(index: number): Access {
+    return accessOf(this.slots[index * 2] ?? 0);
+  }
+
+  /** Target of the slot's first frame. */
+  targetAt(index: number): number {
+    return slotTarget(this.slots[index * 2] ?? 0, this.slots[index * 2 + 1] ?? 0);
+  }
+
+  /** Fills a free slot, or overwrites one. */
+  put(index: number, gpaPfn: number, access: Access): void {
+    if (this.slots.length === 0) this.slots = new Int32Array(FANOUT * 2);
+    if (this.accessAt(index) === 0) this.used += 1;
+    this.slots[index * 2] = slotLow(gpaPfn, access);
+    this.slots[index * 2 + 1] = slotHigh(gpaPfn);
+  }
+
+  /** Frees a slot in use. */
+  clear(index: number): void {
+    this.slots[index * 2] = 0;
+    this.slots[index * 2 + 1] = 0;
+    this.used -= 1;
+  }
+
+  /** A node one level down that says what the superpage at `index` says. */
+  split(index: number): TreeNode {
+    const child = new TreeNode(this.level - 1);
+    const gpaPfn = this.targetAt(index);
+    const access = this.accessAt(index);
+    if (child.level === 1) {
+      fillSlots(child.slots, 0, FANOUT, gpaPfn, access);
+      child.used = FANOUT;
+    } else {
+      const span = slotSpan(child.level);
+      for (let i = 0; i < FANOUT; i++) child.put(i, gpaPfn + i * span, access);
+    }
+    return child;
+  }
+}

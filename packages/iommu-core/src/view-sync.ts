@@ -1,0 +1,213 @@
+/**
+ * Brings domain views to what the guest's tables say, and members to their views: sync, replay, move, park (design section 3, D5).
+ *
+ * Every path is the same pass over a range (`Transition`) with another pair of sides, so no path can unmap a page that stays mapped:
+ * sync: tree -> tables; replay to a newcomer: nothing -> tree; move: old tree -> new tree; detach: tree -> nothing.
+ */
+
+import type { Access } from "./access.js";
+import { Access as Rights } from "./access.js";
+import type { AddressSpace } from "./address-space.js";
+import type { Domain, MappingSink } from "./backend.js";
+import type { CompletionGroup } from "./completion.js";
+import type { IommuEvents, Observers } from "./events.js";
+import { IovaTree } from "./iova-tree.js";
+import type { JobQueue } from "./job-queue.js";
+import type { Limits } from "./limits.js";
+import { ALL_FRAMES, endOf, type FrameRange, intersect } from "./range.js";
+import { scanTree, Transition, type TransitionPlan } from "./transition.js";
+import { type Member, View } from "./view.js";
+
+type Steps<T> = Generator<void, T, void>;
+type Scan = (range: FrameRange, sink: MappingSink) => void;
+
+const NOTHING: Scan = () => undefined;
+
+/** The views of one unit. */
+export class ViewSync {
+  readonly #queue: JobQueue;
+  readonly #limits: Limits;
+  readonly #observers: Observers;
+  readonly #views = new Map<Domain, View>();
+  /** What `bypass` domains map onto itself. Ascending and disjoint. */
+  regions: readonly FrameRange[];
+
+  constructor(queue: JobQueue, limits: Limits, observers: Observers, regions: readonly FrameRange[]) {
+    this.#queue = queue;
+    this.#limits = limits;
+    this.#observers = observers;
+    this.regions = regions;
+  }
+
+  /** Views that have members, for inspection. */
+  get views(): Iterable<View> {
+    return this.#views.values();
+  }
+
+  /** The view of a domain, if somebody is in it. */
+  viewOf(domain: Domain): View | undefined {
+    return this.#views.get(domain);
+  }
+
+  /** Brings a view to its domain's tables over a range. */
+  *sync(view: View, range: FrameRange): Steps<void> {
+    const wanted = view.overBudget ? ALL_FRAMES : range;
+    view.overBudget = false;
+    const plan = this.#planFor(view, wanted);
+    const pass = new Transition(plan, this.#queue.slice);
+    yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
+    if (view.overBudget) yield* this.#drive(new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice), NOTHING, endOf(ALL_FRAMES));
+  }
+
+  /** Announces to a newcomer, alone, what the view of `domain` says; others hear only what had been pending. */
+  *join(member: Member, domain: Domain): Steps<void> {
+    const view = this.#views.get(domain);
+    member.view = view ?? this.#create(domain);
+    if (view !== undefined) {
+      yield* this.sync(view, ALL_FRAMES);
+      yield* this.#between(new IovaTree(), view.tree, [member]);
+    }
+    member.view.members.add(member);
+    if (view === undefined) yield* this.sync(member.view, ALL_FRAMES);
+  }
+
+  /** Unmaps everything that a member holds, and takes it out of its view. */
+  *leave(member: Member): Steps<void> {
+    const view = member.view;
+    if (view === undefined) return;
+    view.members.delete(member);
+    member.view = undefined;
+    yield* this.#between(view.tree, new IovaTree(), [member]);
+    this.#dropIfEmpty(view);
+  }
+
+  /** Brings members to the domain that their address spaces see now. `wanted` answers `undefined` while these disagree. */
+  *rebind(view: View, wanted: (member: Member) => Domain | undefined): Steps<boolean> {
+    const targets = new Map<Domain | undefined, Member[]>();
+    for (const member of view.members) {
+      const domain = wanted(member);
+      targets.set(domain, [...(targets.get(domain) ?? []), member]);
+    }
+    const [only] = targets.keys();
+    if (targets.size === 1 && only === view.domain) return false;
+    if (targets.size === 1 && only !== undefined && !this.#views.has(only)) {
+      this.#rekey(view, only);
+      yield* this.sync(view, ALL_FRAMES);
+      return true;
+    }
+    for (const [domain, members] of targets) {
+      if (domain === undefined) for (const member of members) yield* this.leave(member);
+      else if (domain !== view.domain) yield* this.#move(view, domain, members);
+    }
+    this.#dropIfEmpty(view);
+    return false;
+  }
+
+  /** Takes failed members out: a view without anybody is not kept in step. */
+  prune(view: View): void {
+    for (const member of view.members) {
+      if (!member.delivery.failed) continue;
+      view.members.delete(member);
+      member.view = undefined;
+    }
+    this.#dropIfEmpty(view);
+  }
+
+  /** Ends the events of one invalidation for these members. */
+  finish(members: Iterable<Member>, group: CompletionGroup): void {
+    for (const member of members) member.delivery.finish(group);
+  }
+
+  *#move(from: View, domain: Domain, members: readonly Member[]): Steps<void> {
+    let to = this.#views.get(domain);
+    to ??= this.#create(domain);
+    yield* this.sync(to, ALL_FRAMES);
+    yield* this.#between(from.tree, to.tree, members);
+    for (const member of members) {
+      from.members.delete(member);
+      to.members.add(member);
+      member.view = to;
+    }
+  }
+
+  *#between(before: IovaTree, after: IovaTree, members: readonly Member[]): Steps<void> {
+    const deliveries = members.map((member) => member.delivery);
+    const plan: TransitionPlan = { range: ALL_FRAMES, before, after, deliveries, holes: [], observer: undefined };
+    yield* this.#drive(new Transition(plan, this.#queue.slice), (range, sink) => scanTree(after, range, sink), endOf(ALL_FRAMES));
+  }
+
+  /** Runs one pass to its end, yielding whenever the slice is spent. */
+  *#drive(pass: Transition, scan: Scan, end: number, tooMuch: () => boolean = () => false): Steps<void> {
+    for (let scanned = false; ; ) {
+      if (!scanned) {
+        scan({ firstPfn: pass.cursor, pageCount: end - pass.cursor }, pass);
+        if (tooMuch()) return;
+        scanned = !pass.spent;
+      }
+      if (scanned && pass.finish()) return;
+      yield;
+    }
+  }
+
+  #planFor(view: View, range: FrameRange): TransitionPlan {
+    const { tree: before, deliveries } = view;
+    return { range, before, after: undefined, deliveries, holes: view.domain.holes, observer: this.#observerOf(view) };
+  }
+
+  #scanOf(domain: Domain): Scan {
+    if (domain.kind === "blocked") return NOTHING;
+    if (domain.kind === "table") return (range, sink) => domain.scan(range, sink);
+    return (range, sink) => {
+      for (const region of this.regions) {
+        const part = intersect(region, range);
+        if (part.pageCount > 0 && !sink.run(part.firstPfn, part.pageCount, part.firstPfn, Rights.readWrite)) return;
+      }
+    };
+  }
+
+  /** Whether the guest's tables describe more than this view may announce; then the view fails closed. */
+  #spends(view: View, pass: Transition): boolean {
+    const { mappingsPerView, bytesPerView, tablesPerView } = this.#limits;
+    const tooBig = view.tree.slotCount > mappingsPerView || view.tree.byteLength > bytesPerView;
+    const tooDeep = pass.entriesRead > tablesPerView * 512;
+    if (!tooBig && !tooDeep) return false;
+    view.overBudget = true;
+    for (const space of view.spaces) {
+      if (!this.#observers.wants(space, "budget")) continue;
+      this.#observers.emit("budget", { space, budget: tooBig ? "mappings" : "tables", limit: tooBig ? mappingsPerView : tablesPerView });
+    }
+    return true;
+  }
+
+  #observerOf(view: View): TransitionPlan["observer"] {
+    const watched: AddressSpace[] = [];
+    for (const space of view.spaces) {
+      if (mappingEvents.some((name) => this.#observers.wants(space, name))) watched.push(space);
+    }
+    if (watched.length === 0) return undefined;
+    return {
+      announced: (iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, wasMapped: boolean) => {
+        const name = gpaPfn === -1 ? "unmap" : wasMapped ? "change" : "map";
+        for (const space of watched) this.#observers.emit(name, { space, iovaPfn, pageCount, gpaPfn, access });
+      },
+    };
+  }
+
+  #create(domain: Domain): View {
+    const view = new View(domain);
+    this.#views.set(domain, view);
+    return view;
+  }
+
+  #rekey(view: View, domain: Domain): void {
+    this.#views.delete(view.domain);
+    view.domain = domain;
+    this.#views.set(domain, view);
+  }
+
+  #dropIfEmpty(view: View): void {
+    if (view.members.size === 0 && this.#views.get(view.domain) === view) this.#views.delete(view.domain);
+  }
+}
+
+const mappingEvents: readonly (keyof IommuEvents)[] = ["map", "unmap", "change"];

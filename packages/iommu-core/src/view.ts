@@ -1,0 +1,42 @@
+/**
+ * A domain view: the announced state that address spaces with the same domain share (design D5). One tree, one scan, however many devices.
+ */
+
+import type { AddressSpace } from "./address-space.js";
+import type { Domain } from "./backend.js";
+import { IovaTree } from "./iova-tree.js";
+import type { MapDelivery } from "./map-delivery.js";
+
+/** A MAP notifier with the address spaces that it serves. */
+export interface Member {
+  readonly delivery: MapDelivery;
+  readonly spaces: Set<AddressSpace>;
+  /** Where it is announced; `undefined` while its address spaces disagree. */
+  view: View | undefined;
+}
+
+/** See the file's header. */
+export class View {
+  /** What the tree is brought to. Reassigned when every member moves together: the tree stays, only differences are told. */
+  domain: Domain;
+  readonly tree = new IovaTree();
+  readonly members = new Set<Member>();
+  /** Set when the guest's tables describe more than the budget allows: nothing is announced until the next pass over the whole view fits. */
+  overBudget = false;
+
+  constructor(domain: Domain) {
+    this.domain = domain;
+  }
+
+  /** Who receives differences. */
+  get deliveries(): MapDelivery[] {
+    return [...this.members].map((member) => member.delivery);
+  }
+
+  /** The address spaces served through it, each once. */
+  get spaces(): Set<AddressSpace> {
+    const spaces = new Set<AddressSpace>();
+    for (const member of this.members) for (const space of member.spaces) spaces.add(space);
+    return spaces;
+  }
+}

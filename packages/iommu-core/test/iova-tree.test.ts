@@ -1,0 +1,117 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { IovaTree, Mapping, type Access } from "../src/index.js";
+
+interface Page {
+  readonly gpaPfn: number;
+  readonly access: Access;
+}
+
+/** The obvious model: one entry a frame. Frames are kept small in number by choosing ranges near a few bases. */
+class NaiveTree {
+  readonly pages = new Map<number, Page>();
+
+  insert(firstPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
+    for (let i = 0; i < pageCount; i++) this.pages.set(firstPfn + i, { gpaPfn: gpaPfn + i, access });
+  }
+
+  remove(firstPfn: number, pageCount: number): void {
+    for (let i = 0; i < pageCount; i++) this.pages.delete(firstPfn + i);
+  }
+
+  runs(first: number, end: number): [number, number, number, Access][] {
+    const runs: [number, number, number, Access][] = [];
+    for (const pfn of [...this.pages.keys()].toSorted((a, b) => a - b)) {
+      const page = this.pages.get(pfn);
+      if (page === undefined || pfn < first || pfn >= end) continue;
+      const last = runs.at(-1);
+      if (last !== undefined && last[0] + last[1] === pfn && last[2] + last[1] === page.gpaPfn && last[3] === page.access) last[1] += 1;
+      else runs.push([pfn, 1, page.gpaPfn, page.access]);
+    }
+    return runs;
+  }
+}
+
+const bases = [0, 512 * 7, 2 ** 18 - 600, 2 ** 27 - 512, 2 ** 36 + 512 * 3, 2 ** 45 - 1024, 2 ** 52 - 4096];
+const range = fc.record({
+  firstPfn: fc.tuple(fc.constantFrom(...bases), fc.oneof(fc.nat(1500), fc.constantFrom(0, 512, 1024))).map(([base, offset]) => base + offset),
+  pageCount: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constantFrom(1, 511, 512, 513, 1024)),
+});
+const access = fc.constantFrom<Access>(1, 2, 3);
+const target = fc.oneof(fc.nat(4000), fc.constantFrom(0, 512, 2 ** 20 - 3, 2 ** 39));
+const step = fc.oneof(
+  fc.record({ op: fc.constant("insert" as const), range, target, access }),
+  fc.record({ op: fc.constant("remove" as const), range, target, access }),
+);
+
+function runsOf(tree: IovaTree, first: number, count: number): [number, number, number, Access][] {
+  const runs: [number, number, number, Access][] = [];
+  tree.runs((...run) => void runs.push(run), { firstPfn: first, pageCount: count });
+  return runs;
+}
+
+describe("IovaTree", () => {
+  it("agrees with a map of single frames after any sequence of inserts and removes", () => {
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 25 }), range, (steps, window) => {
+        const tree = new IovaTree();
+        const naive = new NaiveTree();
+        for (const { op, range: { firstPfn, pageCount }, target: gpaPfn, access: rights } of steps) {
+          if (op === "insert") {
+            tree.insert(firstPfn, pageCount, gpaPfn, rights);
+            naive.insert(firstPfn, pageCount, gpaPfn, rights);
+          } else {
+            tree.remove(firstPfn, pageCount);
+            naive.remove(firstPfn, pageCount);
+          }
+        }
+        expect(tree.pageCount).toBe(naive.pages.size);
+        expect(runsOf(tree, 0, 2 ** 52)).toEqual(naive.runs(0, 2 ** 52));
+        expect(runsOf(tree, window.firstPfn, window.pageCount)).toEqual(naive.runs(window.firstPfn, window.firstPfn + window.pageCount));
+        const found = new Mapping();
+        for (let pfn = window.firstPfn; pfn < window.firstPfn + 20; pfn++) {
+          const page = naive.pages.get(pfn);
+          expect(tree.find(pfn, found)).toBe(page !== undefined);
+          if (page !== undefined) expect({ gpaPfn: found.gpaPfn, access: found.access }).toEqual(page);
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it("keeps a superpage in one slot and cuts it where part of it is removed", () => {
+    const tree = new IovaTree();
+    tree.insert(2 ** 18, 2 ** 18, 2 ** 20, 3);
+    expect(tree.slotCount).toBe(1);
+    const empty = new IovaTree().byteLength;
+    expect(tree.byteLength - empty).toBeLessThan(3 * 4096 + 1);
+    tree.remove(2 ** 18 + 1000, 1);
+    expect(tree.slotCount).toBe(511 + 511);
+    expect(runsOf(tree, 0, 2 ** 52)).toEqual([
+      [2 ** 18, 1000, 2 ** 20, 3],
+      [2 ** 18 + 1001, 2 ** 18 - 1001, 2 ** 20 + 1001, 3],
+    ]);
+  });
+
+  it("gives its memory back when everything is removed", () => {
+    const tree = new IovaTree();
+    for (let i = 0; i < 100; i++) tree.insert(i * 5000, 3, i, 1);
+    const full = tree.byteLength;
+    tree.remove(0, 2 ** 52);
+    expect(tree.slotCount).toBe(0);
+    expect(tree.byteLength).toBeLessThan(full / 20);
+  });
+
+  it("retains at most 8.4 bytes for each densely mapped frame", () => {
+    const tree = new IovaTree();
+    for (let i = 0; i < 2 ** 17; i++) tree.insert(i, 1, (i * 7919) % 2 ** 20, 3);
+    expect(tree.byteLength / 2 ** 17).toBeLessThan(8.4);
+  });
+
+  it("refuses ranges that are not whole frames of the 64-bit space", () => {
+    const tree = new IovaTree();
+    expect(() => tree.insert(0.5, 1, 0, 3)).toThrow(/bad-range|whole frames/);
+    expect(() => tree.insert(2 ** 52 - 1, 2, 0, 3)).toThrow(/whole frames/);
+    expect(() => tree.remove(0, 0)).toThrow(/whole frames/);
+  });
+});
