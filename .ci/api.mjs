@@ -58,7 +58,7 @@ function checkReport(pkg, entry, { config, compilerState }) {
       message.handled = true;
     },
   });
-  const exported = exportedNames(config.reportTempFilePath);
+  const exported = exportedNames(join(temporary, reportName(entry)));
   const main = entry.subpath === "." ? exported : exportedNames(join(pkg.directory, "etc", "index.api.md"));
   for (const message of messages.filter((each) => isProblem(each, exported, main))) {
     problem(`${entry.specifier}: ${textOf(message)}`);
@@ -119,6 +119,7 @@ function extractorConfig(pkg, entry) {
     packageJsonFullPath: join(pkg.directory, "package.json"),
     configObject: {
       projectFolder: pkg.directory,
+      newlineKind: "lf",
       mainEntryPointFilePath: entry.types,
       compiler: {
         overrideTsconfig: {

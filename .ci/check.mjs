@@ -1,10 +1,11 @@
 // `pnpm check`: everything about the code that a machine can judge without running the tests, independent steps side by
 // side. A step is one line in `steps`; `after: "build"` makes it wait for the compiled packages.
 // Options: --json FILE writes { passed, failed, steps } for other programs.
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { run } from "./workspace.mjs";
+import { memberFolders, root, run } from "./workspace.mjs";
 
 /** @typedef {{ name: string, command: string[], after?: string }} Step */
 
@@ -16,12 +17,20 @@ const steps = [
   { name: "size", command: ["size-limit", "--config", ".ci/size-limit.mjs"], after: "build" },
   { name: "types", command: ["tsc", "-p", "tsconfig.json"] },
   { name: "types of .ci", command: ["tsc", "-p", ".ci/tsconfig.json"] },
+  ...pageProjects().map((project) => ({ name: `types of ${project}`, command: ["tsc", "-p", project] })),
   { name: "lint", command: ["oxlint", "--type-aware", "--deny-warnings"] },
   { name: "unused", command: ["knip"] },
   { name: "format", command: ["oxfmt", "--check", "."] },
   { name: "manifests", command: ["sherif"] },
   { name: "conventions", command: ["node", ".ci/conventions.mjs"] },
 ];
+
+/** Code for web pages has projects of its own, with the browser's types. */
+function pageProjects() {
+  return memberFolders()
+    .map((folder) => `${folder}/web/tsconfig.json`)
+    .filter((project) => existsSync(join(root, project)));
+}
 
 /** @type {Map<string, number>} exit codes of the finished steps */
 const finished = new Map();

@@ -1,0 +1,63 @@
+// Adds up the suites that .ci/run ran: reads suites.tsv (name, kind of verdict, exit code, seconds) and each suite's own
+// report in the folder given, prints a table and, alone on the last line, "N passed, N failed".
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { readJson } from "./workspace.mjs";
+
+/** @typedef {{ passed: number, failed: number }} Count */
+
+const folder = process.argv[2] ?? ".ci/out";
+const lines = readFileSync(join(folder, "suites.tsv"), "utf8").trim().split("\n");
+const total = { passed: 0, failed: 0 };
+console.log("");
+for (const line of lines) {
+  const [name = "", verdict = "", code = "1", seconds = "0"] = line.split("\t");
+  const { passed, failed } = judge(name, verdict, Number(code));
+  total.passed += passed;
+  total.failed += failed;
+  const state = failed === 0 ? "ok    " : "FAILED";
+  console.log(
+    `${state} ${name.padEnd(14)} ${`${passed} passed`.padStart(16)} ${`${failed} failed`.padStart(12)} ${seconds.padStart(6)} s`,
+  );
+}
+console.log(`${total.passed} passed, ${total.failed} failed`);
+process.exitCode = total.failed === 0 && total.passed > 0 ? 0 : 1;
+
+/**
+ * A suite that ends badly has failed at least once, whatever it reports; so has one that reports nothing.
+ * @param {string} name
+ * @param {string} verdict
+ * @param {number} code
+ * @returns {Count}
+ */
+function judge(name, verdict, code) {
+  if (verdict === "exit-code") return code === 0 ? { passed: 1, failed: 0 } : { passed: 0, failed: 1 };
+  const count = fromJson(join(folder, `${name}.json`)) ?? fromLastLine(join(folder, `${name}.log`));
+  if (count === undefined) console.log(`${name} left no report`);
+  const { passed, failed } = count ?? { passed: 0, failed: 0 };
+  const isBad = code !== 0 || passed + failed === 0;
+  return { passed, failed: isBad ? Math.max(1, failed) : failed };
+}
+
+/**
+ * @param {string} file
+ * @returns {Count | undefined}
+ */
+function fromJson(file) {
+  if (!existsSync(file)) return undefined;
+  /** @type {Partial<Count & { numPassedTests: number, numFailedTests: number }>} */
+  const report = readJson(file);
+  const passed = report.numPassedTests ?? report.passed;
+  const failed = report.numFailedTests ?? report.failed;
+  return passed === undefined || failed === undefined ? undefined : { passed, failed };
+}
+
+/**
+ * @param {string} file
+ * @returns {Count | undefined}
+ */
+function fromLastLine(file) {
+  const last = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n").at(-1) : undefined;
+  const match = /^(\d+) passed, (\d+) failed/.exec(last ?? "");
+  return match === null ? undefined : { passed: Number(match[1]), failed: Number(match[2]) };
+}
