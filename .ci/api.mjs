@@ -135,6 +135,7 @@ function extractorConfig(pkg, entry) {
         compilerMessageReporting: { default: { logLevel: ExtractorLogLevel.Error } },
         extractorMessageReporting: {
           default: { logLevel: ExtractorLogLevel.Error },
+          "ae-internal-missing-underscore": { logLevel: ExtractorLogLevel.None },
           "ae-missing-release-tag": { logLevel: ExtractorLogLevel.None },
           "ae-undocumented": { logLevel: ExtractorLogLevel.Error },
         },
