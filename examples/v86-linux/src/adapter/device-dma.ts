@@ -1,0 +1,82 @@
+/**
+ * DMA of v86's own devices through their address spaces.
+ *
+ * Such a device reaches memory through its `cpu` field. `translatedCpu` makes a stand-in for that field: everything of the real processor, except that
+ * memory accesses take IOVAs and go through a DMA port. What the unit refuses reads as ones, as on a bus where nobody answers, and writes vanish.
+ */
+
+import type { V86Cpu, V86DmaUser } from "./v86-internals.js";
+
+/** What a device needs of memory: satisfied by `AddressSpace.dma`, and by guest memory itself. `false`: refused. */
+export interface DeviceMemory {
+  read(address: number, into: Uint8Array): boolean;
+  write(address: number, from: Uint8Array): boolean;
+}
+
+/** Counts of one device, for people. */
+export interface DmaCounters {
+  reads: number;
+  writes: number;
+  bytesRead: number;
+  bytesWritten: number;
+  refused: number;
+}
+
+const NOTHING = new Uint8Array(0);
+
+/** A stand-in for `cpu` that reaches memory through `memory`; `counters` are counted up. */
+export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCounters): V86Cpu {
+  const small = new Uint8Array(4);
+  const view = new DataView(small.buffer);
+  const pieces = [0, 1, 2, 3, 4].map((length) => small.subarray(0, length));
+
+  const read = (address: number, into: Uint8Array): boolean => {
+    counters.reads += 1;
+    counters.bytesRead += into.length;
+    if (memory.read(address >>> 0, into)) return true;
+    counters.refused += 1;
+    into.fill(0xff);
+    return false;
+  };
+  const write = (address: number, from: Uint8Array): void => {
+    counters.writes += 1;
+    counters.bytesWritten += from.length;
+    if (!memory.write(address >>> 0, from)) counters.refused += 1;
+  };
+  const piece = (length: number): Uint8Array => pieces[length] ?? NOTHING;
+  /** A refused range has no bytes at all: devices size their copies by what they asked for, and ones could make them overrun. */
+  const readRange = (address: number, length: number): Uint8Array => {
+    const bytes = new Uint8Array(length);
+    return read(address, bytes) ? bytes : NOTHING;
+  };
+
+  const overrides: Partial<Record<keyof V86Cpu, PropertyDescriptor>> = {
+    read8: { value: (address: number): number => (read(address, piece(1)), view.getUint8(0)) },
+    read16: { value: (address: number): number => (read(address, piece(2)), view.getUint16(0, true)) },
+    read32s: { value: (address: number): number => (read(address, piece(4)), view.getInt32(0, true)) },
+    write8: { value: (address: number, value: number): void => (view.setUint8(0, value), write(address, piece(1))) },
+    write16: { value: (address: number, value: number): void => (view.setUint16(0, value, true), write(address, piece(2))) },
+    write32: { value: (address: number, value: number): void => (view.setInt32(0, value, true), write(address, piece(4))) },
+    read_blob: { value: readRange },
+    write_blob: { value: (bytes: Uint8Array, address: number): void => write(address, bytes) },
+    mem8: { value: { subarray: (begin: number, end: number): Uint8Array => readRange(begin, end - begin) } },
+  };
+  return Object.create(cpu, overrides as PropertyDescriptorMap) as V86Cpu;
+}
+
+/** Puts `users` behind `cpu`. Answers how to put them back. */
+export function redirect(users: readonly V86DmaUser[], cpu: V86Cpu): () => void {
+  const before = users.map((user) => user.cpu);
+  for (const user of users) user.cpu = cpu;
+  return () => {
+    users.forEach((user, index) => {
+      const original = before[index];
+      if (original !== undefined) user.cpu = original;
+    });
+  };
+}
+
+/** Counters at zero. */
+export function newCounters(): DmaCounters {
+  return { reads: 0, writes: 0, bytesRead: 0, bytesWritten: 0, refused: 0 };
+}

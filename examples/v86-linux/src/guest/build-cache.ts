@@ -1,0 +1,59 @@
+/**
+ * Where built files are kept: outside the repository, one directory per recipe.
+ *
+ * A recipe is everything that decides what comes out (versions, configuration, edits, scripts). Its hash names the directory, so that an entry
+ * is never wrong, only absent. An entry appears by one rename when it is complete: a build that was interrupted leaves nothing behind that counts.
+ */
+
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, mkdtemp, rename, rm, statfs } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { BuildProblem } from "./build-problem.js";
+
+/** The directory of all entries: `$IOMMU_KIT_CACHE`, or `iommu-kit` in the user's cache directory. */
+export function cacheRoot(): string {
+  const { IOMMU_KIT_CACHE: own, XDG_CACHE_HOME: users } = process.env;
+  if (own !== undefined && own !== "") return own;
+  return join(users !== undefined && users !== "" ? users : join(homedir(), ".cache"), "iommu-kit");
+}
+
+/** The name of a recipe: 16 hexadecimal digits that change with any of its ingredients. */
+export function recipeHash(ingredients: readonly string[]): string {
+  const hash = createHash("sha256");
+  for (const ingredient of ingredients) hash.update(`${ingredient.length}:${ingredient}`);
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** The directory of entry `name`; building it with `build` if it is not there. `build` gets an empty directory to fill. */
+export async function cached(name: string, build: (directory: string) => Promise<void>): Promise<string> {
+  const root = cacheRoot();
+  const entry = join(root, name);
+  if (existsSync(entry)) return entry;
+  await mkdir(root, { recursive: true });
+  const draft = await mkdtemp(join(root, ".building-"));
+  try {
+    await build(draft);
+    await rename(draft, entry).catch((error: unknown) => {
+      // Somebody else finished the same entry first: theirs is as good.
+      if (!existsSync(entry)) throw error;
+    });
+  } finally {
+    await rm(draft, { recursive: true, force: true });
+  }
+  return entry;
+}
+
+/** @throws {BuildProblem} `no-space` if fewer than `byteCount` bytes are free where the cache is. */
+export async function requireSpace(byteCount: number): Promise<void> {
+  const root = cacheRoot();
+  await mkdir(root, { recursive: true });
+  const { bavail, bsize } = await statfs(root);
+  if (bavail * bsize >= byteCount) return;
+  const gigabytes = (count: number): string => (count / 1e9).toFixed(1);
+  throw new BuildProblem(
+    "no-space",
+    `${root} has ${gigabytes(bavail * bsize)} GB free and the build needs ${gigabytes(byteCount)} GB: free some, or set IOMMU_KIT_CACHE to a directory on a larger disk.`,
+  );
+}
