@@ -117,11 +117,11 @@ describe("layout()", () => {
     expect([...Entry.pack({ P: 1, PTR: 0x12345, AW: 2 })]).toEqual([0x12345001, 0, 2, 0]);
   });
 
-  it.each([
+  it.each<[string, object]>([
     ["too large", { TT: 4 }],
     ["negative", { TT: -1 }],
     ["fractional", { TT: 0.5 }],
-    ["unknown", { XX: 1 } as object],
+    ["unknown", { XX: 1 }],
   ])("refuses to pack a %s value", (_, values) => {
     expect(() => Entry.pack(values)).toThrow(RangeError);
   });

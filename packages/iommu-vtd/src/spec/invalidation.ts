@@ -124,8 +124,9 @@ export function maskedRange(addrPfn: number, am: number): FrameRange {
  * its size, two pages doubled for each trailing one of ADDR. 51 ones or more name everything.
  */
 export function deviceTlbRange(addrPfn: number, s: number): FrameRange {
-  let pageCount = s === 0 ? 1 : 2;
-  for (let rest = addrPfn; s !== 0 && rest % 2 === 1 && pageCount < 2 ** 52; rest = Math.floor(rest / 2)) pageCount *= 2;
+  if (s === 0) return { firstPfn: addrPfn, pageCount: 1 };
+  let pageCount = 2;
+  for (let rest = addrPfn; rest % 2 === 1 && pageCount < 2 ** 52; rest = Math.floor(rest / 2)) pageCount *= 2;
   return { firstPfn: addrPfn - (addrPfn % pageCount), pageCount };
 }
 
