@@ -126,7 +126,7 @@ describe("decoding garbage", () => {
     }
   });
 
-  it("takes time in proportion to the table, even when it lists the same thing 10,000 times", () => {
+  it("copes with a table of 10,000 units at one address", () => {
     const header = buildDmar(q35Table).slice(0, 48);
     const unit = "00001000 00 00 0000 0000d9fe00000000";
     const { table, problems } = decodeDmar(changed(header, (bytes) => append(bytes, unit.repeat(10_000))));
