@@ -1,0 +1,179 @@
+/**
+ * What `CacheNotifier` and `DeviceTlb` share: a translation cache that fills by translating through its address space.
+ *
+ * Invariants:
+ * - nothing is held that nobody would flush: while the notifier is not attached, and outside the attached range, requests pass through uncached;
+ * - an answer that was on its way while any invalidation arrived is neither held nor used;
+ * - rights are the mapping's own; a request for more asks the address space again.
+ */
+
+import { type Access, Access as Rights, type AddressSpace, type Attachment, type FrameRange, Translation } from "@iommu-kit/iommu-core";
+import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
+import { type CacheShape, TranslationCache } from "./translation-cache.js";
+
+/** Reason of a request that was invalidated again and again while it was being translated: negative, so no architecture uses it. */
+export const ALWAYS_INVALIDATED = -2;
+const ATTEMPTS = 4;
+
+/** How a cache is made. */
+export interface DeviceCacheOptions extends CacheShape {
+  /** For events and messages. */
+  readonly name?: string;
+  /**
+   * Which rights an entry carries. `"mapping"` (default): all that the mapping allows, one miss a page. `"requested"`: only those that were asked for, so that the
+   * first write to a page that was read is a miss too: for guests whose tables have accessed and dirty flags, which only a translated write sets.
+   */
+  readonly rights?: "mapping" | "requested";
+  /**
+   * Called after the entries of an invalidation have been dropped, for devices with accesses in flight. The guest's invalidation completes when the answer does.
+   * `undefined`: nothing is in flight.
+   */
+  readonly onFlush?: (range: FrameRange) => Promise<void> | undefined;
+  /** Where misses are answered. Default: `space.translate`. A device that uses ATS gives its translation request here. */
+  readonly fill?: (iovaPfn: number, access: Access, out: Translation) => boolean;
+}
+
+/** A translation cache of one device. Use `CacheNotifier` or `DeviceTlb`. */
+export abstract class DeviceCache {
+  /** Whose requests it answers. */
+  readonly space: AddressSpace;
+  readonly #cache: TranslationCache;
+  readonly #counters: CacheCounters = cacheCounters();
+  readonly #requestedOnly: boolean;
+  readonly #onFlush: DeviceCacheOptions["onFlush"];
+  readonly #fill: DeviceCacheOptions["fill"];
+  readonly #answer = new Translation();
+  readonly #mayHold = (block: FrameRange): boolean => this.#isFlushable(block);
+  #attachment: Attachment | undefined;
+  #generation = 0;
+
+  /** @throws {IommuError} `bad-option` for a shape that is not powers of two in range. */
+  protected constructor(space: AddressSpace, options: DeviceCacheOptions) {
+    this.space = space;
+    this.#cache = new TranslationCache(options);
+    this.#requestedOnly = options.rights === "requested";
+    this.#onFlush = options.onFlush;
+    this.#fill = options.fill;
+  }
+
+  /** What it has done so far. */
+  get statistics(): CacheStatistics {
+    return this.#counters;
+  }
+
+  /** Entries that it can hold. */
+  get capacity(): number {
+    return this.#cache.capacity;
+  }
+
+  /** Entries that it holds. */
+  get entryCount(): number {
+    return this.#cache.entryCount;
+  }
+
+  /** Grows with every invalidation: an answer obtained before it grew is not to be inserted. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /**
+   * Answers from the cache alone: no translation, no fault. `false`, with `out` unchanged: not held with these rights.
+   * `out` is valid until the next invalidation that covers the page.
+   */
+  lookup(iovaPfn: number, access: Access, out: Translation): boolean {
+    const hit = this.#cache.lookup(iovaPfn, access, out);
+    if (hit) this.#counters.hits += 1;
+    else this.#counters.misses += 1;
+    return hit;
+  }
+
+  /**
+   * Answers from the cache, or asks the address space and remembers. `false`: refused, `out.reason` says why; refusals are not remembered.
+   * `out` is valid until the next invalidation that covers the page.
+   */
+  translate(iovaPfn: number, access: Access, out: Translation): boolean {
+    if (this.lookup(iovaPfn, access, out)) return true;
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const generation = this.#generation;
+      if (!this.#ask(iovaPfn, access, out)) {
+        this.#counters.refused += 1;
+        return false;
+      }
+      const held = this.#requestedOnly ? this.#narrowed(out, access) : out;
+      if (this.insert(iovaPfn, held, generation)) return true;
+    }
+    out.refuse(ALWAYS_INVALIDATED, "invalidated while being translated");
+    return false;
+  }
+
+  /**
+   * Holds an answer that was obtained while `generation` was the cache's: for devices that ask asynchronously.
+   * `false`: an invalidation arrived since. The answer must not be used; ask again.
+   */
+  insert(iovaPfn: number, answer: Translation, generation: number): boolean {
+    if (generation !== this.#generation) {
+      this.#counters.discarded += 1;
+      return false;
+    }
+    const outcome = this.#cache.insert(iovaPfn, answer, this.#mayHold);
+    if (outcome === "outside") this.#counters.uncached += 1;
+    else this.#counters.fills += 1;
+    if (outcome === "evicted") this.#counters.evictions += 1;
+    return true;
+  }
+
+  /** Cut off by the hub: drops everything. Every later request asks the address space. */
+  revoke(): void {
+    this.#generation += 1;
+    this.#counters.flushedEntries += this.#cache.clear();
+  }
+
+  /** Drops what touches these frames. */
+  protected flush(firstPfn: number, pageCount: number): Promise<void> | undefined {
+    this.#generation += 1;
+    this.#counters.flushes += 1;
+    this.#counters.flushedEntries += this.#cache.invalidate(firstPfn, pageCount);
+    return this.#onFlush?.({ firstPfn, pageCount });
+  }
+
+  #ask(iovaPfn: number, access: Access, out: Translation): boolean {
+    return this.#fill === undefined ? this.space.translate(iovaPfn, access, out) : this.#fill(iovaPfn, access, out);
+  }
+
+  /** The rights whose flags the guest's tables show by now: a write has set both, a read the accessed flag alone. */
+  #narrowed(out: Translation, access: Access): Translation {
+    const wrote = (access & Rights.write) !== 0;
+    this.#answer.allow(out.gpaPfn, out.pageCount, wrote ? out.access : ((out.access & Rights.read) as Access));
+    return this.#answer;
+  }
+
+  /** Whether an invalidation of any part of the block would reach this cache, and the block has no frames that are never memory. */
+  #isFlushable(block: FrameRange): boolean {
+    const attachment = this.#current();
+    if (attachment === undefined) return false;
+    const { firstPfn, pageCount } = attachment.range;
+    if (block.firstPfn < firstPfn || block.firstPfn + block.pageCount > firstPfn + pageCount) return false;
+    return block.pageCount === 1 || !this.space.domain.holes.some((hole) => overlaps(hole, block));
+  }
+
+  #current(): Attachment | undefined {
+    const known = this.#attachment;
+    if (known !== undefined) return known.failure === undefined ? known : undefined;
+    const found = this.space.attachments.find((attachment) => attachment.notifier === (this as unknown));
+    if (found === undefined || found.failure !== undefined) return undefined;
+    this.#attachment = found;
+    this.space.events.on("detach", this.#whenDetached, this);
+    return found;
+  }
+
+  #whenDetached(event: { readonly attachment: Attachment }): void {
+    if (event.attachment !== this.#attachment) return;
+    this.space.events.off("detach", this.#whenDetached, this);
+    this.#attachment = undefined;
+    this.revoke();
+  }
+}
+
+function overlaps(a: FrameRange, b: FrameRange): boolean {
+  return a.firstPfn < b.firstPfn + b.pageCount && b.firstPfn < a.firstPfn + a.pageCount;
+}
