@@ -37,15 +37,21 @@ function checkReports() {
   const compilerState = CompilerState.create(first.config, {
     additionalEntryPoints: built.map(({ entry }) => entry.types),
   });
-  for (const { pkg, entry, config } of configs) checkReport(pkg, entry, { config, compilerState });
+  /** @type {Map<Package, Set<string>>} */
+  const mainExports = new Map();
+  for (const { pkg, entry, config } of configs) {
+    const exported = new Set(mainExports.get(pkg));
+    checkReport(pkg, entry, { config, compilerState, exported });
+    if (entry.subpath === ".") mainExports.set(pkg, exported);
+  }
 }
 
 /**
  * @param {Package} pkg
  * @param {Entry} entry
- * @param {{ config: ExtractorConfig, compilerState: CompilerState }} extractor
+ * @param {{ config: ExtractorConfig, compilerState: CompilerState, exported: Set<string> }} extractor
  */
-function checkReport(pkg, entry, { config, compilerState }) {
+function checkReport(pkg, entry, { config, compilerState, exported }) {
   /** @type {ExtractorMessage[]} */
   const messages = [];
   const result = Extractor.invoke(config, {
@@ -58,9 +64,8 @@ function checkReport(pkg, entry, { config, compilerState }) {
       message.handled = true;
     },
   });
-  const exported = exportedNames(join(temporary, reportName(entry)));
-  const main = entry.subpath === "." ? exported : exportedNames(join(pkg.directory, "etc", "index.api.md"));
-  for (const message of messages.filter((each) => isProblem(each, exported, main))) {
+  for (const name of exportedNames(join(temporary, reportName(entry)))) exported.add(name);
+  for (const message of messages.filter((each) => isProblem(each, exported))) {
     problem(`${entry.specifier}: ${textOf(message)}`);
   }
   if (!result.apiReportChanged) return;
@@ -71,14 +76,26 @@ function checkReport(pkg, entry, { config, compilerState }) {
 
 /**
  * @param {ExtractorMessage} message
- * @param {Set<string>} exported by this entry point
- * @param {Set<string>} main exported by the package's main entry point, which its subpaths may mention
+ * @param {Set<string>} exported by this entry point, or by the main one of its package, which is checked first
  */
-function isProblem({ messageId, text }, exported, main) {
-  if (messageId.startsWith("console-api-report")) return false;
-  const symbol = /"(\w+)"/.exec(text)?.[1] ?? "";
-  if (messageId === "ae-forgotten-export") return !main.has(symbol);
-  return messageId !== "ae-undocumented" || exported.has(symbol);
+function isProblem(message, exported) {
+  if (message.messageId.startsWith("console-api-report")) return false;
+  const { comment, declaration } = placeOf(message);
+  if (message.messageId === "ae-undocumented") return /^\S/.test(declaration);
+  const symbol = /"(\w+)"/.exec(message.text)?.[1] ?? "";
+  return message.messageId !== "ae-forgotten-export" || !(exported.has(symbol) || comment.includes("@internal"));
+}
+
+/**
+ * The source line that a message is about (unindented for what is not a member), and the comment above it.
+ * @param {ExtractorMessage} message
+ */
+function placeOf({ sourceFilePath, sourceFileLine }) {
+  if (sourceFilePath === undefined || sourceFileLine === undefined) return { comment: "", declaration: "" };
+  const lines = readFileSync(sourceFilePath, "utf8").split("\n");
+  const above = lines.slice(0, sourceFileLine - 1);
+  const commentStart = above.findLastIndex((line) => !/^\s*(\/?\*|@)/.test(line)) + 1;
+  return { comment: above.slice(commentStart).join("\n"), declaration: lines[sourceFileLine - 1] ?? "" };
 }
 
 /**
