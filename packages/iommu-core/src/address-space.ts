@@ -45,7 +45,9 @@ export class AddressSpace implements Requester {
 
   /** `"00:03.0"`, or `"00:03.0 pasid 5"`. */
   get label(): string {
-    return this.pasid === undefined ? formatSourceId(this.sourceId) : `${formatSourceId(this.sourceId)} pasid ${this.pasid}`;
+    return this.pasid === undefined
+      ? formatSourceId(this.sourceId)
+      : `${formatSourceId(this.sourceId)} pasid ${this.pasid}`;
   }
 
   /** What it sees now, by the backend's word. */
@@ -91,7 +93,13 @@ export class AddressSpace implements Requester {
     else out.refuse(UNPLUGGED, "unplugged");
     if (out.reason === 0) return true;
     if (this.#hub.observers.wants(this, "fault")) {
-      this.#hub.observers.emit("fault", { space: this, address: address ?? byteAddress(iovaPfn), access, reason: out.reason, cause: out.cause });
+      this.#hub.observers.emit("fault", {
+        space: this,
+        address: address ?? byteAddress(iovaPfn),
+        access,
+        reason: out.reason,
+        cause: out.cause,
+      });
     }
     return false;
   }

@@ -29,7 +29,13 @@ export class AttachmentRecord implements Attachment {
   detached = false;
   failure: IommuError | undefined;
 
-  constructor(space: AddressSpace, notifier: Notifier, range: FrameRange, member: Member | undefined, owner: AttachmentOwner) {
+  constructor(
+    space: AddressSpace,
+    notifier: Notifier,
+    range: FrameRange,
+    member: Member | undefined,
+    owner: AttachmentOwner,
+  ) {
     this.space = space;
     this.notifier = notifier;
     this.range = range;

@@ -113,7 +113,7 @@ export class DmaPort {
     const translation = this.#translation;
     let pfn = pfnOf(iova);
     let offset = offsetInPage(iova);
-    for (let at = 0; at < bytes.length; ) {
+    for (let at = 0; at < bytes.length;) {
       if (this.#inWindow(pfn)) return this.#message(pfn, iova, at === 0 ? bytes : bytes.subarray(at), access);
       if (!this.#space.request(pfn, access, translation, iova)) return this.#refused(pfn) ?? false;
       const pages = this.#pagesFrom(pfn, translation.pageCount);
@@ -144,7 +144,8 @@ export class DmaPort {
   #message(pfn: number, iova: ByteAddress, bytes: Uint8Array, access: Access): boolean {
     const address = pfn === pfnOf(iova) ? Number(iova) : pfn * PAGE_BYTES;
     const window = this.#window;
-    const done = access === Access.write ? window?.write(this.#space, address, bytes) : window?.read(this.#space, address, bytes);
+    const done =
+      access === Access.write ? window?.write(this.#space, address, bytes) : window?.read(this.#space, address, bytes);
     return done === true || this.#fail(pfn, 0, "message refused");
   }
 
@@ -166,6 +167,7 @@ export class DmaPort {
 
 function appendSegment(segments: Segment[], gpa: number, byteLength: number): void {
   const last = segments.at(-1);
-  if (last !== undefined && last.gpa + last.byteLength === gpa) segments[segments.length - 1] = { gpa: last.gpa, byteLength: last.byteLength + byteLength };
+  if (last !== undefined && last.gpa + last.byteLength === gpa)
+    segments[segments.length - 1] = { gpa: last.gpa, byteLength: last.byteLength + byteLength };
   else segments.push({ gpa, byteLength });
 }

@@ -1,10 +1,26 @@
 export { Access, accessOf, formatAccess } from "./access.js";
-export { byteAddress, type ByteAddress, FRAME_LIMIT, formatAddress, formatPfn, offsetInPage, PAGE_BYTES, pfnOf } from "./address.js";
+export {
+  byteAddress,
+  type ByteAddress,
+  FRAME_LIMIT,
+  formatAddress,
+  formatPfn,
+  offsetInPage,
+  PAGE_BYTES,
+  pfnOf,
+} from "./address.js";
 export { formatSourceId, parseSourceId, type SourceId, sourceId } from "./source-id.js";
 export { ALL_FRAMES, contains, endOf, type FrameRange, formatRange, intersect } from "./range.js";
 export { IommuError, type IommuErrorCode } from "./errors.js";
 export { type Completion, CompletionGroup, whenDone } from "./completion.js";
-export { type GuestMemory, type MsiMessage, type MsiSink, type RamWindow, type Scheduler, timerScheduler } from "./ports.js";
+export {
+  type GuestMemory,
+  type MsiMessage,
+  type MsiSink,
+  type RamWindow,
+  type Scheduler,
+  timerScheduler,
+} from "./ports.js";
 export { TRANSLATED, Translation } from "./translation.js";
 export {
   type DeviceTlbNotifier,

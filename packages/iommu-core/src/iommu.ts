@@ -78,7 +78,9 @@ export class BackendIommu implements Iommu {
     checkSourceId(sourceId);
     const { pasid } = options;
     if (pasid !== undefined && !(Number.isInteger(pasid) && pasid >= 0 && pasid < 2 ** 20)) {
-      throw new IommuError("bad-option", `expected a PASID in 0..0xfffff, got ${pasid}`, { hint: "leave it out for requests without PASID" });
+      throw new IommuError("bad-option", `expected a PASID in 0..0xfffff, got ${pasid}`, {
+        hint: "leave it out for requests without PASID",
+      });
     }
     const key = sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1);
     const known = this.#spaces.get(key);
@@ -100,7 +102,11 @@ function checkRegions(regions: readonly FrameRange[]): void {
   for (const region of regions) {
     checkRange(region, "regions");
     if (region.firstPfn < end) {
-      throw new IommuError("bad-range", `regions: expected ascending, disjoint ranges, got one at frame ${region.firstPfn} below ${end}`, { hint: "sort and merge them" });
+      throw new IommuError(
+        "bad-range",
+        `regions: expected ascending, disjoint ranges, got one at frame ${region.firstPfn} below ${end}`,
+        { hint: "sort and merge them" },
+      );
     }
     end = endOf(region);
   }

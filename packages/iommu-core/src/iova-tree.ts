@@ -22,7 +22,12 @@ export class Mapping {
 }
 
 /** Told a maximal run of frames with consecutive targets and equal rights. `false` ends the iteration. */
-export type RunVisitor = (firstPfn: number, pageCount: number, gpaPfn: number, access: Access) => boolean | undefined | void;
+export type RunVisitor = (
+  firstPfn: number,
+  pageCount: number,
+  gpaPfn: number,
+  access: Access,
+) => boolean | undefined | void;
 
 /** Superpages up to this level get a slot of their own: 2^27 frames, 512 GiB. */
 const HIGHEST_SLOT_LEVEL = 4;
@@ -59,7 +64,8 @@ export class IovaTree {
     if (node === undefined) {
       if (pfn >= this.#limit()) return false;
       node = this.#root;
-      for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)]) node = child;
+      for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)])
+        node = child;
       if (node.level === 1) this.#remember(pfn, node);
     }
     return this.#read(node, pfn, node.indexOf(pfn), out);
@@ -77,7 +83,7 @@ export class IovaTree {
   insert(firstPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
     checkRange({ firstPfn, pageCount }, "IovaTree.insert");
     const end = firstPfn + pageCount;
-    for (let at = firstPfn; at < end; ) {
+    for (let at = firstPfn; at < end;) {
       const level = slotLevel(at, end - at);
       if (level === 1) {
         const count = Math.min(end, at - (at % FANOUT) + FANOUT) - at;
@@ -108,7 +114,11 @@ export class IovaTree {
     let count = 0;
     let target = 0;
     let access: Access = 0;
-    for (let at = range.firstPfn; at < end && this.seek(at, cursor); at = Math.max(at, cursor.firstPfn) + cursor.pageCount) {
+    for (
+      let at = range.firstPfn;
+      at < end && this.seek(at, cursor);
+      at = Math.max(at, cursor.firstPfn) + cursor.pageCount
+    ) {
       const start = Math.max(at, cursor.firstPfn);
       const left = Math.min(end, cursor.firstPfn + cursor.pageCount) - start;
       if (left <= 0) break;

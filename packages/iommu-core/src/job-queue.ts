@@ -16,10 +16,10 @@ export interface Slice {
 }
 
 /** Yields when its slice is spent; puts what is pending with consumers into the group. */
-export type Job = (group: CompletionGroup) => Generator<void, void, void>;
+export type Job = (group: CompletionGroup) => Iterator<void, void, void>;
 
 interface Entry {
-  readonly steps: Generator<void, void, void>;
+  readonly steps: Iterator<void, void, void>;
   readonly group: CompletionGroup;
   done: (() => void) | undefined;
 }
@@ -71,6 +71,16 @@ export class JobQueue {
     }
     this.#waiting.push(entry);
     return new Promise((resolve) => (entry.done = resolve));
+  }
+
+  /** Runs a job of one step, in its turn. */
+  runOnce(task: (group: CompletionGroup) => void): Completion {
+    return this.run((group) => ({
+      next: () => {
+        task(group);
+        return { done: true, value: undefined };
+      },
+    }));
   }
 
   #step(entry: Entry): boolean {

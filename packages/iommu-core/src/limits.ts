@@ -42,7 +42,9 @@ export function resolveLimits(given: Partial<Limits>, memory: GuestMemory): Limi
   };
   for (const [name, value] of Object.entries(limits)) {
     if (typeof value !== "number" || !(value > 0)) {
-      throw new IommuError("bad-option", `limits.${name}: expected a positive number, got ${String(value)}`, { hint: "leave it out for the default" });
+      throw new IommuError("bad-option", `limits.${name}: expected a positive number, got ${String(value)}`, {
+        hint: "leave it out for the default",
+      });
     }
   }
   return limits;

@@ -92,7 +92,7 @@ export abstract class MapDelivery {
   retry(): void {
     this.#retryWanted = false;
     const slot = this.#slot;
-    for (let at = 0; !this.#failed && this.unheld.seek(at, slot); ) {
+    for (let at = 0; !this.#failed && this.unheld.seek(at, slot);) {
       const { firstPfn, pageCount, gpaPfn, access } = slot;
       at = firstPfn + pageCount;
       if (this.#unsupported.find(firstPfn, slot)) continue;
@@ -114,7 +114,12 @@ export abstract class MapDelivery {
     try {
       this.notifier.revoke?.(error);
     } catch (cause) {
-      this.reports.failed(new IommuError("notifier-failed", `${notifierName(this.notifier)} threw from revoke`, { hint: "reset the device behind it", cause }));
+      this.reports.failed(
+        new IommuError("notifier-failed", `${notifierName(this.notifier)} threw from revoke`, {
+          hint: "reset the device behind it",
+          cause,
+        }),
+      );
       return;
     }
     this.reports.failed(error);
@@ -142,7 +147,12 @@ export abstract class MapDelivery {
   /** Whether the consumer holds the frames now, as far as is known. */
   protected tellMap(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
     this.heldPages += pageCount;
-    return this.#offer(() => this.notifier.map(iovaPfn, pageCount, gpaPfn, access), { firstPfn: iovaPfn, pageCount }, gpaPfn, access);
+    return this.#offer(
+      () => this.notifier.map(iovaPfn, pageCount, gpaPfn, access),
+      { firstPfn: iovaPfn, pageCount },
+      gpaPfn,
+      access,
+    );
   }
 
   protected tellReplace(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
@@ -179,7 +189,10 @@ export abstract class MapDelivery {
       else settled?.(answer);
     } catch (cause) {
       this.fail(
-        new IommuError("notifier-failed", `${notifierName(this.notifier)} threw`, { hint: "detach it, mend it, attach it again: it is replayed", cause }),
+        new IommuError("notifier-failed", `${notifierName(this.notifier)} threw`, {
+          hint: "detach it, mend it, attach it again: it is replayed",
+          cause,
+        }),
       );
     }
   }
@@ -211,7 +224,7 @@ export class PageDelivery extends MapDelivery {
 
   protected override addPart(part: FrameRange, gpaPfn: number, access: Access): void {
     const end = endOf(part);
-    for (let at = part.firstPfn; at < end; ) {
+    for (let at = part.firstPfn; at < end;) {
       const left = end - at;
       const count = left <= this.largestBlock ? left : alignedBlock(at, left, this.largestBlock);
       this.tellMap(at, count, gpaPfn + (at - part.firstPfn), access);
@@ -275,7 +288,7 @@ export class BlockDelivery extends MapDelivery {
   protected override addPart(part: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
     const end = endOf(part);
     const limit = Math.min(slotPages, this.largestBlock);
-    for (let at = part.firstPfn; at < end; ) {
+    for (let at = part.firstPfn; at < end;) {
       const held = this.#ledger.pagesAt(at);
       if (held > 0) {
         at = at - (at % held) + held;
@@ -299,7 +312,7 @@ export class BlockDelivery extends MapDelivery {
   /** Unmaps every block that touches the range; what such a block held and stays mapped is mapped again, and reported. */
   #takeBlocks(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
     const end = iovaPfn + pageCount;
-    for (let at = iovaPfn; at < end; ) {
+    for (let at = iovaPfn; at < end;) {
       const pages = this.#ledger.pagesAt(at);
       if (pages === 0) {
         at += 1;
@@ -318,7 +331,7 @@ export class BlockDelivery extends MapDelivery {
   #restore(block: FrameRange, state: AnnouncedState): number {
     const end = endOf(block);
     let kept = 0;
-    for (let at = block.firstPfn; at < end; ) {
+    for (let at = block.firstPfn; at < end;) {
       if (!state.find(at, this.#cursor)) {
         at += 1;
         continue;

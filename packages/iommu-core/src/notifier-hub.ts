@@ -10,6 +10,7 @@ import type { AttachOptions, Attachment } from "./attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
 import type { Backend, Change, Domain } from "./backend.js";
 import { type Completion, CompletionGroup } from "./completion.js";
+import { ConsumerGuard, threw } from "./consumer-guard.js";
 import { IommuError } from "./errors.js";
 import type { Observers } from "./events.js";
 import { JobQueue } from "./job-queue.js";
@@ -48,6 +49,7 @@ export class NotifierHub {
   readonly #sync: ViewSync;
   readonly #records = new Map<AddressSpace, SpaceRecord>();
   readonly #members = new Map<MapNotifier, Member>();
+  readonly #guard: ConsumerGuard;
   #flushing = 0;
 
   constructor(options: HubOptions) {
@@ -56,6 +58,7 @@ export class NotifierHub {
     this.limits = options.limits;
     this.observers = options.observers;
     this.queue = new JobQueue(options.limits, options.scheduler);
+    this.#guard = new ConsumerGuard(options.scheduler, options.limits.consumerDeadline);
     this.#sync = new ViewSync(this.queue, options.limits, options.observers, options.regions);
   }
 
@@ -118,7 +121,8 @@ export class NotifierHub {
   announce(change: Change): Completion {
     const concerned: SpaceRecord[] = [];
     for (const record of this.#records.values()) {
-      if (record.domain === undefined ? record.space.leases.size > 0 : change.concerns(record.space, record.domain)) concerned.push(record);
+      if (record.domain === undefined ? record.space.leases.size > 0 : change.concerns(record.space, record.domain))
+        concerned.push(record);
     }
     if (concerned.length === 0) return undefined;
     for (const record of concerned) if (record.domain !== undefined) this.#rebound(record);
@@ -137,7 +141,8 @@ export class NotifierHub {
       const { notifier, failure } = attachment;
       if (notifier.kind !== "device-tlb" || failure !== undefined) continue;
       const part = intersect(range, attachment.range);
-      if (part.pageCount > 0) group.add(this.#call(attachment, () => notifier.invalidate(part.firstPfn, part.pageCount), false));
+      if (part.pageCount > 0)
+        group.add(this.#call(attachment, () => notifier.invalidate(part.firstPfn, part.pageCount), false));
     }
     return group.take();
   }
@@ -151,7 +156,8 @@ export class NotifierHub {
 
   *#syncJob(concerned: readonly SpaceRecord[], range: FrameRange, group: CompletionGroup): Generator<void, void, void> {
     const members = new Set<Member>();
-    for (const record of concerned) for (const { member } of record.attachments) if (member !== undefined) members.add(member);
+    for (const record of concerned)
+      for (const { member } of record.attachments) if (member !== undefined) members.add(member);
     const views = new Set<View>();
     for (const member of members) if (member.view !== undefined) views.add(member.view);
     for (const view of views) {
@@ -212,7 +218,7 @@ export class NotifierHub {
   #retry(attachment: AttachmentRecord): void {
     const { member } = attachment;
     if (member === undefined || attachment.detached) return;
-    void this.queue.run(function* retry(group) {
+    void this.queue.runOnce((group) => {
       member.delivery.retry();
       member.delivery.finish(group);
     });
@@ -244,7 +250,8 @@ export class NotifierHub {
       this.observers.emit("invalidate", { space, iovaPfn: range.firstPfn, pageCount: range.pageCount });
     }
     group.add(space.leases.recall(range));
-    for (const attachment of record.attachments) if (attachment.member === undefined) group.add(this.#flush(attachment, range));
+    for (const attachment of record.attachments)
+      if (attachment.member === undefined) group.add(this.#flush(attachment, range));
   }
 
   /** One unmap of an UNMAP-only notifier's share of the range. */
@@ -252,7 +259,9 @@ export class NotifierHub {
     const { notifier, failure } = attachment;
     if (notifier.kind !== "unmap" || failure !== undefined) return undefined;
     const part = intersect(range, attachment.range);
-    return part.pageCount === 0 ? undefined : this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
+    return part.pageCount === 0
+      ? undefined
+      : this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
   }
 
   #call(attachment: AttachmentRecord, tell: () => Completion, deadline: boolean): Completion {
@@ -261,7 +270,7 @@ export class NotifierHub {
     try {
       const answer = tell();
       if (!(answer instanceof Promise)) return undefined;
-      return deadline ? this.#guard(attachment.notifier, answer, () => undefined, fail) : answer;
+      return deadline ? this.#guard.watch(attachment.notifier, answer, () => undefined, fail) : answer;
     } catch (cause) {
       fail(threw(attachment.notifier, cause));
       return undefined;
@@ -281,35 +290,23 @@ export class NotifierHub {
     this.observers.emit("failed", { space: attachment.space, attachment, error: attachment.failure });
   }
 
-  /** Bounds the time of a consumer's promise. The answer never rejects. */
-  #guard<T>(notifier: Notifier, promise: Promise<T>, settled: (value: T) => void, fail: (error: IommuError) => void): Promise<void> {
-    return new Promise((resolve) => {
-      const cancel = this.scheduler.after(this.limits.consumerDeadline, () => {
-        fail(
-          new IommuError("notifier-timeout", `${notifierName(notifier)} did not answer within ${this.limits.consumerDeadline} ms`, {
-            hint: "answer faster, or raise limits.consumerDeadline; detach and attach again to be replayed",
-          }),
-        );
-        resolve();
-      });
-      promise
-        .then(settled, (cause: unknown) => fail(threw(notifier, cause)))
-        .finally(() => {
-          cancel();
-          resolve();
-        });
-    });
-  }
-
   #checkAttach(record: SpaceRecord, notifier: Notifier, range: FrameRange): void {
     checkRange(range, "attach");
     if (notifier.contract !== undefined && notifier.contract !== NOTIFIER_CONTRACT) {
-      throw new IommuError("notifier-contract", `${notifierName(notifier)}: expected notifier contract ${NOTIFIER_CONTRACT}, got ${notifier.contract}`, {
-        hint: "install a version of the notifier that fits this version of iommu-core",
-      });
+      throw new IommuError(
+        "notifier-contract",
+        `${notifierName(notifier)}: expected notifier contract ${NOTIFIER_CONTRACT}, got ${notifier.contract}`,
+        {
+          hint: "install a version of the notifier that fits this version of iommu-core",
+        },
+      );
     }
     if (record.attachments.some((it) => it.notifier === notifier)) {
-      throw new IommuError("already-attached", `${notifierName(notifier)} is attached to ${record.space.label} already`, { hint: "detach it first" });
+      throw new IommuError(
+        "already-attached",
+        `${notifierName(notifier)} is attached to ${record.space.label} already`,
+        { hint: "detach it first" },
+      );
     }
     this.#backend.admit?.(record.space, notifier.kind);
   }
@@ -317,16 +314,24 @@ export class NotifierHub {
   #memberFor(notifier: MapNotifier, range: FrameRange, record: SpaceRecord): Member {
     const known = this.#members.get(notifier);
     if (known === undefined) {
-      const member: Member = { delivery: this.#deliveryFor(notifier, range), spaces: new Set([record.space]), view: undefined };
+      const member: Member = {
+        delivery: this.#deliveryFor(notifier, range),
+        spaces: new Set([record.space]),
+        view: undefined,
+      };
       this.#members.set(notifier, member);
       return member;
     }
     const agreed = this.#agreedDomain(known);
     if (agreed !== record.domain) {
       const other = [...known.spaces].map((space) => space.label).join(", ");
-      throw new IommuError("different-view", `${notifierName(notifier)}: ${record.space.label} sees ${record.domain?.label ?? "nothing"}, ${other} sees ${agreed?.label ?? "several domains"}`, {
-        hint: "one container holds one view: give the device a notifier of its own, or attach when the guest has put both into one domain",
-      });
+      throw new IommuError(
+        "different-view",
+        `${notifierName(notifier)}: ${record.space.label} sees ${record.domain?.label ?? "nothing"}, ${other} sees ${agreed?.label ?? "several domains"}`,
+        {
+          hint: "one container holds one view: give the device a notifier of its own, or attach when the guest has put both into one domain",
+        },
+      );
     }
     known.spaces.add(record.space);
     return known;
@@ -334,15 +339,19 @@ export class NotifierHub {
 
   #deliveryFor(notifier: MapNotifier, range: FrameRange): MapDelivery {
     const attachments = (): AttachmentRecord[] =>
-      [...this.#records.values()].flatMap((record) => record.attachments.filter((attachment) => attachment.notifier === notifier));
+      [...this.#records.values()].flatMap((record) =>
+        record.attachments.filter((attachment) => attachment.notifier === notifier),
+      );
     let failure: IommuError | undefined;
     const fail = (error: IommuError): void => delivery.fail(error);
     const reports: DeliveryReports = {
       window: (iovaPfn, pageCount) => {
-        for (const attachment of attachments()) this.observers.emit("window", { space: attachment.space, attachment, iovaPfn, pageCount });
+        for (const attachment of attachments())
+          this.observers.emit("window", { space: attachment.space, attachment, iovaPfn, pageCount });
       },
       refused: (iovaPfn, pageCount, gpaPfn, answer) => {
-        for (const attachment of attachments()) this.observers.emit("refused", { space: attachment.space, attachment, iovaPfn, pageCount, gpaPfn, answer });
+        for (const attachment of attachments())
+          this.observers.emit("refused", { space: attachment.space, attachment, iovaPfn, pageCount, gpaPfn, answer });
       },
       failed: (error) => {
         failure ??= error;
@@ -351,24 +360,27 @@ export class NotifierHub {
           this.observers.emit("failed", { space: attachment.space, attachment, error });
         }
       },
-      guard: (promise, settled) => this.#guard(notifier, promise, settled, fail),
+      guard: (promise, settled) => this.#guard.watch(notifier, promise, settled, fail),
     };
-    const delivery = notifier.granularity === "page" ? new PageDelivery(notifier, range, reports) : new BlockDelivery(notifier, range, reports);
+    const delivery =
+      notifier.granularity === "page"
+        ? new PageDelivery(notifier, range, reports)
+        : new BlockDelivery(notifier, range, reports);
     return delivery;
   }
 
   #recordOf(space: AddressSpace): SpaceRecord {
     const record = this.#records.get(space);
     if (record !== undefined) return record;
-    throw new IommuError("unplugged", `${space.label} has been unplugged`, { hint: "ask the unit for a new address space" });
+    throw new IommuError("unplugged", `${space.label} has been unplugged`, {
+      hint: "ask the unit for a new address space",
+    });
   }
 
   #refuseInCallback(what: string): void {
     if (!this.calling) return;
-    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks and event listeners`, { hint: "defer it with queueMicrotask" });
+    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks and event listeners`, {
+      hint: "defer it with queueMicrotask",
+    });
   }
-}
-
-function threw(notifier: Notifier, cause: unknown): IommuError {
-  return new IommuError("notifier-failed", `${notifierName(notifier)} threw or rejected`, { hint: "detach it, mend it, attach it again: it is replayed", cause });
 }

@@ -32,7 +32,9 @@ export function intersect(a: FrameRange, b: FrameRange): FrameRange {
 
 /** `"0x1000-0x2fff"`: inclusive byte addresses, for people. */
 export function formatRange(range: FrameRange): string {
-  return range.pageCount === 0 ? `empty at ${formatPfn(range.firstPfn)}` : `${formatPfn(range.firstPfn)}+${range.pageCount} pages`;
+  return range.pageCount === 0
+    ? `empty at ${formatPfn(range.firstPfn)}`
+    : `${formatPfn(range.firstPfn)}+${range.pageCount} pages`;
 }
 
 /** @throws {IommuError} `bad-range` unless the range is a whole number of frames inside the 64-bit space, and not empty. */
@@ -40,8 +42,12 @@ export function checkRange(range: FrameRange, what: string): void {
   const { firstPfn, pageCount } = range;
   const whole = Number.isSafeInteger(firstPfn) && Number.isSafeInteger(pageCount);
   if (!whole || firstPfn < 0 || pageCount <= 0 || firstPfn + pageCount > FRAME_LIMIT) {
-    throw new IommuError("bad-range", `${what}: expected whole frames in [0, 2^52), got first ${firstPfn}, count ${pageCount}`, {
-      hint: "give { firstPfn, pageCount } in 4 KiB frames, not bytes",
-    });
+    throw new IommuError(
+      "bad-range",
+      `${what}: expected whole frames in [0, 2^52), got first ${firstPfn}, count ${pageCount}`,
+      {
+        hint: "give { firstPfn, pageCount } in 4 KiB frames, not bytes",
+      },
+    );
   }
 }

@@ -7,7 +7,7 @@
 
 import type { Access } from "./access.js";
 import type { MappingSink } from "./backend.js";
-import { IovaTree, Mapping } from "./iova-tree.js";
+import { type IovaTree, Mapping } from "./iova-tree.js";
 import type { AnnouncedState, MapDelivery } from "./map-delivery.js";
 import { contains, endOf, type FrameRange, intersect } from "./range.js";
 import type { Slice } from "./job-queue.js";
@@ -71,7 +71,7 @@ export class Transition implements MappingSink, AnnouncedState {
   run(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
     if (access === 0) return true;
     const end = Math.min(iovaPfn + pageCount, this.#end);
-    for (let at = Math.max(iovaPfn, this.cursor); at < end; ) {
+    for (let at = Math.max(iovaPfn, this.cursor); at < end;) {
       const stop = this.#holeFree(at, end);
       if (stop === at) {
         at = this.#behindHole(at);
@@ -98,12 +98,12 @@ export class Transition implements MappingSink, AnnouncedState {
     if (leaf === undefined) return false;
     const low = masks[0] ?? 0;
     const high = masks[1] ?? 0;
-    let difference = 0;
+    let differing = 0;
     for (let i = 0; i < FANOUT * 2; i += 2) {
-      difference |= ((words[firstWord + i] ?? 0) ^ (leaf[i] ?? 0)) & low;
-      difference |= ((words[firstWord + i + 1] ?? 0) ^ (leaf[i + 1] ?? 0)) & high;
+      differing |= ((words[firstWord + i] ?? 0) ^ (leaf[i] ?? 0)) & low;
+      differing |= ((words[firstWord + i + 1] ?? 0) ^ (leaf[i + 1] ?? 0)) & high;
     }
-    if (difference !== 0 || !this.#removeUpTo(iovaPfn)) return false;
+    if (differing !== 0 || !this.#removeUpTo(iovaPfn)) return false;
     this.cursor = iovaPfn + FANOUT;
     return true;
   }
@@ -212,7 +212,8 @@ export class Transition implements MappingSink, AnnouncedState {
     let kinds = 0;
     for (let i = (first - base) * 2; i < (end - base) * 2; i += 2) kinds |= difference(old, next, i);
     // A superpage that the guest now spells out in 512 equal entries becomes a leaf without an event.
-    if (after === undefined && (kinds !== 0 || (had && before.leafAt(base) === undefined))) before.writeChunk(base, next);
+    if (after === undefined && (kinds !== 0 || (had && before.leafAt(base) === undefined)))
+      before.writeChunk(base, next);
     if (kinds === 0) return;
     if ((kinds & REMOVED) !== 0) this.#tell(REMOVED, base, first, end, 1);
     if ((kinds & CHANGED) !== 0) this.#tell(CHANGED, base, first, end, 1);
@@ -222,7 +223,7 @@ export class Transition implements MappingSink, AnnouncedState {
   /** Tells the runs of one kind of difference between `#old` and `#new`. */
   #tell(kind: number, base: number, first: number, end: number, slotPages: number): void {
     const next = this.#new;
-    for (let at = first; at < end; ) {
+    for (let at = first; at < end;) {
       const i = (at - base) * 2;
       if (difference(this.#old, next, i) !== kind) {
         at += 1;
@@ -231,7 +232,12 @@ export class Transition implements MappingSink, AnnouncedState {
       const access = ((next[i] ?? 0) & 3) as Access;
       const gpaPfn = kind === REMOVED ? -1 : slotTarget(next[i] ?? 0, next[i + 1] ?? 0);
       let count = 1;
-      while (at + count < end && difference(this.#old, next, i + count * 2) === kind && this.#continues(i + count * 2, gpaPfn, count, access)) count += 1;
+      while (
+        at + count < end &&
+        difference(this.#old, next, i + count * 2) === kind &&
+        this.#continues(i + count * 2, gpaPfn, count, access)
+      )
+        count += 1;
       this.#slice.mappingsLeft -= count;
       this.#plan.observer?.announced(at, count, gpaPfn, access, kind !== ADDED);
       for (const delivery of this.#plan.deliveries) {
@@ -267,7 +273,7 @@ export function scanTree(tree: IovaTree, range: FrameRange, sink: MappingSink): 
   const slot = new Mapping();
   const scratch = new Int32Array(FANOUT * 2);
   const end = endOf(range);
-  for (let at = range.firstPfn; at < end && tree.seek(at, slot) && slot.firstPfn < end; ) {
+  for (let at = range.firstPfn; at < end && tree.seek(at, slot) && slot.firstPfn < end;) {
     if (slot.pageCount === 1) {
       const base = slot.firstPfn - (slot.firstPfn % FANOUT);
       tree.readChunk(base, scratch);

@@ -56,7 +56,12 @@ export class ViewSync {
     const plan = this.#planFor(view, wanted);
     const pass = new Transition(plan, this.#queue.slice);
     yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
-    if (view.overBudget) yield* this.#drive(new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice), NOTHING, endOf(ALL_FRAMES));
+    if (view.overBudget)
+      yield* this.#drive(
+        new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice),
+        NOTHING,
+        endOf(ALL_FRAMES),
+      );
   }
 
   /** Announces to a newcomer, alone, what the view of `domain` says; others hear only what had been pending. */
@@ -133,12 +138,16 @@ export class ViewSync {
   *#between(before: IovaTree, after: IovaTree, members: readonly Member[]): Steps<void> {
     const deliveries = members.map((member) => member.delivery);
     const plan: TransitionPlan = { range: ALL_FRAMES, before, after, deliveries, holes: [], observer: undefined };
-    yield* this.#drive(new Transition(plan, this.#queue.slice), (range, sink) => scanTree(after, range, sink), endOf(ALL_FRAMES));
+    yield* this.#drive(
+      new Transition(plan, this.#queue.slice),
+      (range, sink) => scanTree(after, range, sink),
+      endOf(ALL_FRAMES),
+    );
   }
 
   /** Runs one pass to its end, yielding whenever the slice is spent. */
   *#drive(pass: Transition, scan: Scan, end: number, tooMuch: () => boolean = () => false): Steps<void> {
-    for (let scanned = false; ; ) {
+    for (let scanned = false; ;) {
       if (!scanned) {
         scan({ firstPfn: pass.cursor, pageCount: end - pass.cursor }, pass);
         if (tooMuch()) return;
@@ -174,7 +183,11 @@ export class ViewSync {
     view.overBudget = true;
     for (const space of view.spaces) {
       if (!this.#observers.wants(space, "budget")) continue;
-      this.#observers.emit("budget", { space, budget: tooBig ? "mappings" : "tables", limit: tooBig ? mappingsPerView : tablesPerView });
+      this.#observers.emit("budget", {
+        space,
+        budget: tooBig ? "mappings" : "tables",
+        limit: tooBig ? mappingsPerView : tablesPerView,
+      });
     }
     return true;
   }

@@ -3,12 +3,22 @@
  *
  * FPD counts even where P is 0; every other field is looked at only in a present entry.
  */
-import { address, bit, bits, ignored, layout, markBits, reserved, reservedMask, type TextOf } from "@iommu-kit/iommu-core";
+import {
+  address,
+  bit,
+  bits,
+  ignored,
+  layout,
+  markBits,
+  reserved,
+  reservedMask,
+  type TextOf,
+} from "@iommu-kit/iommu-core";
 import { absentFields, type UnitCapabilities, unusedDomainIdBits } from "./capabilities.js";
 import { ECAP } from "./registers-capability.js";
 
 /** Legacy context-entry. SSPTPTR is not used by TT = pass-through, but its reserved bits still are. */
-export const ContextEntry = layout("Context entry", 128, {
+export const ContextEntry = layout(128, {
   P: bit(0),
   FPD: bit(1),
   TT: bits(3, 2),
@@ -23,6 +33,7 @@ export const ContextEntry = layout("Context entry", 128, {
 
 /** Meanings of `ContextEntry`. */
 export const ContextEntryText: TextOf<typeof ContextEntry> = {
+  title: "Context entry",
   section: "§9.3",
   P: "Present",
   FPD: "Do not record faults",
@@ -39,7 +50,7 @@ export function contextEntryReserved(unit: UnitCapabilities): Int32Array {
 }
 
 /** Scalable-mode context-entry. PASIDs below 2^(PDTS + 13) are in the directory's range. */
-export const ScalableContextEntry = layout("Scalable-mode context entry", 256, {
+export const ScalableContextEntry = layout(256, {
   P: bit(0),
   FPD: bit(1),
   DTE: bit(2),
@@ -57,6 +68,7 @@ export const ScalableContextEntry = layout("Scalable-mode context entry", 256, {
 
 /** Meanings of `ScalableContextEntry`. */
 export const ScalableContextEntryText: TextOf<typeof ScalableContextEntry> = {
+  title: "Scalable-mode context entry",
   section: "§9.4",
   P: "Present",
   FPD: "Do not record faults",

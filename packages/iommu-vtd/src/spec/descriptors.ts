@@ -9,17 +9,18 @@ import { bit, bits, ignored, layout, reserved, type TextOf } from "@iommu-kit/io
 const header = { TYPE: bits(3, 0), TYPE_HI: bits(11, 9) };
 
 /** What every descriptor starts with. */
-export const Descriptor = layout("Descriptor", 32, { ...header, _4: ignored(8, 4), _12: ignored(31, 12) });
+export const Descriptor = layout(32, { ...header, _4: ignored(8, 4), _12: ignored(31, 12) });
 
 /** Meanings of `Descriptor`. */
 export const DescriptorText: TextOf<typeof Descriptor> = {
+  title: "Descriptor",
   section: "§6.5.2",
   TYPE: "Type bits 3:0",
   TYPE_HI: "Type bits 6:4",
 };
 
 /** Type 1. */
-export const ContextCacheDescriptor = layout("Context-cache invalidate", 128, {
+export const ContextCacheDescriptor = layout(128, {
   ...header,
   G: bits(5, 4),
   _6: reserved(8, 6),
@@ -33,6 +34,7 @@ export const ContextCacheDescriptor = layout("Context-cache invalidate", 128, {
 /** Meanings of `ContextCacheDescriptor`. */
 export const ContextCacheDescriptorText: TextOf<typeof ContextCacheDescriptor> = {
   ...DescriptorText,
+  title: "Context-cache invalidate",
   section: "§6.5.2.1",
   G: "Granularity: 1 global, 2 domain, 3 device",
   DID: "Domain-id",
@@ -41,7 +43,7 @@ export const ContextCacheDescriptorText: TextOf<typeof ContextCacheDescriptor> =
 };
 
 /** Type 2. */
-export const IotlbDescriptor = layout("IOTLB invalidate", 128, {
+export const IotlbDescriptor = layout(128, {
   ...header,
   G: bits(5, 4),
   DW: bit(6),
@@ -59,6 +61,7 @@ export const IotlbDescriptor = layout("IOTLB invalidate", 128, {
 /** Meanings of `IotlbDescriptor`. */
 export const IotlbDescriptorText: TextOf<typeof IotlbDescriptor> = {
   ...DescriptorText,
+  title: "IOTLB invalidate",
   section: "§6.5.2.3",
   G: "Granularity: 1 global, 2 domain, 3 page",
   DW: "Drain writes",
@@ -70,7 +73,7 @@ export const IotlbDescriptorText: TextOf<typeof IotlbDescriptor> = {
 };
 
 /** Type 3. */
-export const DeviceTlbDescriptor = layout("Device-TLB invalidate", 128, {
+export const DeviceTlbDescriptor = layout(128, {
   ...header,
   _4: reserved(8, 4),
   PFSID_LO: bits(15, 12),
@@ -87,6 +90,7 @@ export const DeviceTlbDescriptor = layout("Device-TLB invalidate", 128, {
 /** Meanings of `DeviceTlbDescriptor`. */
 export const DeviceTlbDescriptorText: TextOf<typeof DeviceTlbDescriptor> = {
   ...DescriptorText,
+  title: "Device-TLB invalidate",
   section: "§6.5.2.5",
   PFSID_LO: "Source-id of the physical function, bits 3:0",
   MIP: "Most invalidations pending, 0 is 32",
@@ -97,7 +101,7 @@ export const DeviceTlbDescriptorText: TextOf<typeof DeviceTlbDescriptor> = {
 };
 
 /** Type 4. */
-export const InterruptEntryCacheDescriptor = layout("Interrupt-entry-cache invalidate", 128, {
+export const InterruptEntryCacheDescriptor = layout(128, {
   ...header,
   G: bit(4),
   _5: reserved(8, 5),
@@ -110,6 +114,7 @@ export const InterruptEntryCacheDescriptor = layout("Interrupt-entry-cache inval
 /** Meanings of `InterruptEntryCacheDescriptor`. */
 export const InterruptEntryCacheDescriptorText: TextOf<typeof InterruptEntryCacheDescriptor> = {
   ...DescriptorText,
+  title: "Interrupt-entry-cache invalidate",
   section: "§6.5.2.8",
   G: "Granularity: 0 global, 1 index",
   IM: "log2 of the number of indexes",
@@ -117,7 +122,7 @@ export const InterruptEntryCacheDescriptorText: TextOf<typeof InterruptEntryCach
 };
 
 /** Type 5. Status address bits at and above the host address width are ignored, those above 51 have no field. */
-export const WaitDescriptor = layout("Invalidation wait", 128, {
+export const WaitDescriptor = layout(128, {
   ...header,
   IF: bit(4),
   SW: bit(5),
@@ -134,6 +139,7 @@ export const WaitDescriptor = layout("Invalidation wait", 128, {
 /** Meanings of `WaitDescriptor`. */
 export const WaitDescriptorText: TextOf<typeof WaitDescriptor> = {
   ...DescriptorText,
+  title: "Invalidation wait",
   section: "§6.5.2.9",
   IF: "Raise the completion event",
   SW: "Write the status",
@@ -144,7 +150,7 @@ export const WaitDescriptorText: TextOf<typeof WaitDescriptor> = {
 };
 
 /** Type 6. */
-export const PasidIotlbDescriptor = layout("PASID-based IOTLB invalidate", 256, {
+export const PasidIotlbDescriptor = layout(256, {
   ...header,
   G: bits(5, 4),
   _6: reserved(8, 6),
@@ -162,6 +168,7 @@ export const PasidIotlbDescriptor = layout("PASID-based IOTLB invalidate", 256, 
 /** Meanings of `PasidIotlbDescriptor`. */
 export const PasidIotlbDescriptorText: TextOf<typeof PasidIotlbDescriptor> = {
   ...DescriptorText,
+  title: "PASID-based IOTLB invalidate",
   section: "§6.5.2.4",
   G: "Granularity: 2 PASID, 3 page",
   DID: "Domain-id",
@@ -172,7 +179,7 @@ export const PasidIotlbDescriptorText: TextOf<typeof PasidIotlbDescriptor> = {
 };
 
 /** Type 7. */
-export const PasidCacheDescriptor = layout("PASID-cache invalidate", 256, {
+export const PasidCacheDescriptor = layout(256, {
   ...header,
   G: bits(5, 4),
   _6: reserved(8, 6),
@@ -185,6 +192,7 @@ export const PasidCacheDescriptor = layout("PASID-cache invalidate", 256, {
 /** Meanings of `PasidCacheDescriptor`. */
 export const PasidCacheDescriptorText: TextOf<typeof PasidCacheDescriptor> = {
   ...DescriptorText,
+  title: "PASID-cache invalidate",
   section: "§6.5.2.2",
   G: "Granularity: 0 domain, 1 PASID, 3 global",
   DID: "Domain-id",
@@ -192,7 +200,7 @@ export const PasidCacheDescriptorText: TextOf<typeof PasidCacheDescriptor> = {
 };
 
 /** Type 8. */
-export const PasidDeviceTlbDescriptor = layout("PASID-based device-TLB invalidate", 256, {
+export const PasidDeviceTlbDescriptor = layout(256, {
   ...header,
   MIP: bits(8, 4),
   PFSID_LO: bits(15, 12),
@@ -209,6 +217,7 @@ export const PasidDeviceTlbDescriptor = layout("PASID-based device-TLB invalidat
 /** Meanings of `PasidDeviceTlbDescriptor`. */
 export const PasidDeviceTlbDescriptorText: TextOf<typeof PasidDeviceTlbDescriptor> = {
   ...DescriptorText,
+  title: "PASID-based device-TLB invalidate",
   section: "§6.5.2.6",
   MIP: "Most invalidations pending, 0 is 32",
   PFSID_LO: "Source-id of the physical function, bits 3:0",

@@ -10,7 +10,7 @@ import type { UnitCapabilities } from "./capabilities.js";
 import { CAP } from "./registers-capability.js";
 
 /** An entry that points to a table. */
-export const FirstStageTableEntry = layout("First-stage table entry", 64, {
+export const FirstStageTableEntry = layout(64, {
   P: bit(0),
   RW: bit(1),
   US: bit(2),
@@ -27,6 +27,7 @@ export const FirstStageTableEntry = layout("First-stage table entry", 64, {
 
 /** Meanings of `FirstStageTableEntry`. */
 export const FirstStageTableEntryText: TextOf<typeof FirstStageTableEntry> = {
+  title: "First-stage table entry",
   section: "§9.7",
   P: "Present",
   RW: "Write",
@@ -38,7 +39,7 @@ export const FirstStageTableEntryText: TextOf<typeof FirstStageTableEntry> = {
 };
 
 /** An entry that maps a page. Bit 12 of a superpage is PAT and no part of the address. */
-export const FirstStageLeafEntry = layout("First-stage leaf entry", 64, {
+export const FirstStageLeafEntry = layout(64, {
   P: bit(0),
   RW: bit(1),
   US: bit(2),
@@ -56,6 +57,7 @@ export const FirstStageLeafEntry = layout("First-stage leaf entry", 64, {
 
 /** Meanings of `FirstStageLeafEntry`. */
 export const FirstStageLeafEntryText: TextOf<typeof FirstStageLeafEntry> = {
+  title: "First-stage leaf entry",
   section: "§9.7",
   P: "Present",
   RW: "Write",

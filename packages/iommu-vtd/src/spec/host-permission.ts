@@ -5,7 +5,7 @@
 import { bits, layout, reserved, type TextOf } from "@iommu-kit/iommu-core";
 
 /** Type 10. */
-export const HostPermissionDescriptor = layout("Host-permission-cache invalidate", 256, {
+export const HostPermissionDescriptor = layout(256, {
   TYPE: bits(3, 0),
   G: bits(5, 4),
   _6: reserved(8, 6),
@@ -22,6 +22,7 @@ export const HostPermissionDescriptor = layout("Host-permission-cache invalidate
 
 /** Meanings of `HostPermissionDescriptor`. */
 export const HostPermissionDescriptorText: TextOf<typeof HostPermissionDescriptor> = {
+  title: "Host-permission-cache invalidate",
   section: "§6.5.2.7",
   TYPE: "Type bits 3:0",
   G: "Granularity",

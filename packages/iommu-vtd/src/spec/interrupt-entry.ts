@@ -11,7 +11,7 @@ const source = { SID: bits(79, 64), SQ: bits(81, 80), SVT: bits(83, 82) };
 const sourceText = { SID: "Source-id, or start and end bus", SQ: "Source-id bits to ignore", SVT: "Source validation" };
 
 /** Entry with IM = 0: what the interrupt becomes. */
-export const RemappedEntry = layout("Interrupt entry, remapped", 128, {
+export const RemappedEntry = layout(128, {
   P: bit(0),
   FPD: bit(1),
   DM: bit(2),
@@ -31,6 +31,7 @@ export const RemappedEntry = layout("Interrupt entry, remapped", 128, {
 /** Meanings of `RemappedEntry`. */
 export const RemappedEntryText: TextOf<typeof RemappedEntry> = {
   ...sourceText,
+  title: "Interrupt entry, remapped",
   section: "§9.9",
   P: "Present",
   FPD: "Do not record faults",
@@ -44,7 +45,7 @@ export const RemappedEntryText: TextOf<typeof RemappedEntry> = {
 };
 
 /** Entry with IM = 1: where the interrupt is posted. */
-export const PostedEntry = layout("Interrupt entry, posted", 128, {
+export const PostedEntry = layout(128, {
   P: bit(0),
   FPD: bit(1),
   _2: reserved(7, 2),
@@ -63,6 +64,7 @@ export const PostedEntry = layout("Interrupt entry, posted", 128, {
 /** Meanings of `PostedEntry`. */
 export const PostedEntryText: TextOf<typeof PostedEntry> = {
   ...sourceText,
+  title: "Interrupt entry, posted",
   section: "§9.10",
   P: "Present",
   FPD: "Do not record faults",
@@ -73,16 +75,9 @@ export const PostedEntryText: TextOf<typeof PostedEntry> = {
   PDA_HI: "Descriptor address bits 63:32",
 };
 
-/** Posted-interrupt descriptor, 64 bytes, aligned to its size. Bit n of the eight PIR words is vector n. */
-export const PostedDescriptor = layout("Posted-interrupt descriptor", 512, {
-  PIR0: bits(31, 0),
-  PIR1: bits(63, 32),
-  PIR2: bits(95, 64),
-  PIR3: bits(127, 96),
-  PIR4: bits(159, 128),
-  PIR5: bits(191, 160),
-  PIR6: bits(223, 192),
-  PIR7: bits(255, 224),
+/** Posted-interrupt descriptor, 64 bytes, aligned to its size. Bits 255:0 are PIR: bit n requests vector n. */
+export const PostedDescriptor = layout(512, {
+  _PIR: ignored(255, 0),
   ON: bit(256),
   SN: bit(257),
   _258: reserved(271, 258),
@@ -94,15 +89,8 @@ export const PostedDescriptor = layout("Posted-interrupt descriptor", 512, {
 
 /** Meanings of `PostedDescriptor`. */
 export const PostedDescriptorText: TextOf<typeof PostedDescriptor> = {
+  title: "Posted-interrupt descriptor",
   section: "§9.11",
-  PIR0: "Requests, vectors 0 to 31",
-  PIR1: "Requests, vectors 32 to 63",
-  PIR2: "Requests, vectors 64 to 95",
-  PIR3: "Requests, vectors 96 to 127",
-  PIR4: "Requests, vectors 128 to 159",
-  PIR5: "Requests, vectors 160 to 191",
-  PIR6: "Requests, vectors 192 to 223",
-  PIR7: "Requests, vectors 224 to 255",
   ON: "A notification is outstanding",
   SN: "Suppress notifications",
   NV: "Notification vector",

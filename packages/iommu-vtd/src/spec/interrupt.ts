@@ -7,7 +7,7 @@
 import { bit, bits, ignored, layout, reserved, type TextOf } from "@iommu-kit/iommu-core";
 
 /** Address of a remappable message. Its index is the handle, plus the subhandle of the data if SHV is set. */
-export const RemappableAddress = layout("Remappable address", 32, {
+export const RemappableAddress = layout(32, {
   _0: ignored(1, 0),
   HANDLE_HI: bit(2),
   SHV: bit(3),
@@ -18,6 +18,7 @@ export const RemappableAddress = layout("Remappable address", 32, {
 
 /** Meanings of `RemappableAddress`. */
 export const RemappableAddressText: TextOf<typeof RemappableAddress> = {
+  title: "Remappable address",
   section: "§5.1.2.2",
   HANDLE_HI: "Handle bit 15",
   SHV: "The data holds a subhandle",
@@ -27,13 +28,17 @@ export const RemappableAddressText: TextOf<typeof RemappableAddress> = {
 };
 
 /** Data of a remappable message with SHV set; without SHV the data is ignored. */
-export const RemappableData = layout("Remappable data", 32, { SUBHANDLE: bits(15, 0), _16: reserved(31, 16) });
+export const RemappableData = layout(32, { SUBHANDLE: bits(15, 0), _16: reserved(31, 16) });
 
 /** Meanings of `RemappableData`. */
-export const RemappableDataText: TextOf<typeof RemappableData> = { section: "§5.1.2.2", SUBHANDLE: "Added to the handle" };
+export const RemappableDataText: TextOf<typeof RemappableData> = {
+  title: "Remappable data",
+  section: "§5.1.2.2",
+  SUBHANDLE: "Added to the handle",
+};
 
 /** Address of a message in compatibility format, and of every message to the local APICs. */
-export const CompatibilityAddress = layout("Compatibility address", 32, {
+export const CompatibilityAddress = layout(32, {
   _0: ignored(1, 0),
   DM: bit(2),
   RH: bit(3),
@@ -45,6 +50,7 @@ export const CompatibilityAddress = layout("Compatibility address", 32, {
 
 /** Meanings of `CompatibilityAddress`. */
 export const CompatibilityAddressText: TextOf<typeof CompatibilityAddress> = {
+  title: "Compatibility address",
   section: "§5.1.2.1",
   DM: "Destination mode: 0 physical, 1 logical",
   RH: "Redirection hint",
@@ -54,7 +60,7 @@ export const CompatibilityAddressText: TextOf<typeof CompatibilityAddress> = {
 };
 
 /** Data of a message in compatibility format, and of every message to the local APICs. */
-export const CompatibilityData = layout("Compatibility data", 32, {
+export const CompatibilityData = layout(32, {
   V: bits(7, 0),
   DLM: bits(10, 8),
   _11: reserved(13, 11),
@@ -65,6 +71,7 @@ export const CompatibilityData = layout("Compatibility data", 32, {
 
 /** Meanings of `CompatibilityData`. */
 export const CompatibilityDataText: TextOf<typeof CompatibilityData> = {
+  title: "Compatibility data",
   section: "§5.1.2.1",
   V: "Vector",
   DLM: "Delivery mode",

@@ -7,7 +7,7 @@
 import { bit, bits, ignored, layout, reserved, type TextOf } from "@iommu-kit/iommu-core";
 
 /** What hardware writes to the page request queue. */
-export const PageRequest = layout("Page request", 256, {
+export const PageRequest = layout(256, {
   TYPE: bits(7, 0),
   PP: bit(8),
   _9: reserved(15, 9),
@@ -26,6 +26,7 @@ export const PageRequest = layout("Page request", 256, {
 
 /** Meanings of `PageRequest`. */
 export const PageRequestText: TextOf<typeof PageRequest> = {
+  title: "Page request",
   section: "§7.4.1.1",
   TYPE: "1, a page request",
   PP: "The request has a PASID",
@@ -44,7 +45,7 @@ export const PageRequestText: TextOf<typeof PageRequest> = {
 export const PAGE_REQUEST_TYPE = 1;
 
 /** Type 9 of the invalidation queue. Bits that once belonged to private data are ignored. */
-export const PageGroupResponse = layout("Page group response", 256, {
+export const PageGroupResponse = layout(256, {
   TYPE: bits(3, 0),
   PP: bit(4),
   _5: ignored(5),
@@ -63,6 +64,7 @@ export const PageGroupResponse = layout("Page group response", 256, {
 
 /** Meanings of `PageGroupResponse`. */
 export const PageGroupResponseText: TextOf<typeof PageGroupResponse> = {
+  title: "Page group response",
   section: "§7.6.1",
   TYPE: "Type bits 3:0",
   PP: "The request had a PASID",

@@ -4,12 +4,22 @@
  * A directory entry, 8 bytes, is indexed by PASID bits 19:6 and points to a table of 64 entries of 64 bytes, indexed by
  * bits 5:0. FPD counts even where P is 0; every other field is looked at only in a present entry.
  */
-import { address, bit, bits, ignored, layout, markBits, reserved, reservedMask, type TextOf } from "@iommu-kit/iommu-core";
+import {
+  address,
+  bit,
+  bits,
+  ignored,
+  layout,
+  markBits,
+  reserved,
+  reservedMask,
+  type TextOf,
+} from "@iommu-kit/iommu-core";
 import { absentFields, type UnitCapabilities, unusedDomainIdBits } from "./capabilities.js";
 import { ECAP } from "./registers-capability.js";
 
 /** PASID-directory entry. */
-export const PasidDirectoryEntry = layout("PASID-directory entry", 64, {
+export const PasidDirectoryEntry = layout(64, {
   P: bit(0),
   FPD: bit(1),
   _2: reserved(11, 2),
@@ -18,6 +28,7 @@ export const PasidDirectoryEntry = layout("PASID-directory entry", 64, {
 
 /** Meanings of `PasidDirectoryEntry`. */
 export const PasidDirectoryEntryText: TextOf<typeof PasidDirectoryEntry> = {
+  title: "PASID-directory entry",
   section: "§9.5",
   P: "Present",
   FPD: "Do not record faults",
@@ -25,7 +36,7 @@ export const PasidDirectoryEntryText: TextOf<typeof PasidDirectoryEntry> = {
 };
 
 /** PASID-table entry. FSPTPTR is a guest physical address in nested translation. */
-export const PasidEntry = layout("PASID-table entry", 512, {
+export const PasidEntry = layout(512, {
   P: bit(0),
   FPD: bit(1),
   AW: bits(4, 2),
@@ -61,6 +72,7 @@ export const PasidEntry = layout("PASID-table entry", 512, {
 
 /** Meanings of `PasidEntry`. */
 export const PasidEntryText: TextOf<typeof PasidEntry> = {
+  title: "PASID-table entry",
   section: "§9.6",
   P: "Present",
   FPD: "Do not record faults",

@@ -7,13 +7,18 @@
 import { layout, reserved, ro, type TextOf } from "@iommu-kit/iommu-core";
 
 /** Version register. A major version of 2 or more always drains; 6 or more has no register-based invalidation. */
-export const VER = layout("VER", 32, { MIN: ro(3, 0), MAX: ro(7, 4), _8: reserved(31, 8) });
+export const VER = layout(32, { MIN: ro(3, 0), MAX: ro(7, 4), _8: reserved(31, 8) });
 
 /** Meanings of `VER`. */
-export const VERText: TextOf<typeof VER> = { section: "§11.4.1", MIN: "Minor version", MAX: "Major version" };
+export const VERText: TextOf<typeof VER> = {
+  title: "Version",
+  section: "§11.4.1",
+  MIN: "Minor version",
+  MAX: "Major version",
+};
 
 /** Capability register. */
-export const CAP = layout("CAP", 64, {
+export const CAP = layout(64, {
   ND: ro(2, 0),
   _3: reserved(3),
   RWBF: ro(4),
@@ -44,6 +49,7 @@ export const CAP = layout("CAP", 64, {
 
 /** Meanings of `CAP`. */
 export const CAPText: TextOf<typeof CAP> = {
+  title: "Capability",
   section: "§11.4.2",
   ND: "Domain-id width is 4 + 2 * ND bits",
   RWBF: "Write buffers need flushing",
@@ -69,7 +75,7 @@ export const CAPText: TextOf<typeof CAP> = {
 };
 
 /** Extended capability register. */
-export const ECAP = layout("ECAP", 64, {
+export const ECAP = layout(64, {
   C: ro(0),
   QI: ro(1),
   DT: ro(2),
@@ -120,6 +126,7 @@ export const ECAP = layout("ECAP", 64, {
 
 /** Meanings of `ECAP`. */
 export const ECAPText: TextOf<typeof ECAP> = {
+  title: "Extended capability",
   section: "§11.4.3",
   C: "Structure accesses are coherent",
   QI: "Invalidation queue",

@@ -7,7 +7,7 @@
 import { layout, reserved, ro, rw, type TextOf, wo } from "@iommu-kit/iommu-core";
 
 /** Global command register. Reads 0. TE, QIE, IRE and CFI are levels; the others act once per write of 1. */
-export const GCMD = layout("GCMD", 32, {
+export const GCMD = layout(32, {
   _0: reserved(22, 0),
   CFI: wo(23),
   SIRTP: wo(24),
@@ -21,6 +21,7 @@ export const GCMD = layout("GCMD", 32, {
 
 /** Meanings of `GCMD`. */
 export const GCMDText: TextOf<typeof GCMD> = {
+  title: "Global command",
   section: "§11.4.4.1",
   CFI: "Let compatibility-format interrupts pass",
   SIRTP: "Latch the interrupt table pointer",
@@ -32,7 +33,7 @@ export const GCMDText: TextOf<typeof GCMD> = {
 };
 
 /** Global status register: each bit reports the GCMD bit at the same place. */
-export const GSTS = layout("GSTS", 32, {
+export const GSTS = layout(32, {
   _0: reserved(22, 0),
   CFIS: ro(23),
   IRTPS: ro(24),
@@ -46,6 +47,7 @@ export const GSTS = layout("GSTS", 32, {
 
 /** Meanings of `GSTS`. */
 export const GSTSText: TextOf<typeof GSTS> = {
+  title: "Global status",
   section: "§11.4.4.2",
   CFIS: "Compatibility-format interrupts pass",
   IRTPS: "Interrupt table pointer latched",
@@ -57,7 +59,7 @@ export const GSTSText: TextOf<typeof GSTS> = {
 };
 
 /** Root table address register. */
-export const RTADDR = layout("RTADDR", 64, {
+export const RTADDR = layout(64, {
   _0: reserved(6, 0),
   SSIRWE: rw(7),
   _8: reserved(9, 8),
@@ -67,6 +69,7 @@ export const RTADDR = layout("RTADDR", 64, {
 
 /** Meanings of `RTADDR`. */
 export const RTADDRText: TextOf<typeof RTADDR> = {
+  title: "Root table address",
   section: "§11.4.5",
   SSIRWE: "Second-stage rights come from bits 61 and 62",
   TTM: "Translation table mode",
@@ -74,10 +77,11 @@ export const RTADDRText: TextOf<typeof RTADDR> = {
 };
 
 /** Interrupt remapping table address register. The table has 2^(S + 1) entries. */
-export const IRTA = layout("IRTA", 64, { S: rw(3, 0), _4: reserved(10, 4), EIME: rw(11), IRTA: rw(63, 12) });
+export const IRTA = layout(64, { S: rw(3, 0), _4: reserved(10, 4), EIME: rw(11), IRTA: rw(63, 12) });
 
 /** Meanings of `IRTA`. */
 export const IRTAText: TextOf<typeof IRTA> = {
+  title: "Interrupt remapping table address",
   section: "§11.4.10",
   S: "log2 of the number of entries - 1",
   EIME: "32-bit destinations",
@@ -85,10 +89,11 @@ export const IRTAText: TextOf<typeof IRTA> = {
 };
 
 /** Protected memory enable register. */
-export const PMEN = layout("PMEN", 32, { PRS: ro(0), _1: reserved(30, 1), EPM: rw(31) });
+export const PMEN = layout(32, { PRS: ro(0), _1: reserved(30, 1), EPM: rw(31) });
 
 /** Meanings of `PMEN`. */
 export const PMENText: TextOf<typeof PMEN> = {
+  title: "Protected memory enable",
   section: "§11.4.8.1",
   PRS: "Regions are protected",
   EPM: "Protect the regions",
@@ -98,13 +103,21 @@ export const PMENText: TextOf<typeof PMEN> = {
  * Protected low memory base and limit. The granularity is 2 MiB: the bits below read 0, and count as ones in the
  * limit, so equal values protect one block.
  */
-export const PLM = layout("PLMBASE/PLMLIMIT", 32, { _0: reserved(20, 0), PLM: rw(31, 21) });
+export const PLM = layout(32, { _0: reserved(20, 0), PLM: rw(31, 21) });
 
 /** Meanings of `PLM`. */
-export const PLMText: TextOf<typeof PLM> = { section: "§11.4.8.2", PLM: "First or last protected 2 MiB block" };
+export const PLMText: TextOf<typeof PLM> = {
+  title: "Protected low memory base and limit",
+  section: "§11.4.8.2",
+  PLM: "First or last protected 2 MiB block",
+};
 
 /** Protected high memory base and limit, granularity 2 MiB as for `PLM`. */
-export const PHM = layout("PHMBASE/PHMLIMIT", 64, { _0: reserved(20, 0), PHM: rw(63, 21) });
+export const PHM = layout(64, { _0: reserved(20, 0), PHM: rw(63, 21) });
 
 /** Meanings of `PHM`. */
-export const PHMText: TextOf<typeof PHM> = { section: "§11.4.8.4", PHM: "First or last protected 2 MiB block" };
+export const PHMText: TextOf<typeof PHM> = {
+  title: "Protected high memory base and limit",
+  section: "§11.4.8.4",
+  PHM: "First or last protected 2 MiB block",
+};

@@ -4,7 +4,7 @@
 import { address, bit, layout, reserved, type TextOf } from "@iommu-kit/iommu-core";
 
 /** Legacy root-entry: one context table of 256 entries, indexed by device and function. */
-export const RootEntry = layout("Root entry", 128, {
+export const RootEntry = layout(128, {
   P: bit(0),
   _1: reserved(11, 1),
   CTP: address(63, 12),
@@ -13,6 +13,7 @@ export const RootEntry = layout("Root entry", 128, {
 
 /** Meanings of `RootEntry`. */
 export const RootEntryText: TextOf<typeof RootEntry> = {
+  title: "Root entry",
   section: "§9.1",
   P: "Present",
   CTP: "Context table, page frame",
@@ -22,7 +23,7 @@ export const RootEntryText: TextOf<typeof RootEntry> = {
  * Scalable-mode root-entry: the low half serves device and function numbers 0 to 127, the high half 128 to 255.
  * Only the half in use is checked.
  */
-export const ScalableRootEntry = layout("Scalable-mode root entry", 128, {
+export const ScalableRootEntry = layout(128, {
   LP: bit(0),
   _1: reserved(11, 1),
   LCTP: address(63, 12),
@@ -33,6 +34,7 @@ export const ScalableRootEntry = layout("Scalable-mode root entry", 128, {
 
 /** Meanings of `ScalableRootEntry`. */
 export const ScalableRootEntryText: TextOf<typeof ScalableRootEntry> = {
+  title: "Scalable-mode root entry",
   section: "§9.2",
   LP: "Lower half present",
   LCTP: "Lower context table, page frame",

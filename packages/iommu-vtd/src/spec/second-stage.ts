@@ -4,13 +4,23 @@
  * Level 1 holds PTEs (4 KiB), level 2 PDEs (2 MiB), level 3 PDPEs (1 GiB), levels 4 and 5 PML4Es and PML5Es.
  * An entry without R and W is absent, and nothing else of it is looked at. PS makes a leaf at levels 2 and 3.
  */
-import { address, bit, bits, fieldMask, ignored, layout, markBits, reserved, reservedMask } from "@iommu-kit/iommu-core";
+import {
+  address,
+  bit,
+  bits,
+  fieldMask,
+  ignored,
+  layout,
+  markBits,
+  reserved,
+  reservedMask,
+} from "@iommu-kit/iommu-core";
 import type { Part, TextOf } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "./capabilities.js";
 import { CAP, ECAP } from "./registers-capability.js";
 
 /** An entry that points to a table. */
-export const SecondStageTableEntry = layout("Second-stage table entry", 64, {
+export const SecondStageTableEntry = layout(64, {
   R: bit(0),
   W: bit(1),
   _2: ignored(6, 2),
@@ -27,6 +37,7 @@ export const SecondStageTableEntry = layout("Second-stage table entry", 64, {
 
 /** Meanings of `SecondStageTableEntry`. */
 export const SecondStageTableEntryText: TextOf<typeof SecondStageTableEntry> = {
+  title: "Second-stage table entry",
   section: "§9.8",
   R: "Read, unless SSIRWE",
   W: "Write, unless SSIRWE",
@@ -38,7 +49,7 @@ export const SecondStageTableEntryText: TextOf<typeof SecondStageTableEntry> = {
 };
 
 /** An entry that maps a page. */
-export const SecondStageLeafEntry = layout("Second-stage leaf entry", 64, {
+export const SecondStageLeafEntry = layout(64, {
   R: bit(0),
   W: bit(1),
   _2: ignored(2),
@@ -58,6 +69,7 @@ export const SecondStageLeafEntry = layout("Second-stage leaf entry", 64, {
 
 /** Meanings of `SecondStageLeafEntry`. */
 export const SecondStageLeafEntryText: TextOf<typeof SecondStageLeafEntry> = {
+  title: "Second-stage leaf entry",
   section: "§9.8",
   R: "Read, unless SSIRWE",
   W: "Write, unless SSIRWE",
@@ -104,4 +116,14 @@ export function secondStageReserved(unit: UnitCapabilities, rightsInHighBits: bo
     masks.set(withPs, level * 4 + 2);
   }
   return masks;
+}
+
+/** Whether an entry of level 2 or 3 whose low word is `low` maps a superpage (PS). */
+export function isSecondStageLeaf(low: number): boolean {
+  return (low & PS.mask) !== 0;
+}
+
+/** The frame in the two words of an entry, bits 51:12. */
+export function secondStageFrame(low: number, high: number): number {
+  return (high & 0xfffff) * 0x100000 + (low >>> 12);
 }

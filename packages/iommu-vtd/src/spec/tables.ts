@@ -20,8 +20,8 @@ import { type Register, Registers } from "./registers.js";
 import * as rootEntry from "./root-entry.js";
 import * as secondStage from "./second-stage.js";
 
-/** The section, and the meaning of each field by its mnemonic. */
-export type StructureText = Readonly<Record<string, string>> & { readonly section: string };
+/** The name and the section of a structure, and the meaning of each field by its mnemonic. */
+export type StructureText = Readonly<Record<string, string>> & { readonly title: string; readonly section: string };
 
 /** A structure and what its fields mean. */
 export interface SpecTable {
@@ -103,7 +103,7 @@ function row(
   [count, strideBytes = layout.wordCount * 4]: readonly [count: number, strideBytes?: number] = [1],
 ): RegisterTable {
   const text = registerTexts.get(layout);
-  if (text === undefined) throw new RangeError(`register ${name}: expected a text for ${layout.name}, got none`);
+  if (text === undefined) throw new RangeError(`register ${name}: expected a text for its layout, got none`);
   return { name, offsetBytes, layout, text, count, strideBytes, needs };
 }
 
@@ -120,5 +120,5 @@ function isLayout(value: unknown): value is Layout {
 }
 
 function isText(value: unknown): value is StructureText {
-  return typeof value === "object" && value !== null && "section" in value;
+  return typeof value === "object" && value !== null && "title" in value && "section" in value;
 }

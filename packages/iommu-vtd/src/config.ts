@@ -1,0 +1,248 @@
+/**
+ * What a unit is: a list of decisions by the host, from which VER, CAP and ECAP are packed.
+ *
+ * Every option has a default; a combination that the architecture forbids is refused with what would be right.
+ */
+
+import { IommuError } from "@iommu-kit/iommu-core";
+import type { UnitCapabilities } from "./spec/capabilities.js";
+import { CAP, ECAP, VER } from "./spec/registers-capability.js";
+
+/** Widths of second-stage tables: 3, 4 or 5 levels. */
+export type AddressWidth = 39 | 48 | 57;
+
+/** The decisions. Widths are bits, offsets bytes from the register base. */
+export interface VtdConfig {
+  /** Architecture version to report. Default 1.0; major 6 and above has no register-based invalidation. */
+  readonly version?: { readonly major: number; readonly minor: number };
+  /** Host address width: addresses in tables at or above it are reserved. 32 to 52, default 48. */
+  readonly hostAddressWidth?: number;
+  /** Table depths offered. Default 39 and 48. Empty: the unit only remaps interrupts. */
+  readonly addressWidths?: readonly AddressWidth[];
+  /** Widest second-stage input. Default: the widest of `addressWidths`. */
+  readonly maximumGuestAddressWidth?: number;
+  /** Second-stage superpages. Default both; 1 GiB needs 2 MiB. */
+  readonly superpages?: readonly ("2M" | "1G")[];
+  /** The guest must announce every change of its tables, also from absent to present: what MAP notifiers need. Default false, as real units. */
+  readonly cachingMode?: boolean;
+  /** Width of a domain-id: 4, 6 ... 16. Default 16. */
+  readonly domainIdWidth?: number;
+  /** Zero-length reads of write-only pages succeed. Default false. */
+  readonly zeroLengthRead?: boolean;
+  /** Structure accesses are coherent with the guest's caches. Default true: a host that reads RAM is. */
+  readonly coherent?: boolean;
+  /** The SNP bit of leaf entries may be set. Default false. */
+  readonly snoopControl?: boolean;
+  /** Context entries may pass requests through. Default true. */
+  readonly passThrough?: boolean;
+  /** The guest must flush write buffers. Default false. */
+  readonly writeBufferFlush?: boolean;
+  /** Setting the root table flushes every translation cache (ESRTPS). Default true; the unit flushes either way. */
+  readonly rootPointerFlush?: boolean;
+  /** Setting the interrupt table flushes the entry cache (ESIRTPS). Default true; the unit flushes either way. */
+  readonly interruptPointerFlush?: boolean;
+  /** Page-selective invalidation of up to 2^this pages; `false` for none. Default 18. */
+  readonly pageSelective?: number | false;
+  /** The invalidation queue. Default true. */
+  readonly queuedInvalidation?: boolean;
+  /** Device TLBs (ATS). Default false. */
+  readonly deviceTlb?: boolean;
+  /** Interrupt remapping. Default true; needs the queue. */
+  readonly interruptRemapping?: boolean;
+  /** 32-bit interrupt destinations (x2APIC). Default false. */
+  readonly extendedInterruptMode?: boolean;
+  /** Posted interrupts. Default false. */
+  readonly postedInterrupts?: boolean;
+  /** Protected memory regions. Default none. */
+  readonly protectedRegions?: readonly ("low" | "high")[];
+  /** Fault recording registers, 1 to 256. Default 1. */
+  readonly faultRecords?: number;
+  /** Where they lie, a multiple of 16. Default 0x220. */
+  readonly faultRecordOffset?: number;
+  /** Where IVA and IOTLB lie, a multiple of 16. Default 0xf0. */
+  readonly iotlbRegisterOffset?: number;
+  /** Translations cached, rounded up to a power of two; 0 for none. Default 4096. */
+  readonly iotlbEntries?: number;
+  /** Context entries cached; 0 for none. Default 256. */
+  readonly contextEntries?: number;
+  /** Interrupt entries cached; 0 for none. Default 256. */
+  readonly interruptEntries?: number;
+  /** Milliseconds until an ATS device that does not answer an invalidation gives a time-out (ITE). Default 2,000. */
+  readonly deviceTlbDeadline?: number;
+}
+
+/** A checked configuration. */
+export interface ResolvedConfig extends Required<VtdConfig> {
+  readonly ver: Int32Array;
+  readonly capabilities: UnitCapabilities;
+}
+
+const DEFAULTS: Required<VtdConfig> = {
+  version: { major: 1, minor: 0 },
+  hostAddressWidth: 48,
+  addressWidths: [39, 48],
+  maximumGuestAddressWidth: 0,
+  superpages: ["2M", "1G"],
+  cachingMode: false,
+  domainIdWidth: 16,
+  zeroLengthRead: false,
+  coherent: true,
+  snoopControl: false,
+  passThrough: true,
+  writeBufferFlush: false,
+  rootPointerFlush: true,
+  interruptPointerFlush: true,
+  pageSelective: 18,
+  queuedInvalidation: true,
+  deviceTlb: false,
+  interruptRemapping: true,
+  extendedInterruptMode: false,
+  postedInterrupts: false,
+  protectedRegions: [],
+  faultRecords: 1,
+  faultRecordOffset: 0x220,
+  iotlbRegisterOffset: 0xf0,
+  iotlbEntries: 4096,
+  contextEntries: 256,
+  interruptEntries: 256,
+  deviceTlbDeadline: 2000,
+};
+
+/**
+ * Fills in the defaults and packs the capability registers.
+ * @throws {IommuError} `bad-option` for a value out of range or a combination that the architecture forbids.
+ */
+export function resolveConfig(given: VtdConfig): ResolvedConfig {
+  const config = { ...DEFAULTS, ...given };
+  const widest = Math.max(39, ...config.addressWidths);
+  const maximumGuestAddressWidth = config.maximumGuestAddressWidth || widest;
+  check(config);
+  const { major, minor } = config.version;
+  const flag = (on: boolean): number => (on ? 1 : 0);
+  const pages = config.pageSelective;
+  const cap = CAP.pack({
+    ND: (config.domainIdWidth - 4) / 2,
+    RWBF: flag(config.writeBufferFlush),
+    PLMR: flag(config.protectedRegions.includes("low")),
+    PHMR: flag(config.protectedRegions.includes("high")),
+    CM: flag(config.cachingMode),
+    SAGAW: config.addressWidths.reduce((mask, width) => mask | (1 << ((width - 30) / 9)), 0),
+    MGAW: maximumGuestAddressWidth - 1,
+    ZLR: flag(config.zeroLengthRead),
+    FRO: config.faultRecordOffset / 16,
+    SSLPS: flag(config.superpages.includes("2M")) | (flag(config.superpages.includes("1G")) << 1),
+    PSI: flag(pages !== false),
+    NFR: config.faultRecords - 1,
+    MAMV: pages === false ? 0 : pages,
+    DWD: 1,
+    DRD: 1,
+    PI: flag(config.postedInterrupts),
+    ESIRTPS: flag(config.interruptPointerFlush && config.interruptRemapping),
+    ESRTPS: flag(config.rootPointerFlush),
+  });
+  const ecap = ECAP.pack({
+    C: flag(config.coherent),
+    QI: flag(config.queuedInvalidation),
+    DT: flag(config.deviceTlb),
+    IR: flag(config.interruptRemapping),
+    EIM: flag(config.extendedInterruptMode),
+    PT: flag(config.passThrough),
+    SC: flag(config.snoopControl),
+    IRO: config.iotlbRegisterOffset / 16,
+    MHMV: config.interruptRemapping ? 15 : 0,
+  });
+  return {
+    ...config,
+    maximumGuestAddressWidth,
+    ver: VER.pack({ MAX: major, MIN: minor }),
+    capabilities: { cap, ecap, hostAddressBits: config.hostAddressWidth },
+  };
+}
+
+function check(config: Required<VtdConfig>): void {
+  const { queuedInvalidation, interruptRemapping } = config;
+  const pages = config.pageSelective;
+  refuseUnless(isIn(config.hostAddressWidth, 32, 52), "hostAddressWidth", "32 to 52", config.hostAddressWidth);
+  refuseUnless(
+    config.addressWidths.every((width) => [39, 48, 57].includes(width)),
+    "addressWidths",
+    "39, 48 and 57 only",
+    config.addressWidths.join(),
+  );
+  const mgaw = config.maximumGuestAddressWidth;
+  refuseUnless(mgaw === 0 || isIn(mgaw, 30, 57), "maximumGuestAddressWidth", "30 to 57", mgaw);
+  refuseUnless(
+    !config.superpages.includes("1G") || config.superpages.includes("2M"),
+    "superpages",
+    '"2M" beside "1G"',
+    config.superpages.join(),
+  );
+  refuseUnless(
+    isIn(config.domainIdWidth, 4, 16) && config.domainIdWidth % 2 === 0,
+    "domainIdWidth",
+    "4, 6 ... 16",
+    config.domainIdWidth,
+  );
+  refuseUnless(pages === false || isIn(pages, 0, 63), "pageSelective", "false, or log2 of a number of pages", pages);
+  refuseUnless(
+    isIn(config.version.major, 0, 15) && isIn(config.version.minor, 0, 15),
+    "version",
+    "0 to 15 each",
+    JSON.stringify(config.version),
+  );
+  refuseUnless(isIn(config.faultRecords, 1, 256), "faultRecords", "1 to 256", config.faultRecords);
+  refuseUnless(
+    isPlace(config.faultRecordOffset),
+    "faultRecordOffset",
+    "a multiple of 16 below 16 KiB",
+    config.faultRecordOffset,
+  );
+  refuseUnless(
+    isPlace(config.iotlbRegisterOffset),
+    "iotlbRegisterOffset",
+    "a multiple of 16 below 16 KiB",
+    config.iotlbRegisterOffset,
+  );
+  refuseUnless(
+    queuedInvalidation || !interruptRemapping,
+    "interruptRemapping",
+    "queuedInvalidation: true beside it",
+    interruptRemapping,
+  );
+  refuseUnless(
+    queuedInvalidation || !config.deviceTlb,
+    "deviceTlb",
+    "queuedInvalidation: true beside it",
+    config.deviceTlb,
+  );
+  refuseUnless(
+    interruptRemapping || !config.extendedInterruptMode,
+    "extendedInterruptMode",
+    "interruptRemapping: true beside it",
+    true,
+  );
+  refuseUnless(
+    interruptRemapping || !config.postedInterrupts,
+    "postedInterrupts",
+    "interruptRemapping: true beside it",
+    true,
+  );
+  for (const name of ["iotlbEntries", "contextEntries", "interruptEntries"] as const) {
+    refuseUnless(isIn(config[name], 0, 2 ** 24), name, "0 (off) to 2^24", config[name]);
+  }
+}
+
+function isIn(value: number, low: number, high: number): boolean {
+  return Number.isInteger(value) && value >= low && value <= high;
+}
+
+function isPlace(offsetBytes: number): boolean {
+  return isIn(offsetBytes, 0x100 - 0x10, 0x3ff0) && offsetBytes % 16 === 0;
+}
+
+function refuseUnless(ok: boolean, option: string, expected: string, got: unknown): void {
+  if (!ok)
+    throw new IommuError("bad-option", `${option}: expected ${expected}, got ${String(got)}`, {
+      hint: "see VtdConfig for what each option means",
+    });
+}

@@ -1,0 +1,130 @@
+/**
+ * What each descriptor of the invalidation queue does (§6.5.2.1 to §6.5.2.10).
+ */
+
+import type { Completion, GuestMemory } from "@iommu-kit/iommu-core";
+import type { EventMessage } from "../fault/event-message.js";
+import type { RegisterFile } from "../registers/register-file.js";
+import { domainIdBits, type UnitCapabilities } from "../spec/capabilities.js";
+import {
+  ContextCacheDescriptor,
+  InterruptEntryCacheDescriptor,
+  IotlbDescriptor,
+  WaitDescriptor,
+} from "../spec/descriptors.js";
+import {
+  ContextGranularity,
+  DescriptorType,
+  InterruptGranularity,
+  IotlbGranularity,
+  maskedRange,
+  QueueError,
+  waitStatusGpa,
+} from "../spec/invalidation.js";
+import { CAP } from "../spec/registers-capability.js";
+import { ICS } from "../spec/registers-invalidation.js";
+import type { DescriptorHandler } from "./invalidation-queue.js";
+import type { Invalidator } from "./invalidator.js";
+
+/** Drops cached interrupt entries: `undefined` for all, else indexes from `first` on. */
+export type InterruptInvalidation = (range: { readonly first: number; readonly count: number } | undefined) => void;
+
+/** What the descriptors act on. */
+export interface DescriptorTargets {
+  readonly memory: GuestMemory;
+  readonly file: RegisterFile;
+  readonly capabilities: UnitCapabilities;
+  readonly invalidator: Invalidator;
+  readonly interrupts: InterruptInvalidation;
+  readonly completionEvent: EventMessage;
+}
+
+/** See the file's header. */
+export class Descriptors implements DescriptorHandler {
+  readonly #targets: DescriptorTargets;
+
+  constructor(targets: DescriptorTargets) {
+    this.#targets = targets;
+  }
+
+  isWait(type: number): boolean {
+    return type === DescriptorType.WAIT;
+  }
+
+  handle(type: number, words: Int32Array): Completion | QueueError {
+    switch (type) {
+      case DescriptorType.CONTEXT_CACHE:
+        return this.#contextCache(words);
+      case DescriptorType.IOTLB:
+        return this.#iotlb(words);
+      case DescriptorType.INTERRUPT_ENTRY_CACHE:
+        return this.#interruptEntries(words);
+      default:
+        return QueueError.TYPE;
+    }
+  }
+
+  wait(words: Int32Array): QueueError {
+    const { memory, file, capabilities, completionEvent } = this.#targets;
+    const { SW, IF, DATA } = WaitDescriptor.fields;
+    if (SW.get(words, 0) === 1) {
+      // A status address without memory is the guest's loss: the architecture leaves it undefined.
+      memory.writeWord(waitStatusGpa(words, 0, capabilities.hostAddressBits), DATA.get(words, 0));
+    }
+    if (IF.get(words, 0) === 1 && file.get("ICS", ICS.fields.IWC) === 0) {
+      file.set("ICS", ICS.fields.IWC, 1);
+      completionEvent.raise();
+    }
+    return QueueError.NONE;
+  }
+
+  #contextCache(words: Int32Array): Completion | QueueError {
+    const { G, DID, SID, FM } = ContextCacheDescriptor.fields;
+    const { invalidator } = this.#targets;
+    switch (G.get(words, 0)) {
+      case ContextGranularity.GLOBAL:
+        return invalidator.contexts();
+      case ContextGranularity.DOMAIN:
+        return invalidator.contextsOfDomain(this.#domainId(DID.get(words, 0)));
+      case ContextGranularity.DEVICE:
+        return invalidator.contextsOfDevice(SID.get(words, 0), FM.get(words, 0));
+      default:
+        return QueueError.TYPE;
+    }
+  }
+
+  #iotlb(words: Int32Array): Completion | QueueError {
+    const { G, DID, AM, ADDR } = IotlbDescriptor.fields;
+    const { invalidator, capabilities } = this.#targets;
+    const domainId = this.#domainId(DID.get(words, 0));
+    const order = AM.get(words, 0);
+    switch (G.get(words, 0)) {
+      case IotlbGranularity.GLOBAL:
+        return invalidator.translations();
+      case IotlbGranularity.DOMAIN:
+        return invalidator.translationsOfDomain(domainId);
+      case IotlbGranularity.PAGE:
+        if (CAP.fields.PSI.get(capabilities.cap, 0) === 0) return QueueError.TYPE;
+        if (order > CAP.fields.MAMV.get(capabilities.cap, 0)) return QueueError.RESERVED_FIELD;
+        return invalidator.translationsOfPages(domainId, maskedRange(ADDR.get(words, 0), order));
+      default:
+        return QueueError.TYPE;
+    }
+  }
+
+  #interruptEntries(words: Int32Array): Completion | QueueError {
+    const { G, IM, IIDX } = InterruptEntryCacheDescriptor.fields;
+    if (G.get(words, 0) === InterruptGranularity.GLOBAL) {
+      this.#targets.interrupts(undefined);
+    } else {
+      const count = 2 ** IM.get(words, 0);
+      const index = IIDX.get(words, 0);
+      this.#targets.interrupts({ first: index - (index % count), count });
+    }
+    return undefined;
+  }
+
+  #domainId(value: number): number {
+    return value % 2 ** domainIdBits(this.#targets.capabilities.cap);
+  }
+}

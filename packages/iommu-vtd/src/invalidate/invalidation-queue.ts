@@ -1,0 +1,192 @@
+/**
+ * The invalidation queue (§6.5.2): fetches descriptors, checks them, carries them out, reports errors and completions.
+ *
+ * Descriptors are carried out in order. One whose notifiers are still busy does not hold up the next; a wait descriptor completes when everything before it has.
+ * The queue gives way when the slice is spent and goes on later (design D9). IQH moves past a descriptor once it has been found valid.
+ */
+
+import { type Completion, CompletionGroup, type GuestMemory, PAGE_BYTES, whenDone } from "@iommu-kit/iommu-core";
+import type { FaultLog } from "../fault/fault-log.js";
+import type { RegisterFile } from "../registers/register-file.js";
+import type { UnitCapabilities } from "../spec/capabilities.js";
+import { TableMode } from "../spec/encodings.js";
+import {
+  descriptorReserved,
+  descriptorType,
+  largestDescriptorType,
+  queueBytes,
+  QueueError,
+} from "../spec/invalidation.js";
+import { ECAP } from "../spec/registers-capability.js";
+import { FSTS } from "../spec/registers-event.js";
+import { IQA, IQERCD, IQH, IQT } from "../spec/registers-invalidation.js";
+import { anyBit } from "../translate/context-lookup.js";
+import type { RootPointer } from "../translate/root-pointer.js";
+
+const NARROW_BYTES = 16;
+const WIDE_BYTES = 32;
+
+/** Carries out one valid descriptor. A `QueueError` refuses it after all. */
+export interface DescriptorHandler {
+  handle(type: number, words: Int32Array): Completion | QueueError;
+  /** A wait descriptor, when everything before it has completed. */
+  wait(words: Int32Array): QueueError;
+  /** Whether this type is a wait descriptor. */
+  isWait(type: number): boolean;
+}
+
+/** How the queue shares the guest's slice of work. */
+export interface QueuePace {
+  /** Counts a descriptor; `false`: the slice is spent. */
+  take(): boolean;
+  /** Calls back when a new slice begins. */
+  defer(resume: () => void): void;
+}
+
+/** What the queue works with. */
+export interface QueueParts {
+  readonly memory: GuestMemory;
+  readonly file: RegisterFile;
+  readonly capabilities: UnitCapabilities;
+  readonly root: RootPointer;
+  readonly faults: FaultLog;
+  readonly handler: DescriptorHandler;
+  readonly pace: QueuePace;
+}
+
+/** See the file's header. */
+export class InvalidationQueue {
+  readonly #parts: QueueParts;
+  readonly #reserved: (Int32Array | undefined)[];
+  readonly #narrow = new Int32Array(NARROW_BYTES / 4);
+  readonly #wide = new Int32Array(WIDE_BYTES / 4);
+  #pending = new CompletionGroup();
+  #enabled = false;
+  /** Waits for notifiers or for the next slice. */
+  #suspended = false;
+  /** Grows with disable and reset: what was pending before means nothing after. */
+  #epoch = 0;
+
+  constructor(parts: QueueParts) {
+    this.#parts = parts;
+    this.#reserved = descriptorReserved(parts.capabilities.ecap);
+  }
+
+  /** Whether descriptors are being waited for. */
+  get suspended(): boolean {
+    return this.#suspended;
+  }
+
+  /** QIE 0 -> 1. What the tail says already is carried out at once. */
+  enable(): void {
+    this.#enabled = true;
+    this.run();
+  }
+
+  /** QIE 1 -> 0, or reset: the head returns to 0, what is pending is abandoned. */
+  disable(): void {
+    this.#enabled = false;
+    this.#suspended = false;
+    this.#epoch += 1;
+    this.#pending = new CompletionGroup();
+    this.#parts.file.set("IQH", IQH.fields.QH, 0);
+  }
+
+  /** Carries out descriptors until the queue is empty, an error stands, or something has to be waited for. */
+  run(): void {
+    const { file, pace } = this.#parts;
+    while (this.#enabled && !this.#suspended && !this.#stopped()) {
+      const head = file.get("IQH", IQH.fields.QH) * NARROW_BYTES;
+      if (head === file.get("IQT", IQT.fields.QT) * NARROW_BYTES) return;
+      if (!pace.take()) {
+        this.#suspendUntil((resume) => pace.defer(resume));
+        return;
+      }
+      const error = this.#step(head);
+      if (error !== QueueError.NONE) this.#fail(error);
+    }
+  }
+
+  #step(head: number): QueueError {
+    const { memory, file, capabilities, root, handler } = this.#parts;
+    const wide = file.get("IQA", IQA.fields.DW) === 1;
+    const setup = this.#checkSetup(wide);
+    if (setup !== QueueError.NONE) return setup;
+    const words = wide ? this.#wide : this.#narrow;
+    const base = file.get("IQA", IQA.fields.IQA) % 2 ** (capabilities.hostAddressBits - 12);
+    if (!memory.fetch(base * PAGE_BYTES + head, words)) return QueueError.FETCH;
+    const type = descriptorType(words, 0);
+    const reserved = this.#reserved[type];
+    if (type === 0 || type > largestDescriptorType(root.mode, wide) || reserved === undefined) return QueueError.TYPE;
+    if (anyBit(words, reserved)) return QueueError.RESERVED_FIELD;
+    if (handler.isWait(type)) return this.#wait(head, words);
+    const outcome = handler.handle(type, words);
+    if (typeof outcome === "number") return outcome;
+    this.#pending.add(outcome);
+    this.#advance(head, words.byteLength);
+    return QueueError.NONE;
+  }
+
+  #wait(head: number, words: Int32Array): QueueError {
+    const { handler } = this.#parts;
+    const pending = this.#pending.take();
+    if (pending === undefined) {
+      const error = handler.wait(words);
+      if (error === QueueError.NONE) this.#advance(head, words.byteLength);
+      return error;
+    }
+    const kept = words.slice();
+    const epoch = this.#epoch;
+    this.#suspended = true;
+    whenDone(pending, () => {
+      if (epoch !== this.#epoch) return;
+      this.#suspended = false;
+      const error = handler.wait(kept);
+      if (error === QueueError.NONE) this.#advance(head, kept.byteLength);
+      else this.#fail(error);
+      this.run();
+    });
+    return QueueError.NONE;
+  }
+
+  #suspendUntil(arrange: (resume: () => void) => void): void {
+    const epoch = this.#epoch;
+    this.#suspended = true;
+    arrange(() => {
+      if (epoch !== this.#epoch) return;
+      this.#suspended = false;
+      this.run();
+    });
+  }
+
+  /** Errors that lie in the registers, not in a descriptor (§11.4.9.9). */
+  #checkSetup(wide: boolean): QueueError {
+    const { file, capabilities, root } = this.#parts;
+    const { SMTS, ADMS } = ECAP.fields;
+    const tail = file.get("IQT", IQT.fields.QT) * NARROW_BYTES;
+    if (root.mode !== TableMode.LEGACY && root.mode !== TableMode.SCALABLE && root.mode !== TableMode.ABORT)
+      return QueueError.TABLE_MODE;
+    if (root.mode !== TableMode.LEGACY && !wide) return QueueError.DESCRIPTOR_WIDTH;
+    if (wide && SMTS.get(capabilities.ecap, 0) === 0 && ADMS.get(capabilities.ecap, 0) === 0)
+      return QueueError.DESCRIPTOR_WIDTH;
+    if (wide && tail % WIDE_BYTES !== 0) return QueueError.TAIL_ALIGNMENT;
+    if (tail >= queueBytes(file.get("IQA", IQA.fields.QS))) return QueueError.TAIL_BEYOND_QUEUE;
+    return QueueError.NONE;
+  }
+
+  #advance(head: number, byteLength: number): void {
+    const { file } = this.#parts;
+    const next = (head + byteLength) % queueBytes(file.get("IQA", IQA.fields.QS));
+    file.set("IQH", IQH.fields.QH, next / NARROW_BYTES);
+  }
+
+  #fail(error: QueueError): void {
+    this.#parts.file.set("IQERCD", IQERCD.fields.IQEI, error);
+    this.#parts.faults.raise("IQE");
+  }
+
+  #stopped(): boolean {
+    const { file } = this.#parts;
+    return file.get("FSTS", FSTS.fields.IQE) === 1 || file.get("FSTS", FSTS.fields.ITE) === 1;
+  }
+}
