@@ -24,7 +24,7 @@ import {
   wo,
 } from "../src/layout.js";
 
-const Entry = layout("entry", 128, {
+const Entry = layout(128, {
   P: bit(0),
   TT: bits(3, 2),
   _1: reserved(1),
@@ -37,7 +37,7 @@ const Entry = layout("entry", 128, {
   _96: reserved(107, 96),
 });
 
-const Register = layout("register", 64, {
+const Register = layout(64, {
   STATUS: ro(3, 0, 5),
   COMMAND: wo(7, 4),
   EVENT: rw1c(8),
@@ -89,7 +89,7 @@ describe("layout()", () => {
   });
 
   it("reads a field that crosses three words", () => {
-    const wide = layout("wide", 96, { _0: reserved(30, 0), F: bits(83, 31), _84: reserved(95, 84) });
+    const wide = layout(96, { _0: reserved(30, 0), F: bits(83, 31), _84: reserved(95, 84) });
     const words = wide.pack({ F: 2 ** 53 - 1 });
     expect([...words]).toEqual([1 << 31, -1, 2 ** 20 - 1]);
     expect(wide.fields.F.get(words, 0)).toBe(2 ** 53 - 1);
@@ -129,7 +129,7 @@ describe("layout()", () => {
   it("agrees with bigint arithmetic on random tables, values and positions", () => {
     fc.assert(
       fc.property(randomTable, fc.nat(3), fc.infiniteStream(fc.maxSafeNat()), ({ table, width }, at, randoms) => {
-        const random = layout("random", width, table);
+        const random = layout(width, table);
         const words = new Int32Array(at + random.wordCount + 1).fill(-1);
         const expected = new Map<string, number>();
         for (const [name, field] of Object.entries(random.fields)) {
@@ -177,17 +177,17 @@ describe("layout() refuses", () => {
     ["a field under a gap's name", 32, { _0: bits(31, 0) }],
     ["a width that is not whole words", 16, { A: bits(15, 0) }],
   ])("%s", (_, width, table) => {
-    expect(() => layout("bad", width, table)).toThrow(RangeError);
+    expect(() => layout(width, table)).toThrow(RangeError);
   });
 
-  it("names the structure, the expected bit and what it found", () => {
-    expect(() => layout("bad", 32, { A: bits(7, 0), B: bits(31, 9) })).toThrow(
-      "layout bad: expected bit 8 of 32, got B 31:9",
+  it("names the expected bit and what it found", () => {
+    expect(() => layout(32, { A: bits(7, 0), B: bits(31, 9) })).toThrow(
+      "layout: expected bit 8 of 32, got B 31:9",
     );
   });
 
   it("nothing at the limits: a 53-bit field and a 512-bit structure", () => {
-    const wide = layout("wide", 512, { A: bits(52, 0), _53: reserved(511, 53) });
+    const wide = layout(512, { A: bits(52, 0), _53: reserved(511, 53) });
     expect(wide.wordCount).toBe(16);
     expect(wide.fields.A.get(Int32Array.of(-1, -1), 0)).toBe(2 ** 53 - 1);
   });
@@ -236,6 +236,7 @@ describe("masks", () => {
 
 describe("text", () => {
   const text: TextOf<typeof Register> = {
+    title: "Register",
     section: "§1.2",
     STATUS: "Status",
     COMMAND: "Command",

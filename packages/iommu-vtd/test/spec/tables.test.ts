@@ -56,7 +56,7 @@ describe("the list of tables", () => {
   });
 });
 
-describe.each(tables.map((table) => [table.layout.name, table] as const))("%s", (_, { layout, text }) => {
+describe.each(tables.map((table) => [table.text.title, table] as const))("%s", (_, { layout, text }) => {
   it("reads back every value that was packed, and no other bit is touched", () => {
     fc.assert(
       fc.property(randomValues(layout), fc.nat(3), (values, at) => {
@@ -108,7 +108,7 @@ describe.each(tables.map((table) => [table.layout.name, table] as const))("%s", 
 
   it("says what each field means and where it is specified", () => {
     expect(text.section).toMatch(/^§\d+(\.\d+)+$/);
-    expect(Object.keys(text).toSorted()).toEqual([...Object.keys(layout.fields), "section"].toSorted());
+    expect(Object.keys(text).toSorted()).toEqual([...Object.keys(layout.fields), "section", "title"].toSorted());
     for (const meaning of Object.values(text)) expect(meaning).toMatch(/^\S.{0,79}$/);
     expect(tableRows(layout, text)).toHaveLength(layout.parts.length);
     const described = describeFields(layout, layout.reset, 0, text);
