@@ -1,0 +1,3 @@
+const { scenario } = require("./scenario.mjs");
+
+scenario(require("@iommu-kit/iommu-core"), require("@iommu-kit/iommu-core/testing"));

@@ -1,0 +1,19 @@
+import type { GuestMemory, Iommu } from "@iommu-kit/iommu-core";
+import { VtdIommu, type VtdOptions } from "@iommu-kit/iommu-vtd";
+import { buildDmar } from "@iommu-kit/iommu-vtd/acpi";
+
+declare const memory: GuestMemory;
+
+const options: VtdOptions = {
+  memory,
+  msi: ({ address, data }) => void (address + data),
+  cachingMode: true,
+  addressWidths: [48],
+};
+const unit = new VtdIommu(options);
+export const iommu: Iommu = unit;
+export const status: number = unit.mmio.read32(0x1c);
+export const dmar: Uint8Array = buildDmar({ hostAddressWidthBits: 48, units: [] });
+
+// @ts-expect-error table widths are 39, 48 or 57
+export const wrong = new VtdIommu({ memory, msi: () => undefined, addressWidths: [40] });

@@ -1,0 +1,11 @@
+import { Access, type AddressSpace, Translation, type UnmapNotifier } from "@iommu-kit/iommu-core";
+import { CacheNotifier } from "@iommu-kit/notifier-cache";
+
+declare const space: AddressSpace;
+
+const notifier = new CacheNotifier(space, { name: "device 3" });
+export const asNotifier: UnmapNotifier = notifier;
+export const hit: boolean = notifier.lookup(0x10, Access.read, new Translation());
+
+// @ts-expect-error a cache is made for one address space
+export const wrong = new CacheNotifier();
