@@ -26,9 +26,9 @@ export class DirtyPages {
     this.#take(firstPfn, firstPfn + pageCount, (pfn) => setBits(bitmap, pfn - firstPfn, 1));
   }
 
-  /** Takes every frame out, ascending within 16 MiB, and calls `visit` for each. */
+  /** Takes every frame out, ascending, and calls `visit` for each. */
   takeAll(visit: (pfn: number) => void): void {
-    this.#take(0, Infinity, visit);
+    for (const key of [...this.#chunks.keys()].sort((a, b) => a - b)) this.#takeChunk(key, 0, Infinity, visit);
   }
 
   /** Forgets everything. */

@@ -18,3 +18,7 @@ export { type1v2 } from "./profiles/type1v2.js";
 export { vfioUser } from "./profiles/vfio-user.js";
 export { MemoryContainer } from "./memory-container.js";
 export { type ShadowBlock, shadowBlock, ShadowPageTable, type ShadowTarget } from "./shadow-page-table.js";
+export type { Coalescing } from "./coalescing.js";
+export type { PressureEvent } from "./entry-pressure.js";
+export type { CutEvent, RefusalEvent, VfioEventEmitter, VfioNotifierEvents } from "./events.js";
+export { VfioNotifier, type VfioNotifierOptions } from "./vfio-notifier.js";

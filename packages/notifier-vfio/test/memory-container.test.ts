@@ -237,7 +237,7 @@ describe("the dirty log", () => {
     const container = new MemoryContainer(vfioUser);
     container.map(4090, 20, 0, RW);
     page(container, 4091);
-    container.dirtyLog.start();
+    void container.dirtyLog.start();
     page(container, 4092);
     page(container, 4097);
     container.translate(4093, Access.read, shadowBlock());
@@ -254,7 +254,7 @@ describe("the dirty log", () => {
   it("still knows a write after the frame was unmapped, where unmap and read are two calls", async () => {
     const container = new MemoryContainer(vfioUser);
     container.map(0, 8, 0, RW);
-    container.dirtyLog.start();
+    void container.dirtyLog.start();
     page(container, 3);
 
     expect(container.dirtyLog.unmapAndRead).toBeUndefined();
@@ -268,7 +268,7 @@ describe("the dirty log", () => {
   it("reports with the unmap what was written up to the end of the step", async () => {
     const container = new MemoryContainer(shadow);
     container.map(0, 8, 0, RW);
-    container.dirtyLog.start();
+    void container.dirtyLog.start();
     page(container, 1);
     const bitmap = new Uint8Array(1);
 
@@ -287,7 +287,7 @@ describe("the dirty log", () => {
       fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
         const container = new MemoryContainer(shadow);
         container.map(0, 2 ** 24, 0, RW);
-        container.dirtyLog.start();
+        void container.dirtyLog.start();
         const naive = new Set<number>();
         for (const { write, pfn, pageCount } of steps) {
           if (write) {
@@ -312,7 +312,7 @@ describe("the dirty log", () => {
     expect(await new MemoryContainer(iommufd).dirtyLog.read(0, 1, buffer)).toEqual({ ok: false, cause: "unsupported" });
     const container = new MemoryContainer(type1v2);
     expect(await container.dirtyLog.read(0, 1, buffer)).toEqual({ ok: false, cause: "invalid" });
-    container.dirtyLog.start();
+    void container.dirtyLog.start();
     expect(container.dirtyLog.active).toBe(true);
     expect(await container.dirtyLog.read(0, 9, buffer)).toEqual({ ok: false, cause: "invalid" });
     expect(await container.dirtyLog.unmapAndRead?.(0, 9, buffer)).toEqual({ ok: false, cause: "invalid" });

@@ -1,0 +1,159 @@
+/**
+ * Which guest frames a device wrote, found through the container: for live migration behind an IOMMU.
+ *
+ * A container logs by IOVA; what matters is the frame behind it, and that changes while the guest remaps. So the log is
+ * read with each unmap, against the entries as they were, and the rest when it is asked for. Where a container has no
+ * log, every frame that a device may write counts as written: slow, never wrong.
+ */
+import { Access, CompletionGroup, type Completion, type FrameRange } from "@iommu-kit/iommu-core";
+import type { Answer, DirtyLog, DmaContainer, UnmapResult } from "./container.js";
+import { DirtyPages } from "./dirty-pages.js";
+import type { ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
+
+/** Told a run of guest frames that may have been written. */
+export type DirtyVisitor = (gpaPfn: number, pageCount: number) => void;
+
+/** `off`; `log`: the container tells; `assume`: it cannot, all that is writable counts. */
+export type DirtyMode = "off" | "log" | "assume";
+
+/** See the file's header. */
+export class DirtyTracker {
+  readonly #container: DmaContainer;
+  readonly #table: () => ShadowPageTable;
+  readonly #written = new DirtyPages();
+  /** Unmapped in the open step, to be read when it is closed. */
+  #unread: { range: FrameRange; blocks: readonly ShadowBlock[] }[] = [];
+  #mode: DirtyMode = "off";
+
+  /** @param table What the notifier holds now. */
+  constructor(container: DmaContainer, table: () => ShadowPageTable) {
+    this.#container = container;
+    this.#table = table;
+  }
+
+  get mode(): DirtyMode {
+    return this.#mode;
+  }
+
+  /** Starts; done when the container logs. What was written before is not reported. */
+  start(): Completion {
+    this.#mode = "assume";
+    const answer = this.#container.dirtyLog?.start();
+    const settle = (ok: boolean): void => {
+      if (ok && this.#mode === "assume") this.#mode = "log";
+    };
+    if (answer instanceof Promise) return answer.then(({ ok }) => settle(ok));
+    if (answer !== undefined) settle(answer.ok);
+    return undefined;
+  }
+
+  /** Stops, and forgets what was not collected. */
+  stop(): Completion {
+    const logging = this.#mode === "log";
+    this.#mode = "off";
+    this.#written.clear();
+    this.#unread = [];
+    const answer = logging ? this.#container.dirtyLog?.stop() : undefined;
+    return answer instanceof Promise ? answer.then(() => undefined) : undefined;
+  }
+
+  /** Unmaps a range of the container, and keeps what was written to it. */
+  unmap(range: FrameRange, blocks: readonly ShadowBlock[], stepOpen: boolean): Answer<UnmapResult> {
+    const { firstPfn, pageCount } = range;
+    const log = this.#container.dirtyLog;
+    if (this.#mode === "assume") this.#addWhole(blocks, range);
+    if (this.#mode !== "log" || log === undefined) return this.#container.unmap(firstPfn, pageCount);
+    const bitmap = new Uint8Array(Math.ceil(pageCount / 8));
+    if (log.unmapAndRead !== undefined) {
+      const answer = log.unmapAndRead(firstPfn, pageCount, bitmap);
+      const keep = (result: UnmapResult): UnmapResult => {
+        this.#addBits(blocks, range, bitmap);
+        return result;
+      };
+      return answer instanceof Promise ? answer.then(keep) : keep(answer);
+    }
+    const answer = this.#container.unmap(firstPfn, pageCount);
+    if (stepOpen) {
+      // Devices write through the entries until the step closes.
+      this.#unread.push({ range, blocks });
+      return answer;
+    }
+    const read = this.#read(log, range, blocks);
+    return read === undefined ? answer : Promise.all([answer, read]).then(([result]) => result);
+  }
+
+  /** Call when a step has been closed: reads what was unmapped in it. */
+  closeStep(): Completion {
+    const log = this.#container.dirtyLog;
+    const unread = this.#unread;
+    this.#unread = [];
+    const group = new CompletionGroup();
+    for (const { range, blocks } of log === undefined ? [] : unread) {
+      // Bits since the step closed belong to what is mapped there now: counted for both.
+      const now = [...this.#table().blocks(range.firstPfn, range.pageCount)];
+      if (log !== undefined) group.add(this.#read(log, range, [...blocks, ...now]));
+    }
+    return group.take();
+  }
+
+  /** Tells every guest frame that may have been written since it was last told, ascending, once each. */
+  collect(visit: DirtyVisitor): Completion {
+    const group = new CompletionGroup();
+    const log = this.#container.dirtyLog;
+    for (const block of this.#mode === "off" ? [] : this.#table().blocks()) {
+      if ((block.access & Access.write) === 0) continue;
+      const range = { firstPfn: block.iovaPfn, pageCount: block.pageCount };
+      if (this.#mode === "log" && log !== undefined) group.add(this.#read(log, range, [block]));
+      else this.#addWhole([block], range);
+    }
+    const pending = group.take();
+    if (pending === undefined) return this.#tell(visit);
+    return pending.then(() => this.#tell(visit));
+  }
+
+  #tell(visit: DirtyVisitor): undefined {
+    let first = -1;
+    let count = 0;
+    this.#written.takeAll((pfn) => {
+      if (pfn === first + count) {
+        count += 1;
+        return;
+      }
+      if (count > 0) visit(first, count);
+      first = pfn;
+      count = 1;
+    });
+    if (count > 0) visit(first, count);
+    return undefined;
+  }
+
+  /** Reads a range of the log. A log that refuses has told nothing: then everything counts. */
+  #read(log: DirtyLog, range: FrameRange, blocks: readonly ShadowBlock[]): Completion {
+    const bitmap = new Uint8Array(Math.ceil(range.pageCount / 8));
+    const answer = log.read(range.firstPfn, range.pageCount, bitmap);
+    const keep = (ok: boolean): void => {
+      if (ok) this.#addBits(blocks, range, bitmap);
+      else this.#addWhole(blocks, range);
+    };
+    if (answer instanceof Promise) return answer.then(({ ok }) => keep(ok));
+    keep(answer.ok);
+    return undefined;
+  }
+
+  #addBits(blocks: readonly ShadowBlock[], range: FrameRange, bitmap: Uint8Array): void {
+    this.#add(blocks, range, (bit) => ((bitmap[Math.floor(bit / 8)] ?? 0) & (1 << bit % 8)) !== 0);
+  }
+
+  #addWhole(blocks: readonly ShadowBlock[], range: FrameRange): void {
+    this.#add(blocks, range, () => true);
+  }
+
+  #add(blocks: readonly ShadowBlock[], range: FrameRange, isSet: (bit: number) => boolean): void {
+    for (const block of blocks) {
+      if ((block.access & Access.write) === 0) continue;
+      const from = Math.max(block.iovaPfn, range.firstPfn);
+      const to = Math.min(block.iovaPfn + block.pageCount, range.firstPfn + range.pageCount);
+      for (let pfn = from; pfn < to; pfn++) if (isSet(pfn - range.firstPfn)) this.#written.add(block.gpaPfn + (pfn - block.iovaPfn));
+    }
+  }
+}
