@@ -1,0 +1,6 @@
+export { type StreamSocket, socketChannel, type VhostChannel } from "./channel.js";
+export { VhostFrontEnd, type VhostFrontEndOptions } from "./front-end.js";
+export { VhostIotlb, type VhostIotlbOptions, type VhostIotlbStatistics } from "./vhost-iotlb.js";
+export { MemoryTable, type VhostRegion } from "./memory-table.js";
+export type { IotlbMessage, VhostRing } from "./messages.js";
+export { Feature, ProtocolFeature } from "./protocol.js";
