@@ -10,7 +10,8 @@ import type { DmaContainer } from "./container.js";
 import { MemoryContainer } from "./memory-container.js";
 import type { ContainerProfile } from "./profiles/profile.js";
 import { type1v2 } from "./profiles/type1v2.js";
-import { VfioNotifier, type VfioNotifierOptions } from "./vfio-notifier.js";
+import type { VfioNotifierOptions } from "./options.js";
+import { VfioNotifier } from "./vfio-notifier.js";
 
 export { container, type DependencyContainer, type InjectionToken };
 

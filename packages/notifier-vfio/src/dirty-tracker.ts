@@ -19,14 +19,14 @@ export type DirtyMode = "off" | "log" | "assume";
 /** See the file's header. */
 export class DirtyTracker {
   readonly #container: DmaContainer;
-  readonly #table: () => ShadowPageTable;
+  readonly #table: ShadowPageTable;
   readonly #written = new DirtyPages();
   /** Unmapped in the open step, to be read when it is closed. */
   #unread: { range: FrameRange; blocks: readonly ShadowBlock[] }[] = [];
   #mode: DirtyMode = "off";
 
-  /** @param table What the notifier holds now. */
-  constructor(container: DmaContainer, table: () => ShadowPageTable) {
+  /** @param table What the notifier holds. */
+  constructor(container: DmaContainer, table: ShadowPageTable) {
     this.#container = container;
     this.#table = table;
   }
@@ -90,7 +90,7 @@ export class DirtyTracker {
     const group = new CompletionGroup();
     for (const { range, blocks } of log === undefined ? [] : unread) {
       // Bits since the step closed belong to what is mapped there now: counted for both.
-      const now = [...this.#table().blocks(range.firstPfn, range.pageCount)];
+      const now = [...this.#table.blocks(range.firstPfn, range.pageCount)];
       if (log !== undefined) group.add(this.#read(log, range, [...blocks, ...now]));
     }
     return group.take();
@@ -100,7 +100,7 @@ export class DirtyTracker {
   collect(visit: DirtyVisitor): Completion {
     const group = new CompletionGroup();
     const log = this.#container.dirtyLog;
-    for (const block of this.#mode === "off" ? [] : this.#table().blocks()) {
+    for (const block of this.#mode === "off" ? [] : this.#table.blocks()) {
       if ((block.access & Access.write) === 0) continue;
       const range = { firstPfn: block.iovaPfn, pageCount: block.pageCount };
       if (this.#mode === "log" && log !== undefined) group.add(this.#read(log, range, [block]));

@@ -45,7 +45,9 @@ export class VfioEventEmitter extends EventEmitter<VfioNotifierEvents> {
       // eventemitter3 cannot relate a generic name to its arguments; the signature above has.
       (this as EventEmitter<Record<string, (event: unknown) => void>>).emit(name, event[0]);
     } catch (error) {
-      void Promise.reject(error);
+      void Promise.resolve().then(() => {
+        throw error;
+      });
     }
   }
 }

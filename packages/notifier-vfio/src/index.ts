@@ -21,4 +21,5 @@ export { type ShadowBlock, shadowBlock, ShadowPageTable, type ShadowTarget } fro
 export type { Coalescing } from "./coalescing.js";
 export type { PressureEvent } from "./entry-pressure.js";
 export type { CutEvent, RefusalEvent, VfioEventEmitter, VfioNotifierEvents } from "./events.js";
-export { VfioNotifier, type VfioNotifierOptions } from "./vfio-notifier.js";
+export type { VfioNotifierOptions } from "./options.js";
+export { VfioNotifier } from "./vfio-notifier.js";

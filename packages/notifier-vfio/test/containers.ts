@@ -1,6 +1,6 @@
 /** Containers as they come: without steps, behind a socket. Each wraps an in-memory one, which keeps the rules. */
 import type { Access } from "@iommu-kit/iommu-core";
-import type { DmaContainer, MapResult, MemoryContainer, UnmapResult } from "@iommu-kit/notifier-vfio";
+import type { DirtyLog, DirtyResult, DmaContainer, MapResult, MemoryContainer, UnmapResult } from "@iommu-kit/notifier-vfio";
 
 /** A container that applies each call by itself, as a kernel's does, and writes the calls down. */
 export class PlainContainer implements DmaContainer {
@@ -93,6 +93,22 @@ export class RemoteContainer implements DmaContainer {
     return this.inner.entriesHeld;
   }
 
+  get dirtyLog(): DirtyLog {
+    const { inner } = this;
+    const later = <T>(call: () => T | Promise<T>) => this.#later(call);
+    const { unmapAndRead } = inner.dirtyLog;
+    const log: DirtyLog = {
+      get active() {
+        return inner.dirtyLog.active;
+      },
+      start: () => later<DirtyResult>(() => inner.dirtyLog.start()),
+      stop: () => later<DirtyResult>(() => inner.dirtyLog.stop()),
+      read: (...range) => later<DirtyResult>(() => inner.dirtyLog.read(...range)),
+    };
+    if (unmapAndRead !== undefined) log.unmapAndRead = (...range) => later<UnmapResult>(() => unmapAndRead(...range));
+    return log;
+  }
+
   /** Calls that wait. */
   get waiting(): number {
     return this.#queue.length;
@@ -119,7 +135,7 @@ export class RemoteContainer implements DmaContainer {
     return this.#later(() => this.inner.unmapAll());
   }
 
-  #later<T>(call: () => T): Promise<T> {
+  #later<T>(call: () => T | Promise<T>): Promise<T> {
     return new Promise((resolve) => this.#queue.push(() => resolve(call())));
   }
 }

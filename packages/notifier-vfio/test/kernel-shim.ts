@@ -3,7 +3,7 @@
  * here and not in the container is what the interface of the package leaves to its implementers: flags, buffer sizes,
  * and what the size field of an argument holds afterwards.
  */
-import { Access } from "@iommu-kit/iommu-core";
+import type { Access } from "@iommu-kit/iommu-core";
 import type { ContainerRefusal, MemoryContainer } from "@iommu-kit/notifier-vfio";
 
 /** Value of the flag of MAP_DMA that no kernel knows yet. */

@@ -200,10 +200,10 @@ describe("what a device reaches", () => {
     };
     mapAll(0);
     const torn: number[][] = [];
-    let done = false;
+    const writer = { done: false };
     const reader = (async () => {
       let lists = 0;
-      for (; !done; lists++) {
+      for (; !writer.done; lists++) {
         // One scatter-gather list is walked in one go; steps are written with pauses between their calls.
         const bases = [0, 4, 8, 12].map((pfn) => (targets(container, 16)[pfn] ?? -1) - pfn);
         if (new Set(bases).size !== 1) torn.push(bases);
@@ -223,7 +223,7 @@ describe("what a device reaches", () => {
       container.commit();
       await Promise.resolve();
     }
-    done = true;
+    writer.done = true;
 
     expect(await reader).toBeGreaterThan(300);
     expect(torn).toEqual([]);
@@ -296,7 +296,7 @@ describe("the dirty log", () => {
             continue;
           }
           const bitmap = new Uint8Array(Math.ceil(pageCount / 8));
-          container.dirtyLog.read(pfn, pageCount, bitmap);
+          void container.dirtyLog.read(pfn, pageCount, bitmap);
           const expected = [...naive].filter((p) => p >= pfn && p < pfn + pageCount).sort((a, b) => a - b);
           expect(bitsOf(bitmap).map((bit) => pfn + bit)).toEqual(expected);
           for (const p of expected) naive.delete(p);

@@ -359,7 +359,7 @@ describe("a container that fails", () => {
     void guest.flush();
 
     expect(attachment.state).toBe("failed");
-    expect(attachment.failure?.cause).toMatchObject({ message: expect.stringMatching(/expected the container to remove 1 pages, got 0/) });
+    expect(String(attachment.failure?.cause)).toMatch(/expected the container to remove 1 pages, got 0/);
     expect(plain.inner.entriesHeld).toBe(0);
   });
 
