@@ -23,6 +23,8 @@ export const UNPLUGGED = -1;
 export class AddressSpace implements Requester {
   readonly sourceId: SourceId;
   readonly pasid: number | undefined;
+  readonly privileged: boolean;
+  readonly key: number;
   /** Memory, as the device reaches it. */
   readonly dma: DmaPort;
   /** Observation: `fault`, `map`, `unmap`, `failed`, `window` ... */
@@ -37,6 +39,8 @@ export class AddressSpace implements Requester {
   constructor(requester: Requester, backend: Backend, memory: GuestMemory, hub: NotifierHub) {
     this.sourceId = requester.sourceId;
     this.pasid = requester.pasid;
+    this.privileged = requester.privileged;
+    this.key = requester.key;
     this.#backend = backend;
     this.#hub = hub;
     this.leases = new LeaseTable(hub.scheduler, hub.limits.leaseDeadline);

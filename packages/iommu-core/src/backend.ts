@@ -17,6 +17,10 @@ export interface Requester {
   readonly sourceId: SourceId;
   /** The PASID of its requests (0 to 2^20 - 1), or `undefined` for requests without PASID. */
   readonly pasid: number | undefined;
+  /** Its requests ask for supervisor privilege. Only requests with PASID can. */
+  readonly privileged: boolean;
+  /** A number that names this requester among all of the unit, for caches. */
+  readonly key: number;
 }
 
 /**

@@ -59,11 +59,42 @@ export class BlockLedger {
     return 0;
   }
 
+  /** First frames of the blocks that touch these frames, ascending. */
+  touching(firstPfn: number, pageCount: number): number[] {
+    const starts: number[] = [];
+    const end = firstPfn + pageCount;
+    const pages = this.pagesAt(firstPfn);
+    let from = firstPfn;
+    if (pages > 0) {
+      starts.push(firstPfn - (firstPfn % pages));
+      from = firstPfn - (firstPfn % pages) + pages;
+    }
+    for (const index of this.#leavesIn(from, end)) {
+      const codes = this.#leaves.get(index)?.codes;
+      const base = index * FANOUT;
+      for (let pfn = Math.max(from, base); pfn < Math.min(end, base + FANOUT); pfn++) {
+        if ((codes?.[pfn - base] ?? 0) !== 0) starts.push(pfn);
+      }
+    }
+    return starts;
+  }
+
   /** Forgets everything. */
   clear(): void {
     this.#leaves.clear();
     this.#largest = 0;
     this.#blockCount = 0;
+  }
+
+  /** Indices of the leaves in a range, ascending. A range may be far larger than all that is held. */
+  #leavesIn(from: number, end: number): number[] {
+    const first = Math.floor(from / FANOUT);
+    const last = Math.ceil(end / FANOUT);
+    if (last - first > this.#leaves.size)
+      return [...this.#leaves.keys()].filter((index) => index >= first && index < last).sort((a, b) => a - b);
+    const indices: number[] = [];
+    for (let index = first; index < last; index++) if (this.#leaves.has(index)) indices.push(index);
+    return indices;
   }
 }
 

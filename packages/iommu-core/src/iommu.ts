@@ -17,6 +17,8 @@ import { IommuError } from "./errors.js";
 export interface AddressSpaceOptions {
   /** 0 to 2^20 - 1: requests with this PASID. Default: requests without PASID. */
   readonly pasid?: number;
+  /** The requests ask for supervisor privilege; needs a PASID. Default false. */
+  readonly privileged?: boolean;
 }
 
 /** An IOMMU. */
@@ -76,16 +78,21 @@ export class BackendIommu implements Iommu {
 
   addressSpace(sourceId: SourceId, options: AddressSpaceOptions = {}): AddressSpace {
     checkSourceId(sourceId);
-    const { pasid } = options;
+    const { pasid, privileged = false } = options;
     if (pasid !== undefined && !(Number.isInteger(pasid) && pasid >= 0 && pasid < 2 ** 20)) {
       throw new IommuError("bad-option", `expected a PASID in 0..0xfffff, got ${pasid}`, {
         hint: "leave it out for requests without PASID",
       });
     }
-    const key = sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1);
+    if (privileged && pasid === undefined) {
+      throw new IommuError("bad-option", "privileged: expected a PASID beside it, got none", {
+        hint: "only requests with PASID carry a privilege",
+      });
+    }
+    const key = (sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1)) * 2 + (privileged ? 1 : 0);
     const known = this.#spaces.get(key);
     if (known?.plugged === true) return known;
-    const space = new AddressSpace({ sourceId, pasid }, this.#backend, this.#memory, this.hub);
+    const space = new AddressSpace({ sourceId, pasid, privileged, key }, this.#backend, this.#memory, this.hub);
     this.#spaces.set(key, space);
     this.hub.register(space);
     return space;

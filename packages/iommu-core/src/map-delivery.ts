@@ -1,21 +1,24 @@
 /**
  * One MAP notifier and what it holds: turns differences of the announced state into calls that keep its contract.
  *
- * `PageDelivery` clips to the notifier's range and steps around what the consumer refused. `BlockDelivery` also remembers the blocks, unmaps only whole
- * ones, and reports the frames that were briefly unmapped because a block was cut. State of one consumer lives here, never in the tree (design D5).
+ * This base clips to the notifier's range, keeps what the consumer refused, and isolates its failures; page-delivery.ts and block-delivery.ts are the two
+ * granularities. State of one consumer lives here, never in the tree (design D5).
  */
 
 import type { Access } from "./access.js";
-import { CompletionGroup } from "./completion.js";
+import { type Completion, CompletionGroup } from "./completion.js";
 import { IommuError } from "./errors.js";
 import { IovaTree, Mapping } from "./iova-tree.js";
 import { type MapAnswer, type MapNotifier, notifierName } from "./notifier.js";
-import { ALL_FRAMES, endOf, type FrameRange, intersect } from "./range.js";
-import { BlockLedger, alignedBlock } from "./block-ledger.js";
+import { type FrameRange, intersect } from "./range.js";
 
-/** What is announced at this moment of a pass: what precedes the scan is new, the rest is old. */
+/** What is announced at this moment of a pass: new below the cursor, old from there on. */
 export interface AnnouncedState {
-  find(pfn: number, out: Mapping): boolean;
+  readonly cursor: number;
+  /** Right for frames below the cursor. */
+  readonly told: IovaTree;
+  /** Right for frames from the cursor on. */
+  readonly untold: IovaTree;
 }
 
 /** Where a delivery reports what its consumer does. */
@@ -25,7 +28,12 @@ export interface DeliveryReports {
   failed(error: IommuError): void;
   /** Guards a promise of the consumer with the time-out; the answer never rejects. */
   guard<T>(promise: Promise<T>, settled: (value: T) => void): Promise<void>;
+  /** Asks for a `retry` in the order of jobs: entries freed up while the consumer was still refusing. */
+  retryLater(): void;
 }
+
+/** Targets of the IOVA tree are below this. */
+const TICKET_LIMIT = 2 ** 39;
 
 /** Base of both granularities. Methods are no-ops once the notifier has failed. */
 export abstract class MapDelivery {
@@ -36,6 +44,10 @@ export abstract class MapDelivery {
   /** What the consumer would not take, as it should be. Empty for nearly all. */
   protected readonly unheld = new IovaTree();
   readonly #unsupported = new IovaTree();
+  /** Offered, not answered yet: each frame's "target" is a number of its own, so a late answer finds the frames that are still its own. */
+  readonly #asked = new IovaTree();
+  #nextTicket = 0;
+  #unmaps = 0;
   readonly #pending = new CompletionGroup();
   #begun = false;
   #failed = false;
@@ -81,10 +93,8 @@ export abstract class MapDelivery {
   /** Ends the events of one invalidation; done when the consumer has completed all of them. */
   finish(group: CompletionGroup): void {
     if (this.#retryWanted) this.retry();
-    if (this.#begun) {
-      this.#begun = false;
-      if (!this.#failed) this.call(() => this.notifier.commit?.());
-    }
+    if (this.#begun && !this.#failed) this.#await(this.#call(() => this.notifier.commit?.()));
+    this.#begun = false;
     group.add(this.#pending.take());
   }
 
@@ -110,6 +120,7 @@ export abstract class MapDelivery {
     this.heldPages = 0;
     this.unheld.clear();
     this.#unsupported.clear();
+    this.#asked.clear();
     this.forget();
     try {
       this.notifier.revoke?.(error);
@@ -128,8 +139,8 @@ export abstract class MapDelivery {
   protected abstract removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void;
   protected abstract changePart(part: FrameRange, gpaPfn: number, access: Access, state: AnnouncedState): void;
   protected abstract addPart(part: FrameRange, gpaPfn: number, access: Access, slotPages: number): void;
-  /** The consumer turned out not to hold these frames after all. */
-  protected abstract unhold(iovaPfn: number, pageCount: number): void;
+  /** The consumer turned out not to hold these frames after all: all that is left of one offer. */
+  protected abstract unhold(iovaPfn: number): void;
   protected abstract forget(): void;
 
   /** These frames are not wanted any more, or are offered anew. */
@@ -139,54 +150,90 @@ export abstract class MapDelivery {
   }
 
   protected tellUnmap(iovaPfn: number, pageCount: number): void {
+    if (this.#failed) return;
     this.heldPages -= pageCount;
+    this.#unmaps += 1;
     if (this.unheld.slotCount > 0) this.#retryWanted = true;
-    this.call(() => this.notifier.unmap(iovaPfn, pageCount));
+    if (this.#asked.slotCount > 0) this.#asked.remove(iovaPfn, pageCount);
+    this.#await(this.#call(() => this.notifier.unmap(iovaPfn, pageCount)));
   }
 
   /** Whether the consumer holds the frames now, as far as is known. */
   protected tellMap(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
+    if (this.#failed) return false;
     this.heldPages += pageCount;
-    return this.#offer(
-      () => this.notifier.map(iovaPfn, pageCount, gpaPfn, access),
-      { firstPfn: iovaPfn, pageCount },
-      gpaPfn,
-      access,
-    );
+    const answer = this.#call(() => this.notifier.map(iovaPfn, pageCount, gpaPfn, access));
+    return this.#heed(answer, { firstPfn: iovaPfn, pageCount }, gpaPfn, access);
   }
 
+  /** As `tellMap`. A consumer that refuses the new target does not hold the old one either. */
   protected tellReplace(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
-    const replace = (): MapAnswer | Promise<MapAnswer> => this.notifier.replace?.(iovaPfn, pageCount, gpaPfn, access);
-    return this.#offer(replace, { firstPfn: iovaPfn, pageCount }, gpaPfn, access);
+    if (this.#failed) return false;
+    const answer = this.#call(() => this.notifier.replace?.(iovaPfn, pageCount, gpaPfn, access));
+    return this.#heed(answer, { firstPfn: iovaPfn, pageCount }, gpaPfn, access);
   }
 
-  #offer(tell: () => MapAnswer | Promise<MapAnswer>, range: FrameRange, gpaPfn: number, access: Access): boolean {
-    let held = true;
-    const settle = (answer: MapAnswer): void => {
-      if (answer === undefined || this.#failed) return;
-      held = false;
-      this.heldPages -= range.pageCount;
-      this.unhold(range.firstPfn, range.pageCount);
-      // The guest may have moved on while an asynchronous consumer was thinking; `unhold` and later events find the frames by the same bookkeeping.
-      this.unheld.insert(range.firstPfn, range.pageCount, gpaPfn, access);
-      if (answer === "unsupported") this.#unsupported.insert(range.firstPfn, range.pageCount, gpaPfn, access);
-      this.reports.refused(range.firstPfn, range.pageCount, gpaPfn, answer);
-    };
-    this.call(tell, settle);
-    return held && !this.#failed;
+  /** Takes the answer to an offer, now or later. */
+  #heed(answer: MapAnswer | Promise<MapAnswer>, range: FrameRange, gpaPfn: number, access: Access): boolean {
+    if (this.#failed) return false;
+    if (answer === undefined) return true;
+    if (!(answer instanceof Promise)) {
+      this.#refused(range, gpaPfn, access, answer);
+      return false;
+    }
+    const ticket = this.#ticketFor(range);
+    const unmaps = this.#unmaps;
+    this.#pending.add(
+      this.reports.guard(answer, (late) => {
+        const left = this.#redeem(ticket, range);
+        if (late === undefined || this.#failed) return;
+        for (const part of left) this.#refused(part, gpaPfn + (part.firstPfn - range.firstPfn), access, late);
+        if (late === "full" && left.length > 0 && unmaps !== this.#unmaps) this.reports.retryLater();
+      }),
+    );
+    return true;
   }
 
-  /** Calls the consumer: its failure is its own. */
-  protected call<T>(tell: () => T | Promise<T>, settled?: (value: T) => void): void {
-    if (this.#failed) return;
+  #refused(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
+    const { firstPfn, pageCount } = range;
+    this.heldPages -= pageCount;
+    this.unhold(firstPfn);
+    this.unheld.insert(firstPfn, pageCount, gpaPfn, access);
+    if (answer === "unsupported") this.#unsupported.insert(firstPfn, pageCount, gpaPfn, access);
+    this.reports.refused(firstPfn, pageCount, gpaPfn, answer);
+  }
+
+  #ticketFor(range: FrameRange): number {
+    if (this.#asked.slotCount === 0 || this.#nextTicket + range.pageCount > TICKET_LIMIT) this.#nextTicket = 0;
+    const ticket = this.#nextTicket;
+    this.#nextTicket += range.pageCount;
+    this.#asked.insert(range.firstPfn, range.pageCount, ticket, 1);
+    return ticket;
+  }
+
+  /** The frames of an offer that have been neither unmapped nor offered anew since. */
+  #redeem(ticket: number, range: FrameRange): FrameRange[] {
+    const left: FrameRange[] = [];
+    this.#asked.runs((firstPfn, pageCount, tag) => {
+      if (tag - ticket === firstPfn - range.firstPfn) left.push({ firstPfn, pageCount });
+    }, range);
+    for (const part of left) this.#asked.remove(part.firstPfn, part.pageCount);
+    return left;
+  }
+
+  #await(answer: Completion): void {
+    if (answer instanceof Promise) this.#pending.add(this.reports.guard(answer, () => undefined));
+  }
+
+  /** Calls the consumer: its failure is its own. `undefined` if it failed. */
+  #call<T>(tell: () => T): T | undefined {
+    if (this.#failed) return undefined;
     try {
       if (!this.#begun) {
         this.#begun = true;
         this.notifier.begin?.();
       }
-      const answer = tell();
-      if (answer instanceof Promise) this.#pending.add(this.reports.guard(answer, settled ?? (() => undefined)));
-      else settled?.(answer);
+      return tell();
     } catch (cause) {
       this.fail(
         new IommuError("notifier-failed", `${notifierName(this.notifier)} threw`, {
@@ -194,154 +241,7 @@ export abstract class MapDelivery {
           cause,
         }),
       );
+      return undefined;
     }
-  }
-}
-
-/** For consumers that can unmap any part of what they hold. */
-export class PageDelivery extends MapDelivery {
-  protected override removePart(iovaPfn: number, pageCount: number): void {
-    this.#heldRuns(iovaPfn, pageCount, (first, count, held) => {
-      if (held) this.tellUnmap(first, count);
-    });
-    this.dropUnheld(iovaPfn, pageCount);
-  }
-
-  protected override changePart(part: FrameRange, gpaPfn: number, access: Access): void {
-    this.#heldRuns(part.firstPfn, part.pageCount, (first, count, held) => {
-      const target = gpaPfn + (first - part.firstPfn);
-      if (!held) {
-        this.dropUnheld(first, count);
-        this.tellMap(first, count, target, access);
-      } else if (this.notifier.replace === undefined) {
-        this.tellUnmap(first, count);
-        if (this.tellMap(first, count, target, access)) this.reports.window(first, count);
-      } else {
-        this.tellReplace(first, count, target, access);
-      }
-    });
-  }
-
-  protected override addPart(part: FrameRange, gpaPfn: number, access: Access): void {
-    const end = endOf(part);
-    for (let at = part.firstPfn; at < end;) {
-      const left = end - at;
-      const count = left <= this.largestBlock ? left : alignedBlock(at, left, this.largestBlock);
-      this.tellMap(at, count, gpaPfn + (at - part.firstPfn), access);
-      at += count;
-    }
-  }
-
-  protected override unhold(): void {
-    // `unheld` says it all.
-  }
-
-  protected override forget(): void {
-    // Nothing but `unheld` is kept.
-  }
-
-  /** Splits a range into what the consumer holds and what it refused. */
-  #heldRuns(iovaPfn: number, pageCount: number, visit: (first: number, count: number, held: boolean) => void): void {
-    if (this.unheld.slotCount === 0) {
-      visit(iovaPfn, pageCount, true);
-      return;
-    }
-    const refused: [number, number][] = [];
-    this.unheld.runs((first, count) => void refused.push([first, count]), { firstPfn: iovaPfn, pageCount });
-    let at = iovaPfn;
-    for (const [first, count] of refused) {
-      if (first > at) visit(at, first - at, true);
-      visit(first, count, false);
-      at = first + count;
-    }
-    if (at < iovaPfn + pageCount) visit(at, iovaPfn + pageCount - at, true);
-  }
-}
-
-/** For consumers that only unmap whole blocks. */
-export class BlockDelivery extends MapDelivery {
-  readonly #ledger = new BlockLedger();
-  readonly #cursor = new Mapping();
-
-  /** Blocks the consumer holds. */
-  get blockCount(): number {
-    return this.#ledger.blockCount;
-  }
-
-  protected override removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
-    this.#takeBlocks(iovaPfn, pageCount, state);
-    this.dropUnheld(iovaPfn, pageCount);
-  }
-
-  protected override changePart(part: FrameRange, gpaPfn: number, access: Access, state: AnnouncedState): void {
-    const pages = this.#ledger.pagesAt(part.firstPfn);
-    if (pages === part.pageCount && part.firstPfn % pages === 0 && this.notifier.replace !== undefined) {
-      if (!this.tellReplace(part.firstPfn, pages, gpaPfn, access)) this.#ledger.remove(part.firstPfn);
-      return;
-    }
-    this.#takeBlocks(part.firstPfn, part.pageCount, state);
-    this.dropUnheld(part.firstPfn, part.pageCount);
-    this.addPart(part, gpaPfn, access, 1);
-  }
-
-  /** Adds what is not held yet, in blocks no larger than the table entries they come from. */
-  protected override addPart(part: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
-    const end = endOf(part);
-    const limit = Math.min(slotPages, this.largestBlock);
-    for (let at = part.firstPfn; at < end;) {
-      const held = this.#ledger.pagesAt(at);
-      if (held > 0) {
-        at = at - (at % held) + held;
-        continue;
-      }
-      const pages = alignedBlock(at, end - at, limit);
-      this.#ledger.add(at, pages);
-      this.tellMap(at, pages, gpaPfn + (at - part.firstPfn), access);
-      at += pages;
-    }
-  }
-
-  protected override unhold(iovaPfn: number): void {
-    this.#ledger.remove(iovaPfn);
-  }
-
-  protected override forget(): void {
-    this.#ledger.clear();
-  }
-
-  /** Unmaps every block that touches the range; what such a block held and stays mapped is mapped again, and reported. */
-  #takeBlocks(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
-    const end = iovaPfn + pageCount;
-    for (let at = iovaPfn; at < end;) {
-      const pages = this.#ledger.pagesAt(at);
-      if (pages === 0) {
-        at += 1;
-        continue;
-      }
-      const first = at - (at % pages);
-      this.#ledger.remove(first);
-      this.tellUnmap(first, pages);
-      const kept = this.#restore(intersect({ firstPfn: first, pageCount: pages }, ALL_FRAMES), state);
-      if (kept > 0) this.reports.window(first, kept);
-      at = first + pages;
-    }
-  }
-
-  /** Maps again whatever of a block is still mapped; answers how many frames that were. */
-  #restore(block: FrameRange, state: AnnouncedState): number {
-    const end = endOf(block);
-    let kept = 0;
-    for (let at = block.firstPfn; at < end;) {
-      if (!state.find(at, this.#cursor)) {
-        at += 1;
-        continue;
-      }
-      const { gpaPfn, access, pageCount } = this.#cursor;
-      const count = Math.min(end, this.#cursor.firstPfn + pageCount) - at;
-      this.addPart({ firstPfn: at, pageCount: count }, gpaPfn, access, pageCount);
-      kept += count;
-      at += count;
-    }
-    return kept;
   }
 }

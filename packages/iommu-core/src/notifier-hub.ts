@@ -15,7 +15,9 @@ import { IommuError } from "./errors.js";
 import type { Observers } from "./events.js";
 import { JobQueue } from "./job-queue.js";
 import type { Limits } from "./limits.js";
-import { BlockDelivery, type DeliveryReports, type MapDelivery, PageDelivery } from "./map-delivery.js";
+import { BlockDelivery } from "./block-delivery.js";
+import type { DeliveryReports, MapDelivery } from "./map-delivery.js";
+import { PageDelivery } from "./page-delivery.js";
 import { type MapNotifier, NOTIFIER_CONTRACT, type Notifier, notifierName } from "./notifier.js";
 import type { Scheduler } from "./ports.js";
 import { ALL_FRAMES, checkRange, type FrameRange, intersect } from "./range.js";
@@ -217,10 +219,13 @@ export class NotifierHub {
 
   #retry(attachment: AttachmentRecord): void {
     const { member } = attachment;
-    if (member === undefined || attachment.detached) return;
+    if (member !== undefined && !attachment.detached) this.#retryDelivery(member.delivery);
+  }
+
+  #retryDelivery(delivery: MapDelivery): void {
     void this.queue.runOnce((group) => {
-      member.delivery.retry();
-      member.delivery.finish(group);
+      delivery.retry();
+      delivery.finish(group);
     });
   }
 
@@ -361,6 +366,7 @@ export class NotifierHub {
         }
       },
       guard: (promise, settled) => this.#guard.watch(notifier, promise, settled, fail),
+      retryLater: () => this.#retryDelivery(delivery),
     };
     const delivery =
       notifier.granularity === "page"

@@ -40,12 +40,20 @@ export class Transition implements MappingSink, AnnouncedState {
   readonly #end: number;
   readonly #old = new Int32Array(FANOUT * 2);
   readonly #new = new Int32Array(FANOUT * 2);
+  /** Runs shorter than a leaf table wait here until their table is complete: removals come first. */
+  readonly #gathered = new Int32Array(FANOUT * 2);
+  /** 1 where a gathered run begins: blocks are no larger than what the backend reported at once. */
+  readonly #starts = new Uint8Array(FANOUT);
+  #gatheredAt = -1;
   readonly #slot = new Mapping();
   readonly #slice: Slice;
   /** Every frame below it is done. */
   cursor: number;
   /** Table entries read so far by the scan. */
   entriesRead = 0;
+  /** Whether the last scan was told to stop: there is more to come from the cursor on. */
+  stopped = false;
+  #from = 0;
 
   constructor(plan: TransitionPlan, slice: Slice) {
     this.#plan = plan;
@@ -54,18 +62,25 @@ export class Transition implements MappingSink, AnnouncedState {
     this.#end = endOf(plan.range);
   }
 
+  /** To be called before each scan. Whatever is left of the slice, a scan that begins gets one step further. */
+  begin(): void {
+    this.#from = this.cursor;
+    this.stopped = false;
+  }
+
   /** Nothing further is mapped: removes what is left of the range. `true`: the pass is done. */
   finish(): boolean {
+    this.#from = this.cursor;
+    this.#release();
     return this.#removeUpTo(this.#end);
   }
 
-  get spent(): boolean {
-    return this.#slice.entriesLeft <= 0 || this.#slice.mappingsLeft <= 0;
+  get told(): IovaTree {
+    return this.#plan.after ?? this.#plan.before;
   }
 
-  find(pfn: number, out: Mapping): boolean {
-    const { after, before } = this.#plan;
-    return after !== undefined && pfn < this.cursor ? after.find(pfn, out) : before.find(pfn, out);
+  get untold(): IovaTree {
+    return this.#plan.before;
   }
 
   run(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
@@ -77,16 +92,18 @@ export class Transition implements MappingSink, AnnouncedState {
         at = this.#behindHole(at);
         continue;
       }
-      if (!this.#removeUpTo(at)) return false;
+      if (!this.#leaveTable(at)) return this.#stop();
       at = this.#runPart(at, stop, gpaPfn + (at - iovaPfn), access);
-      if (this.spent) return false;
     }
     return true;
   }
 
   reach(iovaPfn: number, entriesRead: number): boolean {
-    if (!this.#removeUpTo(Math.min(iovaPfn, this.#end))) return false;
-    if (this.spent) return false;
+    // A table that has been begun is finished first: a slice makes progress by whole tables.
+    if (!this.#isGathering(iovaPfn)) {
+      this.#release();
+      if (!this.#removeUpTo(Math.min(iovaPfn, this.#end)) || this.#spent) return this.#stop();
+    }
     this.entriesRead += entriesRead;
     this.#slice.entriesLeft -= entriesRead;
     return true;
@@ -112,14 +129,46 @@ export class Transition implements MappingSink, AnnouncedState {
     const first = Math.max(iovaPfn, this.cursor);
     const end = Math.min(iovaPfn + FANOUT, this.#end);
     if (first >= end) return true;
-    if (!this.#removeUpTo(first)) return false;
+    this.#release();
+    if (!this.#removeUpTo(first)) return this.#stop();
     this.#new.set(entries);
     for (const hole of this.#plan.holes) {
       const part = intersect(hole, { firstPfn: iovaPfn, pageCount: FANOUT });
       if (part.pageCount > 0) this.#new.fill(0, (part.firstPfn - iovaPfn) * 2, (endOf(part) - iovaPfn) * 2);
     }
     this.#chunk(iovaPfn, first, end);
-    return !this.spent;
+    return !this.#spent || this.#stop();
+  }
+
+  /** Whether the slice is used up, and something came of it. */
+  get #spent(): boolean {
+    return (this.#slice.entriesLeft <= 0 || this.#slice.mappingsLeft <= 0) && this.cursor > this.#from;
+  }
+
+  #stop(): false {
+    this.stopped = true;
+    return false;
+  }
+
+  #isGathering(iovaPfn: number): boolean {
+    return this.#gatheredAt >= 0 && iovaPfn >= this.#gatheredAt && iovaPfn < this.#gatheredAt + FANOUT;
+  }
+
+  /** Before something at `iovaPfn`: finishes the tables in front of its own. `false`: the slice is spent. */
+  #leaveTable(iovaPfn: number): boolean {
+    if (this.#isGathering(iovaPfn)) return true;
+    this.#release();
+    return this.#removeUpTo(Math.max(this.cursor, iovaPfn - (iovaPfn % FANOUT))) && !this.#spent;
+  }
+
+  /** Compares the table that was gathered. */
+  #release(): void {
+    const base = this.#gatheredAt;
+    this.#gatheredAt = -1;
+    if (base < 0 || this.cursor >= base + FANOUT) return;
+    this.#new.set(this.#gathered);
+    this.#chunk(base, Math.max(base, this.cursor), Math.min(base + FANOUT, this.#end), FANOUT);
+    this.#starts.fill(0);
   }
 
   /** Where the hole-free part that starts at `at` ends: `at` itself when it lies in a hole. */
@@ -145,11 +194,17 @@ export class Transition implements MappingSink, AnnouncedState {
     }
     const base = at - (at % FANOUT);
     const stop = Math.min(end, base + FANOUT);
-    this.#plan.before.readChunk(base, this.#new);
-    fillSlots(this.#new, at - base, stop - at, gpaPfn, access);
+    if (stop - at < FANOUT) {
+      if (this.#gatheredAt < 0) this.#gathered.fill(0);
+      this.#starts[at - base] = 1;
+      this.#gatheredAt = base;
+      fillSlots(this.#gathered, at - base, stop - at, gpaPfn, access);
+      return stop;
+    }
+    fillSlots(this.#new, 0, FANOUT, gpaPfn, access);
     this.#chunk(base, at, stop, FANOUT);
     // 512 frames that are one superpage again go back into one slot.
-    if (stop - at === FANOUT && this.#plan.after === undefined) this.#plan.before.setSlot(at, 2, gpaPfn, access);
+    if (this.#plan.after === undefined) this.#plan.before.setSlot(at, 2, gpaPfn, access);
     return stop;
   }
 
@@ -182,7 +237,7 @@ export class Transition implements MappingSink, AnnouncedState {
         this.cursor = pfn;
         return true;
       }
-      if (this.spent) return false;
+      if (this.#spent) return false;
       const first = Math.max(slot.firstPfn, this.cursor);
       if (slot.pageCount === 1) {
         const base = first - (first % FANOUT);
@@ -251,6 +306,7 @@ export class Transition implements MappingSink, AnnouncedState {
 
   #continues(i: number, gpaPfn: number, offset: number, access: Access): boolean {
     const low = this.#new[i] ?? 0;
+    if (this.#starts[i / 2] === 1) return false;
     return (low & 3) === access && (gpaPfn === -1 || slotTarget(low, this.#new[i + 1] ?? 0) === gpaPfn + offset);
   }
 }

@@ -149,9 +149,10 @@ export class ViewSync {
   *#drive(pass: Transition, scan: Scan, end: number, tooMuch: () => boolean = () => false): Steps<void> {
     for (let scanned = false; ;) {
       if (!scanned) {
+        pass.begin();
         scan({ firstPfn: pass.cursor, pageCount: end - pass.cursor }, pass);
         if (tooMuch()) return;
-        scanned = !pass.spent;
+        scanned = !pass.stopped;
       }
       if (scanned && pass.finish()) return;
       yield;

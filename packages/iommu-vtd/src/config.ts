@@ -53,6 +53,40 @@ export interface VtdConfig {
   readonly extendedInterruptMode?: boolean;
   /** Posted interrupts. Default false. */
   readonly postedInterrupts?: boolean;
+  /** Scalable mode: PASIDs, 256-bit descriptors. Default false; everything down to `stopMarkers` needs it. */
+  readonly scalableMode?: boolean;
+  /** First-stage translation with 4 levels, or with 4 and 5. Default false. */
+  readonly firstStage?: false | "4-level" | "5-level";
+  /** First-stage pages of 1 GiB. Default false. */
+  readonly firstStage1G?: boolean;
+  /** Second-stage translation in scalable mode. Default: as `scalableMode`. */
+  readonly secondStage?: boolean;
+  /** Nested translation; needs both stages. Default false. */
+  readonly nested?: boolean;
+  /** Second-stage accessed and dirty flags. Default false; needs `pageWalkCoherency`. */
+  readonly secondStageFlags?: boolean;
+  /** First-stage extended accessed flag. Default false; needs `pageWalkCoherency`. */
+  readonly extendedAccessed?: boolean;
+  /** Table accesses in scalable mode can be snooped (PWSNP): what flag updates need. Default: as `scalableMode`. */
+  readonly pageWalkCoherency?: boolean;
+  /** Requests with PASID of this many bits, 1 to 20; `false` for none. Default false. */
+  readonly pasidWidth?: number | false;
+  /** Contexts may name the PASID of requests without PASID. Default false. */
+  readonly requestPasid?: boolean;
+  /** Contexts may make requests without PASID privileged. Default false; needs `supervisorRequests`. */
+  readonly requestPrivilege?: boolean;
+  /** Privileged requests. Default false. */
+  readonly supervisorRequests?: boolean;
+  /** Page requests (PRI); need `deviceTlb`. Default false. */
+  readonly pageRequests?: boolean;
+  /** Wait descriptors may drain page requests. Default: as `pageRequests`. */
+  readonly pageRequestDraining?: boolean;
+  /** Stop markers. Default: as `pageRequests`. */
+  readonly stopMarkers?: boolean;
+  /** Translation requests may say that they will not write; needs `deviceTlb`. Default false. */
+  readonly noWriteRequests?: boolean;
+  /** Abort-DMA mode. Default false. */
+  readonly abortDma?: boolean;
   /** Protected memory regions. Default none. */
   readonly protectedRegions?: readonly ("low" | "high")[];
   /** Fault recording registers, 1 to 256. Default 1. */
@@ -98,6 +132,23 @@ const DEFAULTS: Required<VtdConfig> = {
   interruptRemapping: true,
   extendedInterruptMode: false,
   postedInterrupts: false,
+  scalableMode: false,
+  firstStage: false,
+  firstStage1G: false,
+  secondStage: false,
+  nested: false,
+  secondStageFlags: false,
+  extendedAccessed: false,
+  pageWalkCoherency: false,
+  pasidWidth: false,
+  requestPasid: false,
+  requestPrivilege: false,
+  supervisorRequests: false,
+  pageRequests: false,
+  pageRequestDraining: false,
+  stopMarkers: false,
+  noWriteRequests: false,
+  abortDma: false,
   protectedRegions: [],
   faultRecords: 1,
   faultRecordOffset: 0x220,
@@ -113,7 +164,14 @@ const DEFAULTS: Required<VtdConfig> = {
  * @throws {IommuError} `bad-option` for a value out of range or a combination that the architecture forbids.
  */
 export function resolveConfig(given: VtdConfig): ResolvedConfig {
-  const config = { ...DEFAULTS, ...given };
+  const { scalableMode = false, pageRequests = false } = given;
+  const follow = {
+    secondStage: scalableMode,
+    pageWalkCoherency: scalableMode,
+    pageRequestDraining: pageRequests,
+    stopMarkers: pageRequests,
+  };
+  const config = { ...DEFAULTS, ...follow, ...given };
   const widest = Math.max(39, ...config.addressWidths);
   const maximumGuestAddressWidth = config.maximumGuestAddressWidth || widest;
   check(config);
@@ -136,6 +194,8 @@ export function resolveConfig(given: VtdConfig): ResolvedConfig {
     MAMV: pages === false ? 0 : pages,
     DWD: 1,
     DRD: 1,
+    FS1GP: flag(config.firstStage1G),
+    FS5LP: flag(config.firstStage === "5-level"),
     PI: flag(config.postedInterrupts),
     ESIRTPS: flag(config.interruptPointerFlush && config.interruptRemapping),
     ESRTPS: flag(config.rootPointerFlush),
@@ -150,6 +210,23 @@ export function resolveConfig(given: VtdConfig): ResolvedConfig {
     SC: flag(config.snoopControl),
     IRO: config.iotlbRegisterOffset / 16,
     MHMV: config.interruptRemapping ? 15 : 0,
+    NEST: flag(config.nested),
+    PRS: flag(config.pageRequests),
+    SRS: flag(config.supervisorRequests),
+    NWFS: flag(config.noWriteRequests),
+    EAFS: flag(config.extendedAccessed),
+    PSS: config.pasidWidth === false ? 0 : config.pasidWidth - 1,
+    PASID: flag(config.pasidWidth !== false),
+    PDS: flag(config.pageRequestDraining),
+    SMTS: flag(config.scalableMode),
+    SSADS: flag(config.secondStageFlags),
+    SSTS: flag(config.secondStage),
+    FSTS: flag(config.firstStage !== false),
+    SMPWCS: flag(config.pageWalkCoherency),
+    RPS: flag(config.requestPasid),
+    ADMS: flag(config.abortDma),
+    RPRIVS: flag(config.requestPrivilege),
+    SMS: flag(config.stopMarkers),
   });
   return {
     ...config,
@@ -227,8 +304,40 @@ function check(config: Required<VtdConfig>): void {
     "interruptRemapping: true beside it",
     true,
   );
+  checkScalable(config);
   for (const name of ["iotlbEntries", "contextEntries", "interruptEntries"] as const) {
     refuseUnless(isIn(config[name], 0, 2 ** 24), name, "0 (off) to 2^24", config[name]);
+  }
+}
+
+/** What each option of scalable mode needs beside it (§11.4.3). */
+function checkScalable(config: Required<VtdConfig>): void {
+  const width = config.pasidWidth;
+  refuseUnless(width === false || isIn(width, 1, 20), "pasidWidth", "false, or 1 to 20", width);
+  const needs: readonly (readonly [keyof VtdConfig, keyof VtdConfig])[] = [
+    ["scalableMode", "queuedInvalidation"],
+    ["firstStage", "scalableMode"],
+    ["firstStage1G", "firstStage"],
+    ["nested", "firstStage"],
+    ["nested", "secondStage"],
+    ["secondStageFlags", "secondStage"],
+    ["secondStageFlags", "pageWalkCoherency"],
+    ["extendedAccessed", "firstStage"],
+    ["extendedAccessed", "pageWalkCoherency"],
+    ["pageWalkCoherency", "scalableMode"],
+    ["pasidWidth", "scalableMode"],
+    ["requestPasid", "scalableMode"],
+    ["supervisorRequests", "scalableMode"],
+    ["requestPrivilege", "supervisorRequests"],
+    ["pageRequests", "scalableMode"],
+    ["pageRequests", "deviceTlb"],
+    ["pageRequestDraining", "deviceTlb"],
+    ["stopMarkers", "pageRequests"],
+    ["noWriteRequests", "deviceTlb"],
+  ];
+  for (const [option, needed] of needs) {
+    const lacking = config[option] !== false && config[needed] === false;
+    refuseUnless(!lacking, option, `${needed} beside it`, config[option]);
   }
 }
 

@@ -12,6 +12,7 @@ import {
   BackendIommu,
   BitAccess,
   type Completion,
+  type Domain,
   type FrameRange,
   type GuestMemory,
   type Iommu,
@@ -41,12 +42,12 @@ import { GlobalCommand } from "./registers/global-command.js";
 import { MmioPort } from "./registers/mmio-port.js";
 import { RegisterFile } from "./registers/register-file.js";
 import { sideEffects } from "./registers/side-effects.js";
-import { Domains, UNTRANSLATED } from "./scan/domains.js";
-import { PageScan } from "./scan/page-scan.js";
+import { Domains } from "./scan/domains.js";
+import { FirstStageScan } from "./scan/first-stage-scan.js";
+import { SecondStageScan } from "./scan/second-stage-scan.js";
 import { GCMD, IRTA, RTADDR } from "./spec/registers-command.js";
 import { TableMode } from "./spec/encodings.js";
-import { ContextCache } from "./translate/context-cache.js";
-import { ContextLookup } from "./translate/context-lookup.js";
+import { Bindings } from "./translate/bindings.js";
 import { Iotlb } from "./translate/iotlb.js";
 import type { RootPointer } from "./translate/root-pointer.js";
 import { Translator } from "./translate/translate.js";
@@ -77,7 +78,7 @@ export class VtdIommu implements Iommu {
   readonly #queue: InvalidationQueue;
   readonly #registerInvalidation: RegisterInvalidation;
   readonly #command: GlobalCommand;
-  readonly #contextCache: ContextCache;
+  readonly #bindings: Bindings;
   readonly #iotlb: Iotlb;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
@@ -89,7 +90,7 @@ export class VtdIommu implements Iommu {
     const file = new RegisterFile(capabilities, config.ver);
     this.#file = file;
     this.#faults = new FaultLog(file, config.faultRecords, msi);
-    this.#contextCache = new ContextCache(config.contextEntries);
+    this.#bindings = new Bindings(memory, capabilities, this.#root, config.contextEntries);
     this.#iotlb = new Iotlb(config.iotlbEntries);
     this.#interrupts = new InterruptRemap({
       memory,
@@ -98,15 +99,19 @@ export class VtdIommu implements Iommu {
       entryCount: config.interruptEntries,
       send: msi,
     });
-    this.#invalidator = new Invalidator(this.#iotlb, this.#contextCache);
-    const translator = new Translator(memory, capabilities, Math.max(39, ...config.addressWidths), {
+    this.#invalidator = new Invalidator(this.#iotlb, this.#bindings);
+    const translator = new Translator({
+      memory,
+      capabilities,
       root: this.#root,
-      contexts: new ContextLookup(memory, capabilities),
-      contextCache: this.#contextCache,
+      bindings: this.#bindings,
       iotlb: this.#iotlb,
       faults: this.#faults,
+      widestInputBits: widestInput(config),
     });
-    const backend = this.#makeBackend(translator, new Domains(new PageScan(memory, capabilities)));
+    const secondStage = new SecondStageScan(memory, capabilities);
+    const domains = new Domains(secondStage, new FirstStageScan(memory, capabilities, secondStage));
+    const backend = this.#makeBackend(translator, domains);
     const { regions, limits } = options;
     this.#iommu = new BackendIommu({
       backend,
@@ -208,7 +213,6 @@ export class VtdIommu implements Iommu {
   }
 
   #makeBackend(translator: Translator, domains: Domains): Backend {
-    const root = this.#root;
     const invalidator = this.#invalidator;
     const { cachingMode, deviceTlb } = this.config;
     const messageWindow: MessageWindow = new MessagePort(this.#interrupts);
@@ -217,9 +221,15 @@ export class VtdIommu implements Iommu {
       connect: (announce: Announce) => invalidator.connect(announce),
       translate: (requester: Requester, iovaPfn: number, access: Access, out: Translation) =>
         translator.translate(requester, iovaPfn, access, out),
-      domainOf: (requester) => (root.enabled ? domains.of(translator.bindingOf(requester.sourceId)) : UNTRANSLATED),
+      domainOf: (requester) => this.#domainOf(domains, requester),
       admit: (requester, kind) => admit(requester, kind, { cachingMode, deviceTlb }),
     };
+  }
+
+  #domainOf(domains: Domains, requester: Requester): Domain {
+    const withPasid = requester.pasid !== undefined;
+    if (!this.#root.enabled) return domains.untranslated[withPasid ? 1 : 0];
+    return domains.of(this.#bindings.of(requester), withPasid);
   }
 
   #makeTargets(): ConstructorParameters<typeof GlobalCommand>[1] {
@@ -275,6 +285,13 @@ export class VtdIommu implements Iommu {
         }),
     };
   }
+}
+
+/** Input bits of the widest table: what a fault record can show. */
+function widestInput(config: ResolvedConfig): number {
+  if (config.firstStage === false) return Math.max(39, ...config.addressWidths);
+  // First-stage inputs are sign-extended: all 64 bits count.
+  return 64;
 }
 
 function writableCommands(file: RegisterFile): Int32Array {

@@ -46,7 +46,7 @@ export class PageTables {
    * Maps `pageCount` frames to consecutive targets. `leafPages` is the size of the leaves: 1, 512 (2 MiB) or 2^18 (1 GiB); the range must be a multiple of it and
    * both ends aligned. A large page on the way is split into 512 equal ones; tables below a new large page are forgotten.
    */
-  map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, leafPages = 1): void {
+  map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access = 3, leafPages = 1): void {
     checkAligned(leafPages, iovaPfn, pageCount, gpaPfn);
     const level = levelOf(leafPages);
     for (let done = 0; done < pageCount; done += leafPages) {

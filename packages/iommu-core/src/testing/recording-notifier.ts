@@ -167,9 +167,10 @@ export class RecordingNotifier implements MapNotifier {
   }
 
   #begin(): void {
+    const call = this.#note({ type: "begin", iovaPfn: 0, pageCount: 0, gpaPfn: 0, access: 0 });
     if (this.#inStep) this.#breach("begin inside of a step");
     this.#inStep = true;
-    this.#options.onCall?.(this.#note({ type: "begin", iovaPfn: 0, pageCount: 0, gpaPfn: 0, access: 0 }));
+    this.#options.onCall?.(call);
   }
 
   #commit(): Completion {

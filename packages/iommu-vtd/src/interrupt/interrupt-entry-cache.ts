@@ -63,6 +63,8 @@ export class InterruptEntryCache {
       this.#entries.clear();
       return;
     }
-    for (let index = range.first; index < range.first + range.count; index++) this.#entries.delete(index);
+    // The entries bound the work, not the range: a guest may name 2^31 indexes.
+    for (const index of this.#entries.keys())
+      if (index >= range.first && index < range.first + range.count) this.#entries.delete(index);
   }
 }

@@ -10,6 +10,8 @@ import {
   ContextCacheDescriptor,
   InterruptEntryCacheDescriptor,
   IotlbDescriptor,
+  PasidCacheDescriptor,
+  PasidIotlbDescriptor,
   WaitDescriptor,
 } from "../spec/descriptors.js";
 import {
@@ -18,6 +20,8 @@ import {
   InterruptGranularity,
   IotlbGranularity,
   maskedRange,
+  PasidCacheGranularity,
+  PasidIotlbGranularity,
   QueueError,
   waitStatusGpa,
 } from "../spec/invalidation.js";
@@ -59,6 +63,10 @@ export class Descriptors implements DescriptorHandler {
         return this.#iotlb(words);
       case DescriptorType.INTERRUPT_ENTRY_CACHE:
         return this.#interruptEntries(words);
+      case DescriptorType.PASID_IOTLB:
+        return this.#pasidIotlb(words);
+      case DescriptorType.PASID_CACHE:
+        return this.#pasidCache(words);
       default:
         return QueueError.TYPE;
     }
@@ -66,10 +74,13 @@ export class Descriptors implements DescriptorHandler {
 
   wait(words: Int32Array): QueueError {
     const { memory, file, capabilities, completionEvent } = this.#targets;
-    const { SW, IF, DATA } = WaitDescriptor.fields;
+    const { SW, IF, FN, PD, DATA } = WaitDescriptor.fields;
+    // The architecture leaves open what a wait for nothing does. It can only be a mistake, so it is reported as one.
+    if ([SW, IF, FN, PD].every((field) => field.get(words, 0) === 0)) return QueueError.RESERVED_FIELD;
     if (SW.get(words, 0) === 1) {
-      // A status address without memory is the guest's loss: the architecture leaves it undefined.
-      memory.writeWord(waitStatusGpa(words, 0, capabilities.hostAddressBits), DATA.get(words, 0));
+      // The architecture leaves a status address without memory undefined. The guest would wait for ever: it is told instead.
+      const stored = memory.writeWord(waitStatusGpa(words, 0, capabilities.hostAddressBits), DATA.get(words, 0));
+      if (!stored) return QueueError.FETCH;
     }
     if (IF.get(words, 0) === 1 && file.get("ICS", ICS.fields.IWC) === 0) {
       file.set("ICS", ICS.fields.IWC, 1);
@@ -79,13 +90,12 @@ export class Descriptors implements DescriptorHandler {
   }
 
   #contextCache(words: Int32Array): Completion | QueueError {
-    const { G, DID, SID, FM } = ContextCacheDescriptor.fields;
+    const { G, SID, FM } = ContextCacheDescriptor.fields;
     const { invalidator } = this.#targets;
     switch (G.get(words, 0)) {
       case ContextGranularity.GLOBAL:
-        return invalidator.contexts();
       case ContextGranularity.DOMAIN:
-        return invalidator.contextsOfDomain(this.#domainId(DID.get(words, 0)));
+        return invalidator.contexts();
       case ContextGranularity.DEVICE:
         return invalidator.contextsOfDevice(SID.get(words, 0), FM.get(words, 0));
       default:
@@ -107,6 +117,37 @@ export class Descriptors implements DescriptorHandler {
         if (CAP.fields.PSI.get(capabilities.cap, 0) === 0) return QueueError.TYPE;
         if (order > CAP.fields.MAMV.get(capabilities.cap, 0)) return QueueError.RESERVED_FIELD;
         return invalidator.translationsOfPages(domainId, maskedRange(ADDR.get(words, 0), order));
+      default:
+        return QueueError.TYPE;
+    }
+  }
+
+  #pasidIotlb(words: Int32Array): Completion | QueueError {
+    const { G, DID, PASID, AM, ADDR } = PasidIotlbDescriptor.fields;
+    const { invalidator } = this.#targets;
+    const domainId = this.#domainId(DID.get(words, 0));
+    const pasid = PASID.get(words, 0);
+    switch (G.get(words, 0)) {
+      case PasidIotlbGranularity.PASID:
+        return invalidator.translationsOfPasid(domainId, pasid);
+      case PasidIotlbGranularity.PAGE:
+        return invalidator.translationsOfPasidPages(domainId, pasid, maskedRange(ADDR.get(words, 0), AM.get(words, 0)));
+      default:
+        return QueueError.TYPE;
+    }
+  }
+
+  #pasidCache(words: Int32Array): Completion | QueueError {
+    const { G, DID, PASID } = PasidCacheDescriptor.fields;
+    const { invalidator } = this.#targets;
+    const domainId = this.#domainId(DID.get(words, 0));
+    switch (G.get(words, 0)) {
+      case PasidCacheGranularity.DOMAIN:
+        return invalidator.pasidsOfDomain(domainId);
+      case PasidCacheGranularity.PASID:
+        return invalidator.pasid(domainId, PASID.get(words, 0));
+      case PasidCacheGranularity.GLOBAL:
+        return invalidator.pasids();
       default:
         return QueueError.TYPE;
     }

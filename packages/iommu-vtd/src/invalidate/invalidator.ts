@@ -1,24 +1,32 @@
 /**
  * Invalidation of the translation caches: drop cached entries, then announce the range (§6.5; flow B of the design).
  *
- * The register interface and the queue both end here. Who is concerned follows the domain-id that the context cache last gave a requester: a domain-id in a
- * command names everything that was translated under it.
+ * The register interface and the queue both end here. Who is concerned follows the domain-id and the PASID under which a requester was last seen. Requesters that were
+ * refused so far have neither: they are looked at by every invalidation of contexts and PASIDs.
  */
 
-import { ALL_FRAMES, type Announce, type Completion, type Domain, type FrameRange } from "@iommu-kit/iommu-core";
+import {
+  ALL_FRAMES,
+  type Announce,
+  type Completion,
+  CompletionGroup,
+  type Domain,
+  type FrameRange,
+} from "@iommu-kit/iommu-core";
 import type { VtdDomain } from "../scan/domains.js";
-import { type ContextCache, matchesSource } from "../translate/context-cache.js";
+import { ignoredFunctionBits } from "../spec/invalidation.js";
+import type { Bindings } from "../translate/bindings.js";
 import type { Iotlb } from "../translate/iotlb.js";
 
 /** See the file's header. */
 export class Invalidator {
   readonly #iotlb: Iotlb;
-  readonly #contextCache: ContextCache;
+  readonly #bindings: Bindings;
   #announce: Announce = () => undefined;
 
-  constructor(iotlb: Iotlb, contextCache: ContextCache) {
+  constructor(iotlb: Iotlb, bindings: Bindings) {
     this.#iotlb = iotlb;
-    this.#contextCache = contextCache;
+    this.#bindings = bindings;
   }
 
   /** Says where changes are announced. */
@@ -28,39 +36,68 @@ export class Invalidator {
 
   /** Root pointer, enable and disable: everything, for everybody. */
   everything(): Completion {
-    this.#contextCache.invalidateAll();
+    this.#bindings.contexts.invalidateAll();
+    this.#bindings.scalableContexts.invalidateAll();
+    this.#bindings.pasids.invalidateAll();
     this.#iotlb.invalidateAll();
-    return this.#announce({ range: ALL_FRAMES, concerns: () => true });
+    return this.#everybody();
   }
 
-  /** Context cache, global. Flushes nothing but the context cache; notifiers follow what the context entries say now. */
+  /** Context cache, global. PASID entries were reached through a context: they are looked up anew as well. */
   contexts(): Completion {
-    this.#contextCache.invalidateAll();
-    return this.#announce({ range: ALL_FRAMES, concerns: () => true });
+    this.#bindings.contexts.invalidateAll();
+    this.#bindings.scalableContexts.invalidateAll();
+    this.#bindings.pasids.invalidateAll();
+    return this.#everybody();
   }
 
-  /** Context cache, one domain. Requesters that were refused so far have no domain-id: they are looked at as well. */
+  /** Context cache, one domain; global in scalable mode, where contexts have no domain-id. */
   contextsOfDomain(domainId: number): Completion {
-    this.#contextCache.invalidateDomain(domainId);
+    if (this.#bindings.scalableContexts.size > 0) return this.contexts();
+    this.#bindings.contexts.invalidate((_sourceId, binding) => binding.domainId === domainId);
     return this.#announce({
       range: ALL_FRAMES,
-      concerns: (_requester, domain) => isOf(domain, domainId) || domain.kind === "blocked",
+      concerns: (_requester, domain) => isOf(domain, domainId) || isRefused(domain),
     });
   }
 
-  /** Context cache, one device or the functions that `functionMask` adds. */
+  /** Context cache, one device or the functions that `functionMask` (0 to 3) adds. */
   contextsOfDevice(sourceId: number, functionMask: number): Completion {
-    this.#contextCache.invalidateDevice(sourceId, functionMask);
+    const matches = (one: number): boolean => ((one ^ sourceId) & ~ignoredFunctionBits(functionMask)) === 0;
+    this.#bindings.contexts.invalidate(matches);
+    this.#bindings.scalableContexts.invalidate(matches);
+    // A PASID entry may be shared by contexts; looking one up again is cheap and exact.
+    this.#bindings.pasids.invalidateAll();
+    return this.#announce({ range: ALL_FRAMES, concerns: (requester) => matches(requester.sourceId) });
+  }
+
+  /** PASID cache, global. */
+  pasids(): Completion {
+    this.#bindings.pasids.invalidateAll();
+    return this.#everybody();
+  }
+
+  /** PASID cache, one domain. */
+  pasidsOfDomain(domainId: number): Completion {
+    this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId);
     return this.#announce({
       range: ALL_FRAMES,
-      concerns: (requester) => matchesSource(requester.sourceId, sourceId, functionMask),
+      concerns: (_requester, domain) => isOf(domain, domainId) || isRefused(domain),
     });
+  }
+
+  /** PASID cache, one PASID of a domain. */
+  pasid(domainId: number, pasid: number): Completion {
+    this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId && binding.pasid === pasid);
+    const concerns = (domain: Domain): boolean =>
+      (isOf(domain, domainId) && isPasid(domain, pasid)) || isRefused(domain);
+    return this.#announce({ range: ALL_FRAMES, concerns: (_requester, domain) => concerns(domain) });
   }
 
   /** IOTLB, global. */
   translations(): Completion {
     this.#iotlb.invalidateAll();
-    return this.#announce({ range: ALL_FRAMES, concerns: () => true });
+    return this.#everybody();
   }
 
   /** IOTLB, one domain. */
@@ -69,13 +106,58 @@ export class Invalidator {
     return this.#announce({ range: ALL_FRAMES, concerns: (_requester, domain) => isOf(domain, domainId) });
   }
 
-  /** IOTLB, pages of a domain. */
+  /** IOTLB, pages of a domain: the range of its second-stage mappings, everything of its first-stage and nested ones. */
   translationsOfPages(domainId: number, range: FrameRange): Completion {
     this.#iotlb.invalidatePages(domainId, range.firstPfn, range.pageCount);
-    return this.#announce({ range, concerns: (_requester, domain) => isOf(domain, domainId) });
+    this.#iotlb.invalidateFirstStage(domainId);
+    const group = new CompletionGroup();
+    group.add(
+      this.#announce({ range, concerns: (_requester, domain) => isOf(domain, domainId) && !isFirstStage(domain) }),
+    );
+    group.add(
+      this.#announce({
+        range: ALL_FRAMES,
+        concerns: (_requester, domain) => isOf(domain, domainId) && isFirstStage(domain),
+      }),
+    );
+    return group.take();
+  }
+
+  /** PASID-based IOTLB, everything of a PASID. */
+  translationsOfPasid(domainId: number, pasid: number): Completion {
+    this.#iotlb.invalidatePasid(domainId, pasid);
+    return this.#announce({
+      range: ALL_FRAMES,
+      concerns: (_requester, domain) => isOf(domain, domainId) && isPasid(domain, pasid),
+    });
+  }
+
+  /** PASID-based IOTLB, pages of a PASID: first-stage and nested mappings only. */
+  translationsOfPasidPages(domainId: number, pasid: number, range: FrameRange): Completion {
+    this.#iotlb.invalidatePasidPages(domainId, pasid, range.firstPfn, range.pageCount);
+    const concerns = (domain: Domain): boolean =>
+      isOf(domain, domainId) && isPasid(domain, pasid) && isFirstStage(domain);
+    return this.#announce({ range, concerns: (_requester, domain) => concerns(domain) });
+  }
+
+  #everybody(): Completion {
+    return this.#announce({ range: ALL_FRAMES, concerns: () => true });
   }
 }
 
+// Every domain that the hub holds came from this unit's `domainOf`.
 function isOf(domain: Domain, domainId: number): boolean {
   return (domain as VtdDomain).domainId === domainId;
+}
+
+function isPasid(domain: Domain, pasid: number): boolean {
+  return (domain as VtdDomain).pasid === pasid;
+}
+
+function isFirstStage(domain: Domain): boolean {
+  return (domain as VtdDomain).firstStage;
+}
+
+function isRefused(domain: Domain): boolean {
+  return domain.kind === "blocked";
 }

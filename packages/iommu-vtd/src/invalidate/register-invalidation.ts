@@ -38,17 +38,17 @@ export class RegisterInvalidation {
 
   /** The high word of CCMD was written. */
   contextCommand(): void {
-    const { ICC, CIRG, CAIG, DID, SID, FM } = CCMD.fields;
-    const get = (field: typeof DID): number => this.#file.get("CCMD", field);
+    const { ICC, CIRG, CAIG, SID, FM } = CCMD.fields;
+    const get = (field: typeof SID): number => this.#file.get("CCMD", field);
     if (get(ICC) === 0) return;
     const asked = get(CIRG);
     const known =
       asked === ContextGranularity.GLOBAL || asked === ContextGranularity.DOMAIN || asked === ContextGranularity.DEVICE;
-    const done = this.#accepts() && known ? asked : NOTHING_DONE;
+    let done: number = this.#accepts() && known ? asked : NOTHING_DONE;
+    // Coarser than asked is allowed, and is what is reported; see `Invalidator.contexts`.
+    if (done === ContextGranularity.DOMAIN) done = ContextGranularity.GLOBAL;
     let completion: Completion;
     if (done === ContextGranularity.GLOBAL) completion = this.#invalidator.contexts();
-    else if (done === ContextGranularity.DOMAIN)
-      completion = this.#invalidator.contextsOfDomain(this.#domainId(get(DID)));
     else if (done === ContextGranularity.DEVICE) completion = this.#invalidator.contextsOfDevice(get(SID), get(FM));
     this.#finish(completion, () => {
       this.#file.set("CCMD", CAIG, done);

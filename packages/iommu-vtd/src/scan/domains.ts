@@ -1,75 +1,115 @@
 /**
- * Domains as the hub knows them: one object for each combination of domain-id, first table and width, as long as somebody uses it (design D5).
+ * Domains as the hub knows them: one object for each combination of domain-id, tables and rules, as long as somebody uses it (design D5).
  */
 
-import type { Domain, FrameRange, MappingSink } from "@iommu-kit/iommu-core";
-import { intersect } from "@iommu-kit/iommu-core";
+import { type Domain, type FrameRange, intersect, type MappingSink } from "@iommu-kit/iommu-core";
 import { INTERRUPT_WINDOW } from "../spec/interrupt-window.js";
 import type { Binding } from "../translate/binding.js";
-import type { PageScan } from "./page-scan.js";
+import type { FirstStageScan } from "./first-stage-scan.js";
+import type { SecondStageScan } from "./second-stage-scan.js";
 
-/** A domain with the id by which invalidations name it; -1: named by none. */
+/** A domain with what invalidations name it by. */
 export interface VtdDomain extends Domain {
+  /** -1: named by none. */
   readonly domainId: number;
+  /** The PASID of its entry; 0 in legacy mode. */
+  readonly pasid: number;
+  /** First-stage or nested: page-selective invalidations of the domain reach all of it (§6.5.2.3). */
+  readonly firstStage: boolean;
 }
 
-const HOLES: readonly FrameRange[] = [INTERRUPT_WINDOW];
+const WINDOW: readonly FrameRange[] = [INTERRUPT_WINDOW];
+const NO_HOLES: readonly FrameRange[] = [];
 
-/** Translation is off: every request passes. */
-export const UNTRANSLATED: VtdDomain = {
-  kind: "bypass",
-  label: "translation off",
-  domainId: -1,
-  holes: HOLES,
-  scan: nothing,
-};
-/** Every request is refused. */
-export const BLOCKED: VtdDomain = { kind: "blocked", label: "blocked", domainId: -1, holes: HOLES, scan: nothing };
+/** Forgets domains that nobody sees any more when there are twice as many as last time. */
+const LEAST_SWEEP = 64;
 
 /** The domains of one unit, each made once. */
 export class Domains {
-  readonly #scan: PageScan;
+  /** Translation is off: every request passes. Without and with PASID. */
+  readonly untranslated: readonly [VtdDomain, VtdDomain] = [
+    fixed("bypass", "translation off", WINDOW),
+    fixed("bypass", "translation off", NO_HOLES),
+  ];
+  readonly #blocked = fixed("blocked", "blocked", NO_HOLES);
+  readonly #secondStage: SecondStageScan;
+  readonly #firstStage: FirstStageScan;
   readonly #known = new Map<string, WeakRef<VtdDomain>>();
-  #sweepAt = 64;
+  #sweepAt = LEAST_SWEEP;
 
-  constructor(scan: PageScan) {
-    this.#scan = scan;
+  constructor(secondStage: SecondStageScan, firstStage: FirstStageScan) {
+    this.#secondStage = secondStage;
+    this.#firstStage = firstStage;
   }
 
-  /** The domain that a binding leads to. */
-  of(binding: Binding): VtdDomain {
-    if (binding.kind === "refused") return BLOCKED;
-    const { kind, domainId, rootPfn, levels, limitPfn } = binding;
-    const key = `${kind}/${domainId}/${rootPfn}/${levels}/${limitPfn}`;
+  /** The domain that a binding leads to, for requests with or without PASID. */
+  of(binding: Binding, withPasid: boolean): VtdDomain {
+    if (binding.kind === "refused") return this.#blocked;
+    const key = keyOf(binding, withPasid);
     const known = this.#known.get(key)?.deref();
     if (known !== undefined) return known;
-    const domain = kind === "pass-through" ? passThrough(domainId) : this.#table(binding);
+    const domain = this.#make(binding, withPasid ? NO_HOLES : WINDOW);
     this.#sweep();
     this.#known.set(key, new WeakRef(domain));
     return domain;
   }
 
-  #table({ domainId, rootPfn, levels, limitPfn }: Binding): VtdDomain {
+  #make(binding: Binding, holes: readonly FrameRange[]): VtdDomain {
+    const { kind, domainId, pasid, rootPfn, levels, limitPfn } = binding;
+    const firstStage = kind === "first-stage" || kind === "nested";
+    const label = `domain ${domainId}, ${kind}${binding.scalable ? `, PASID ${pasid}` : ""}`;
     const limit = { firstPfn: 0, pageCount: limitPfn };
-    return {
-      kind: "table",
-      label: `domain ${domainId}, ${levels} levels`,
-      domainId,
-      holes: HOLES,
-      scan: (range: FrameRange, sink: MappingSink) => this.#scan.scan(rootPfn, levels, intersect(range, limit), sink),
-    };
+    const scan = firstStage
+      ? (range: FrameRange, sink: MappingSink) => this.#firstStage.scan(binding, range, sink)
+      : (range: FrameRange, sink: MappingSink) =>
+          this.#secondStage.scan(rootPfn, levels, intersect(range, limit), sink);
+    // With PASID, pass-through to the interrupt window is refused as output: it is a hole there too (§4.3 of the request's output check).
+    if (kind === "pass-through")
+      return { kind: "bypass", label, holes: WINDOW, domainId, pasid, firstStage, scan: nothing };
+    return { kind: "table", label, holes, domainId, pasid, firstStage, scan };
   }
 
   /** A guest may make as many domains as it likes; those that nobody sees any more are forgotten. */
   #sweep(): void {
     if (this.#known.size < this.#sweepAt) return;
     for (const [key, domain] of this.#known) if (domain.deref() === undefined) this.#known.delete(key);
-    this.#sweepAt = Math.max(64, this.#known.size * 2);
+    this.#sweepAt = Math.max(LEAST_SWEEP, this.#known.size * 2);
   }
 }
 
-function passThrough(domainId: number): VtdDomain {
-  return { kind: "bypass", label: `pass-through, domain ${domainId}`, domainId, holes: HOLES, scan: nothing };
+/** Two bindings with the same key translate alike and are invalidated alike. */
+function keyOf(binding: Binding, withPasid: boolean): string {
+  const {
+    kind,
+    domainId,
+    pasid,
+    privileged,
+    rootPfn,
+    levels,
+    limitPfn,
+    firstRootPfn,
+    firstLevels,
+    writeProtect,
+    secondStageFlags,
+  } = binding;
+  return [
+    kind,
+    withPasid,
+    domainId,
+    pasid,
+    privileged,
+    rootPfn,
+    levels,
+    limitPfn,
+    firstRootPfn,
+    firstLevels,
+    writeProtect,
+    secondStageFlags,
+  ].join("/");
+}
+
+function fixed(kind: "bypass" | "blocked", label: string, holes: readonly FrameRange[]): VtdDomain {
+  return { kind, label, holes, domainId: -1, pasid: 0, firstStage: false, scan: nothing };
 }
 
 function nothing(): void {

@@ -100,3 +100,22 @@ export function firstStageReserved(unit: UnitCapabilities): Int32Array {
   }
   return masks;
 }
+
+const { P, RW, US, A, D, EA } = FirstStageLeafEntry.fields;
+
+/** Flags and bits of the low word of an entry, as masks. */
+export const FirstStageBits = {
+  PRESENT: P.mask,
+  WRITE: RW.mask,
+  USER: US.mask,
+  ACCESSED: A.mask,
+  DIRTY: D.mask,
+  EXTENDED_ACCESSED: EA.mask,
+  PAGE_SIZE: PS.mask,
+} as const;
+
+/** The frame in the two words of an entry of this span: bit 12 of a superpage is PAT and is cut off. */
+export function firstStageFrame(low: number, high: number, span: number): number {
+  const frame = (high & 0xfffff) * 0x100000 + (low >>> 12);
+  return frame - (frame % span);
+}

@@ -8,8 +8,8 @@ import { layout, reserved, ro, ros, rw, rw1cs, type TextOf, wo } from "@iommu-ki
 /** Context command register: invalidates the context cache. */
 export const CCMD = layout(64, {
   DID: rw(15, 0),
-  SID: rw(31, 16),
-  FM: rw(33, 32),
+  SID: wo(31, 16),
+  FM: wo(33, 32),
   _34: reserved(58, 34),
   CAIG: ro(60, 59),
   CIRG: rw(62, 61),

@@ -124,12 +124,15 @@ export function registerMap(cap: Int32Array, ecap: Int32Array): PlacedRegister[]
 
   const { SIRTP, IRE, CFI, QIE, WBF } = GCMD.fields;
   add(["VER", "CAP", "ECAP", "GSTS", "CCMD", "FSTS", "FECTL", "FEDATA", "FEADDR", "FEUADDR"]);
-  add(["GCMD"], [
-    ...unless(queue, QIE),
-    ...unless(remapping, SIRTP, IRE, CFI),
-    ...unless(!has(EIMER, ecap), CFI),
-    ...unless(has(CAP.fields.RWBF, cap), WBF),
-  ]);
+  add(
+    ["GCMD"],
+    [
+      ...unless(queue, QIE),
+      ...unless(remapping, SIRTP, IRE, CFI),
+      ...unless(!has(EIMER, ecap), CFI),
+      ...unless(has(CAP.fields.RWBF, cap), WBF),
+    ],
+  );
   add(["RTADDR"], unless(has(SSIRWS, ecap), RTADDR.fields.SSIRWE));
   if (low || high) add(["PMEN"]);
   if (low) add(["PLMBASE", "PLMLIMIT"]);

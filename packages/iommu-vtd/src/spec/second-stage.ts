@@ -127,3 +127,8 @@ export function isSecondStageLeaf(low: number): boolean {
 export function secondStageFrame(low: number, high: number): number {
   return (high & 0xfffff) * 0x100000 + (low >>> 12);
 }
+
+/** The accessed flag in the low word of an entry. */
+export const SECOND_STAGE_ACCESSED: number = SecondStageLeafEntry.fields.A.mask;
+/** The dirty flag in the low word of a leaf. */
+export const SECOND_STAGE_DIRTY: number = SecondStageLeafEntry.fields.D.mask;

@@ -12,6 +12,26 @@ const EMPTY = -1;
 /** Page sizes, smallest first: 4 KiB, 2 MiB, 1 GiB. */
 const SIZES: readonly number[] = [1, 512, 2 ** 18];
 
+/** What invalidations name an entry by, and how it was translated. */
+export interface IotlbTag {
+  readonly domainId: number;
+  readonly pasid: number;
+  /** First-stage and nested entries obey other invalidation rules than second-stage and pass-through ones. */
+  readonly firstStage: boolean;
+}
+
+/** A leaf to cache. */
+export interface IotlbLeaf {
+  readonly gpaPfn: number;
+  readonly access: Access;
+  readonly pageCount: number;
+  /** A dirty flag is still to be set: a write has to walk. */
+  readonly dirtyPending: boolean;
+}
+
+const FIRST_STAGE = 4;
+const DIRTY_PENDING = 8;
+
 /** A cache of translations. With 0 entries every look-up misses. */
 export class Iotlb {
   /** Result of the last hit: target frame of the requested page. */
@@ -20,6 +40,8 @@ export class Iotlb {
   access: Access = 0;
   /** Result of the last hit: pages of the leaf. */
   pageCount = 1;
+  /** Result of the last hit: rights that may be used without another walk. */
+  usable: Access = 0;
   hits = 0;
   misses = 0;
   readonly #setMask: number;
@@ -29,6 +51,7 @@ export class Iotlb {
   readonly #rights: Uint8Array;
   readonly #sizes: Float64Array;
   readonly #domains: Int32Array;
+  readonly #pasids: Int32Array;
   readonly #victims: Uint8Array;
   /** Entries of each size: sizes that are not cached are not looked for. */
   readonly #bySize: number[] = [0, 0, 0];
@@ -43,6 +66,7 @@ export class Iotlb {
     this.#sizes = new Float64Array(sets * WAYS);
     this.#rights = new Uint8Array(sets * WAYS);
     this.#domains = new Int32Array(sets * WAYS);
+    this.#pasids = new Int32Array(sets * WAYS);
     this.#victims = new Uint8Array(sets);
   }
 
@@ -60,7 +84,9 @@ export class Iotlb {
       const at = this.#find(owner, iovaPfn - offset, size);
       if (at < 0) continue;
       this.gpaPfn = (this.#targets[at] ?? 0) + offset;
-      this.access = this.#rights[at] as Access;
+      const flags = this.#rights[at] ?? 0;
+      this.access = (flags & 3) as Access;
+      this.usable = ((flags & DIRTY_PENDING) === 0 ? flags & 3 : flags & 1) as Access;
       this.pageCount = size;
       this.hits += 1;
       return true;
@@ -70,12 +96,7 @@ export class Iotlb {
   }
 
   /** Caches a leaf. `iovaPfn` and `gpaPfn` are the requested page's; `size` is 1, 512 or 2^18. */
-  fill(
-    owner: number,
-    domainId: number,
-    iovaPfn: number,
-    leaf: { readonly gpaPfn: number; readonly access: Access; readonly pageCount: number },
-  ): void {
+  fill(owner: number, tag: IotlbTag, iovaPfn: number, leaf: IotlbLeaf): void {
     if (this.#victims.length === 0) return;
     const size = leaf.pageCount;
     const offset = iovaPfn % size;
@@ -86,9 +107,10 @@ export class Iotlb {
     this.#owners[at] = owner;
     this.#frames[at] = first;
     this.#targets[at] = leaf.gpaPfn - offset;
-    this.#rights[at] = leaf.access;
+    this.#rights[at] = leaf.access | (tag.firstStage ? FIRST_STAGE : 0) | (leaf.dirtyPending ? DIRTY_PENDING : 0);
     this.#sizes[at] = size;
-    this.#domains[at] = domainId;
+    this.#domains[at] = tag.domainId;
+    this.#pasids[at] = tag.pasid;
     this.#count(size, 1);
   }
 
@@ -122,6 +144,31 @@ export class Iotlb {
         for (let at = set; at < set + WAYS; at++) this.#dropIfIn(at, domainId, firstPfn, pageCount);
       }
     }
+  }
+
+  /** Drops first-stage and nested entries of a domain: what a page-selective invalidation of the domain does to them (§6.5.2.3). */
+  invalidateFirstStage(domainId: number): void {
+    this.#sweep((at) => this.#domains[at] === domainId && ((this.#rights[at] ?? 0) & FIRST_STAGE) !== 0);
+  }
+
+  /** Drops everything of a PASID in a domain. */
+  invalidatePasid(domainId: number, pasid: number): void {
+    this.#sweep((at) => this.#domains[at] === domainId && this.#pasids[at] === pasid);
+  }
+
+  /** Drops first-stage and nested leaves of a PASID that have a frame in the range. Second-stage entries stay (§6.5.2.4). */
+  invalidatePasidPages(domainId: number, pasid: number, firstPfn: number, pageCount: number): void {
+    this.#sweep((at) => {
+      if (this.#domains[at] !== domainId || this.#pasids[at] !== pasid) return false;
+      if (((this.#rights[at] ?? 0) & FIRST_STAGE) === 0) return false;
+      const first = this.#frames[at] ?? 0;
+      return first < firstPfn + pageCount && first + (this.#sizes[at] ?? 0) > firstPfn;
+    });
+  }
+
+  #sweep(picks: (at: number) => boolean): void {
+    if (this.size === 0) return;
+    for (let at = 0; at < this.#owners.length; at++) if (this.#owners[at] !== EMPTY && picks(at)) this.#drop(at);
   }
 
   #setOf(firstPfn: number, size: number): number {

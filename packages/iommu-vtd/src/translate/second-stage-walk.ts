@@ -1,36 +1,29 @@
 /**
- * The second-stage walk of one input page (§3.7, §4.4 order): 3, 4 or 5 levels, 2 MiB and 1 GiB pages.
+ * The second-stage walk of one input page (§3.7): 3, 4 or 5 levels, 2 MiB and 1 GiB pages, accessed and dirty flags in scalable mode.
  *
- * At each level: the entry is fetched once; a right that is asked for and missing, then reserved bits, then leaf or next table. Rights accumulate by AND.
+ * Each entry is fetched once, and rights accumulate by AND. Legacy mode tests the requested right before reserved bits, scalable mode the other way round (§7.1.3).
  */
 
 import type { Access, GuestMemory } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FaultReason } from "../spec/fault-reasons.js";
 import { CAP } from "../spec/registers-capability.js";
-import { isSecondStageLeaf, reservedIndex, secondStageFrame, secondStageReserved } from "../spec/second-stage.js";
+import {
+  isSecondStageLeaf,
+  reservedIndex,
+  SECOND_STAGE_ACCESSED,
+  SECOND_STAGE_DIRTY,
+  secondStageFrame,
+  secondStageReserved,
+} from "../spec/second-stage.js";
+import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
+import { setFlags } from "./flag-update.js";
 import { levelSpan, tableIndex } from "./table-index.js";
 
-/** Reasons of the two modes for the same conditions (§7.1.3). */
-export interface WalkReasons {
-  /** The first table cannot be read. */
-  readonly topAccess: number;
-  /** A lower table cannot be read. */
-  readonly lowerAccess: number;
-  readonly noWrite: number;
-  readonly noRead: number;
-  readonly reserved: number;
-}
-
-/** Reasons of legacy mode. */
-export const LEGACY_REASONS: WalkReasons = {
-  topAccess: FaultReason.LCT_4_3,
-  lowerAccess: FaultReason.LSS_1,
-  noWrite: FaultReason.LGN_2,
-  noRead: FaultReason.LGN_3,
-  reserved: FaultReason.LSS_2,
-};
+/** Walks that a guest may spoil by changing an entry under its flag update. */
+const ATTEMPTS = 8;
+const AGAIN = -1;
 
 /** A walker with the result of its last walk. */
 export class SecondStageWalk {
@@ -40,46 +33,107 @@ export class SecondStageWalk {
   access: Access = 0;
   /** Pages of the leaf. */
   pageCount = 1;
+  /** The leaf's dirty flag is still to be set by a write. */
+  dirtyPending = false;
+  readonly #memory: GuestMemory;
   readonly #reader: EntryReader;
   readonly #reserved: Int32Array;
   readonly #zeroLengthRead: boolean;
 
   constructor(memory: GuestMemory, capabilities: UnitCapabilities) {
+    this.#memory = memory;
     this.#reader = new EntryReader(memory);
     this.#reserved = secondStageReserved(capabilities, false);
     this.#zeroLengthRead = CAP.fields.ZLR.get(capabilities.cap, 0) === 1;
   }
 
-  /** Walks; answers 0 or a reason. `wanted` 0 is a zero-length read. */
-  walk(rootPfn: number, levels: number, iovaPfn: number, wanted: Access, reasons: WalkReasons): number {
+  /** Walks the second stage of a binding; answers 0 or a reason. `wanted` 0 is a zero-length read. */
+  walk(binding: Binding, iovaPfn: number, wanted: Access): number {
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const reason = binding.scalable
+        ? this.#scalable(binding, iovaPfn, wanted)
+        : this.#legacy(binding, iovaPfn, wanted);
+      if (reason !== AGAIN) return reason;
+    }
+    return FaultReason.SSS_6;
+  }
+
+  #legacy(binding: Binding, iovaPfn: number, wanted: Access): number {
     const reader = this.#reader;
-    let tablePfn = rootPfn;
+    let tablePfn = binding.rootPfn;
     let rights = 3;
-    for (let level = levels; ; level--) {
-      if (!reader.fetch(tablePfn, tableIndex(iovaPfn, level)))
-        return level === levels ? reasons.topAccess : reasons.lowerAccess;
+    for (let level = binding.levels; ; level--) {
+      if (!reader.fetch(tablePfn, tableIndex(iovaPfn, level))) {
+        return level === binding.levels ? FaultReason.LCT_4_3 : FaultReason.LSS_1;
+      }
       const { low, high } = reader;
       const missing = this.#missing(low, wanted);
-      if (missing !== 0) return (missing & 2) !== 0 ? reasons.noWrite : reasons.noRead;
-      const at = reservedIndex(level, low);
-      if (((low & (this.#reserved[at] ?? 0)) | (high & (this.#reserved[at + 1] ?? 0))) !== 0) return reasons.reserved;
+      if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.LGN_2 : FaultReason.LGN_3;
+      if (this.#isReserved(level, low, high)) return FaultReason.LSS_2;
       rights &= low;
       const frame = secondStageFrame(low, high);
-      if (level === 1 || isSecondStageLeaf(low)) {
-        const span = levelSpan(level);
-        this.gpaPfn = frame + (iovaPfn % span);
-        this.pageCount = span;
-        this.access = rights as Access;
-        return 0;
+      if (level === 1 || isSecondStageLeaf(low)) return this.#found(frame, iovaPfn, level, rights);
+      tablePfn = frame;
+    }
+  }
+
+  #scalable(binding: Binding, iovaPfn: number, wanted: Access): number {
+    const reader = this.#reader;
+    let tablePfn = binding.rootPfn;
+    let rights = 3;
+    for (let level = binding.levels; ; level--) {
+      const index = tableIndex(iovaPfn, level);
+      if (!reader.fetch(tablePfn, index)) return level === binding.levels ? FaultReason.SSS_4 : FaultReason.SSS_1;
+      const { low, high } = reader;
+      if ((low & 3) === 0) return FaultReason.SSS_2;
+      if (this.#isReserved(level, low, high)) return FaultReason.SSS_3;
+      rights &= low;
+      if (rights === 0) return FaultReason.SSS_2;
+      const missing = this.#missing(rights, wanted);
+      if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.SGN_6 : FaultReason.SGN_7;
+      const leaf = level === 1 || isSecondStageLeaf(low);
+      if (binding.secondStageFlags) {
+        const reason = this.#updateFlags(binding, tablePfn, index, leaf && (wanted & 2) !== 0);
+        if (reason !== 0) return reason;
+        this.dirtyPending = leaf && (wanted & 2) === 0 && (low & SECOND_STAGE_DIRTY) === 0;
+      }
+      const frame = secondStageFrame(low, high);
+      if (leaf) {
+        if (!binding.secondStageFlags) this.dirtyPending = false;
+        return this.#found(frame, iovaPfn, level, rights, this.dirtyPending);
       }
       tablePfn = frame;
     }
   }
 
-  /** Rights that an entry lacks for a request. A zero-length read needs R, or, where the unit allows it, any right. */
-  #missing(low: number, wanted: Access): number {
-    if (wanted !== 0) return wanted & ~low;
-    if ((low & 1) !== 0 || (this.#zeroLengthRead && (low & 2) !== 0)) return 0;
+  #updateFlags(binding: Binding, tablePfn: number, index: number, dirty: boolean): number {
+    const { low } = this.#reader;
+    const flags = SECOND_STAGE_ACCESSED | (dirty ? SECOND_STAGE_DIRTY : 0);
+    if ((low & flags) === flags) return 0;
+    if (!binding.snooped) return FaultReason.SSS_5;
+    const outcome = setFlags(this.#memory, tablePfn, index, low, flags);
+    if (outcome === "changed") return AGAIN;
+    return outcome === "set" ? 0 : FaultReason.SSS_6;
+  }
+
+  #found(frame: number, iovaPfn: number, level: number, rights: number, dirtyPending = false): number {
+    const span = levelSpan(level);
+    this.gpaPfn = frame + (iovaPfn % span);
+    this.pageCount = span;
+    this.access = rights as Access;
+    this.dirtyPending = dirtyPending;
+    return 0;
+  }
+
+  #isReserved(level: number, low: number, high: number): boolean {
+    const at = reservedIndex(level, low);
+    return ((low & (this.#reserved[at] ?? 0)) | (high & (this.#reserved[at + 1] ?? 0))) !== 0;
+  }
+
+  /** Rights that are lacking for a request. A zero-length read needs R, or, where the unit allows it, any right. */
+  #missing(rights: number, wanted: Access): number {
+    if (wanted !== 0) return wanted & ~rights;
+    if ((rights & 1) !== 0 || (this.#zeroLengthRead && (rights & 2) !== 0)) return 0;
     return 1;
   }
 }

@@ -7,7 +7,7 @@
 
 import { type Access, type FrameRange, type GuestMemory, type MappingSink, PAGE_BYTES } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
-import { INTERRUPT_WINDOW, inInterruptWindow, touchesInterruptWindow } from "../spec/interrupt-window.js";
+import { inInterruptWindow } from "../spec/interrupt-window.js";
 import {
   isSecondStageLeaf,
   reservedIndex,
@@ -17,13 +17,14 @@ import {
 } from "../spec/second-stage.js";
 import { EntryReader } from "../translate/entry-reader.js";
 import { levelSpan } from "../translate/table-index.js";
+import { tellLeaf } from "./leaf.js";
 
 const ENTRIES = 512;
 const HIGHEST_LEVEL = 5;
 const NO_SINK: MappingSink = { run: () => false, reach: () => false, unchanged: () => false, table: () => false };
 
-/** A scanner of the tables of one unit. */
-export class PageScan {
+/** A scanner of second-stage tables. */
+export class SecondStageScan {
   readonly #memory: GuestMemory;
   readonly #reader: EntryReader;
   readonly #reserved: Int32Array;
@@ -81,7 +82,7 @@ export class PageScan {
     const access = (rights & low) as Access;
     if (access === 0) return true;
     const frame = secondStageFrame(low, high);
-    if (isSecondStageLeaf(low)) return superpage(this.#sink, firstPfn, levelSpan(level), frame, access);
+    if (isSecondStageLeaf(low)) return tellLeaf(this.#sink, firstPfn, levelSpan(level), frame, access);
     return this.#scanTable(frame, level - 1, firstPfn, access);
   }
 
@@ -113,13 +114,4 @@ export class PageScan {
     const copy = this.#copies[level];
     return copy !== undefined && this.#memory.fetch(tablePfn * PAGE_BYTES, copy) ? copy : undefined;
   }
-}
-
-/** Tells a superpage, stepping around targets in the interrupt window. */
-function superpage(sink: MappingSink, firstPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
-  if (!touchesInterruptWindow(gpaPfn, pageCount)) return sink.run(firstPfn, pageCount, gpaPfn, access);
-  const before = Math.max(0, INTERRUPT_WINDOW.firstPfn - gpaPfn);
-  const behind = Math.min(pageCount, INTERRUPT_WINDOW.firstPfn + INTERRUPT_WINDOW.pageCount - gpaPfn);
-  if (before > 0 && !sink.run(firstPfn, before, gpaPfn, access)) return false;
-  return behind >= pageCount || sink.run(firstPfn + behind, pageCount - behind, gpaPfn + behind, access);
 }

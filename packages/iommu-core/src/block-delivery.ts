@@ -1,0 +1,118 @@
+/**
+ * A MAP notifier that only unmaps whole blocks (design D6).
+ *
+ * It remembers the blocks that the consumer holds. Where the guest cuts one, the block is unmapped, what stays mapped of it is mapped again at once, as it is
+ * announced at this moment of the pass, and the frames that were briefly unmapped are reported as a `window`.
+ */
+
+import type { Access } from "./access.js";
+import { alignedBlock, BlockLedger } from "./block-ledger.js";
+import { type IovaTree, Mapping } from "./iova-tree.js";
+import { type AnnouncedState, MapDelivery } from "./map-delivery.js";
+import { endOf, type FrameRange } from "./range.js";
+import { FANOUT } from "./slot.js";
+
+/** See the file's header. */
+export class BlockDelivery extends MapDelivery {
+  readonly #ledger = new BlockLedger();
+  readonly #cursor = new Mapping();
+  /** Blocks put back at this position of the pass: they say what is new already, and the changes that are told next are not news to them. */
+  readonly #fresh = new Set<number>();
+  #freshAt = -1;
+
+  /** Blocks the consumer holds. */
+  get blockCount(): number {
+    return this.#ledger.blockCount;
+  }
+
+  protected override removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
+    for (const first of this.#ledger.touching(iovaPfn, pageCount)) this.#rebuild(first, state);
+    this.dropUnheld(iovaPfn, pageCount);
+  }
+
+  protected override changePart(part: FrameRange, gpaPfn: number, access: Access, state: AnnouncedState): void {
+    const end = endOf(part);
+    let at = part.firstPfn;
+    for (const first of this.#ledger.touching(part.firstPfn, part.pageCount)) {
+      if (first > at) this.#offerAnew(at, first, state);
+      const pages = this.#ledger.pagesAt(first);
+      at = first + pages;
+      if (this.#isFresh(first, state)) continue;
+      const whole = first >= part.firstPfn && at <= end;
+      if (whole && this.notifier.replace !== undefined)
+        this.tellReplace(first, pages, gpaPfn + (first - part.firstPfn), access);
+      else this.#rebuild(first, state);
+    }
+    if (at < end) this.#offerAnew(at, end, state);
+  }
+
+  /** Nothing of the part is held. Blocks are no larger than the table entries they come from. */
+  protected override addPart(part: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
+    const end = endOf(part);
+    const limit = Math.min(slotPages, this.largestBlock);
+    for (let at = part.firstPfn; at < end;) {
+      const pages = alignedBlock(at, end - at, limit);
+      this.#ledger.add(at, pages);
+      this.tellMap(at, pages, gpaPfn + (at - part.firstPfn), access);
+      at += pages;
+    }
+  }
+
+  protected override unhold(iovaPfn: number): void {
+    this.#ledger.remove(iovaPfn);
+  }
+
+  protected override forget(): void {
+    this.#ledger.clear();
+  }
+
+  /** Frames that change and that the consumer had refused. */
+  #offerAnew(firstPfn: number, end: number, state: AnnouncedState): void {
+    this.dropUnheld(firstPfn, end - firstPfn);
+    this.#putBack(firstPfn, end, state, false);
+  }
+
+  /** Unmaps a block, and maps whatever of it is still mapped. */
+  #rebuild(first: number, state: AnnouncedState): void {
+    if (this.#isFresh(first, state)) return;
+    const pages = this.#ledger.pagesAt(first);
+    this.#ledger.remove(first);
+    this.tellUnmap(first, pages);
+    this.#putBack(first, first + pages, state, true);
+  }
+
+  #putBack(firstPfn: number, end: number, state: AnnouncedState, windows: boolean): void {
+    const middle = Math.min(end, Math.max(firstPfn, state.cursor));
+    this.#putBackFrom(state.told, firstPfn, middle, windows);
+    for (const first of this.#ledger.touching(Math.max(firstPfn, middle - FANOUT), middle - firstPfn)) {
+      if (first < middle) this.#fresh.add(first);
+    }
+    this.#putBackFrom(state.untold, middle, end, windows);
+  }
+
+  #putBackFrom(tree: IovaTree, firstPfn: number, end: number, windows: boolean): void {
+    const slot = this.#cursor;
+    let windowFirst = firstPfn;
+    let windowEnd = firstPfn;
+    for (let at = firstPfn; at < end && tree.seek(at, slot) && slot.firstPfn < end;) {
+      const { gpaPfn, access, pageCount } = slot;
+      const start = Math.max(at, slot.firstPfn);
+      at = Math.min(end, slot.firstPfn + pageCount);
+      this.addPart({ firstPfn: start, pageCount: at - start }, gpaPfn, access, pageCount);
+      if (start !== windowEnd) {
+        if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
+        windowFirst = start;
+      }
+      windowEnd = at;
+    }
+    if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
+  }
+
+  #isFresh(first: number, state: AnnouncedState): boolean {
+    if (this.#freshAt !== state.cursor) {
+      this.#freshAt = state.cursor;
+      this.#fresh.clear();
+    }
+    return this.#fresh.has(first);
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * From a requester to its binding, in the mode that the unit has latched (§3.4), through the context cache and the PASID cache.
+ */
+
+import type { GuestMemory, Requester } from "@iommu-kit/iommu-core";
+import { pasidBits, type UnitCapabilities } from "../spec/capabilities.js";
+import { TableMode } from "../spec/encodings.js";
+import { FaultReason } from "../spec/fault-reasons.js";
+import { ECAP } from "../spec/registers-capability.js";
+import { type Binding, refusedBinding } from "./binding.js";
+import { BindingCache } from "./binding-cache.js";
+import { ContextLookup } from "./context-lookup.js";
+import { PasidLookup } from "./pasid-lookup.js";
+import type { RootPointer } from "./root-pointer.js";
+import { type ScalableContext, ScalableContextLookup } from "./scalable-context-lookup.js";
+
+/** Bindings of one unit. */
+export class Bindings {
+  /** Legacy bindings by source-id. */
+  readonly contexts: BindingCache<Binding>;
+  /** Scalable-mode contexts by source-id. */
+  readonly scalableContexts: BindingCache<ScalableContext>;
+  /** Scalable-mode bindings by requester. */
+  readonly pasids: BindingCache<Binding>;
+  readonly #root: RootPointer;
+  readonly #capabilities: UnitCapabilities;
+  readonly #legacy: ContextLookup;
+  readonly #scalable: ScalableContextLookup;
+  readonly #pasidLookup: PasidLookup;
+
+  constructor(memory: GuestMemory, capabilities: UnitCapabilities, root: RootPointer, entryCount: number) {
+    this.#root = root;
+    this.#capabilities = capabilities;
+    this.contexts = new BindingCache(entryCount);
+    this.scalableContexts = new BindingCache(entryCount);
+    this.pasids = new BindingCache(entryCount);
+    this.#legacy = new ContextLookup(memory, capabilities);
+    this.#scalable = new ScalableContextLookup(memory, capabilities);
+    this.#pasidLookup = new PasidLookup(memory, capabilities);
+  }
+
+  /** How untranslated requests of a requester are translated. */
+  of(requester: Requester): Binding {
+    const { mode } = this.#root;
+    if (mode === TableMode.LEGACY) {
+      return requester.pasid === undefined
+        ? this.#legacyOf(requester.sourceId)
+        : refusedBinding(FaultReason.RTA_2, false);
+    }
+    const refusal = this.refusalOfMode();
+    if (refusal !== 0) return refusedBinding(refusal, false, true);
+    return this.#scalableOf(requester);
+  }
+
+  /** Why the latched table mode refuses every request; 0 if it does not. */
+  refusalOfMode(): number {
+    const { mode } = this.#root;
+    const { ADMS, SMTS } = ECAP.fields;
+    const has = (field: typeof SMTS): boolean => field.get(this.#capabilities.ecap, 0) === 1;
+    if (mode === TableMode.LEGACY) return 0;
+    if (mode === TableMode.ABORT) return has(ADMS) ? FaultReason.RTA_4 : FaultReason.RTA_1_1;
+    if (mode !== TableMode.SCALABLE) return FaultReason.RTA_1_2;
+    return has(SMTS) ? 0 : FaultReason.RTA_1_3;
+  }
+
+  /** The scalable-mode context of a device. */
+  contextOf(sourceId: number): ScalableContext {
+    const cached = this.scalableContexts.lookup(sourceId);
+    if (cached !== undefined) return cached;
+    const context = this.#scalable.lookup(this.#root.rootPfn, sourceId);
+    if (context.reason === 0) this.scalableContexts.fill(sourceId, context);
+    return context;
+  }
+
+  /** Why a PASID may not be used with a context (§7.1.3 order); 0 if it may. */
+  refusalOfPasid(context: ScalableContext, pasid: number): number {
+    if (pasid >= 2 ** pasidBits(this.#capabilities.ecap)) return FaultReason.SGN_10;
+    if (pasid >= context.pasidLimit) return FaultReason.SCT_7;
+    return pasid === context.requestPasid ? FaultReason.SCT_9 : 0;
+  }
+
+  #legacyOf(sourceId: number): Binding {
+    const cached = this.contexts.lookup(sourceId);
+    if (cached !== undefined) return cached;
+    const binding = this.#legacy.lookup(this.#root.rootPfn, sourceId);
+    if (binding.kind !== "refused") this.contexts.fill(sourceId, binding);
+    return binding;
+  }
+
+  #scalableOf(requester: Requester): Binding {
+    const { sourceId, pasid, key } = requester;
+    const context = this.contextOf(sourceId);
+    if (context.reason !== 0) return refusedBinding(context.reason, context.faultsDisabled, true);
+    if (pasid !== undefined) {
+      const refusal = context.pasidEnabled ? this.refusalOfPasid(context, pasid) : FaultReason.SCT_6;
+      if (refusal !== 0) return refusedBinding(refusal, context.faultsDisabled, true);
+    }
+    const cached = this.pasids.lookup(key);
+    if (cached !== undefined) return cached;
+    const privileged = pasid === undefined ? context.requestPrivileged : requester.privileged;
+    const binding = this.#pasidLookup.lookup(context, { pasid: pasid ?? context.requestPasid, privileged });
+    if (binding.kind !== "refused") this.pasids.fill(key, binding);
+    return binding;
+  }
+}
