@@ -19,6 +19,7 @@ export class BlockDelivery extends MapDelivery {
   /** Blocks put back at this position of the pass: they say what is new already, and the changes that are told next are not news to them. */
   readonly #fresh = new Set<number>();
   #freshAt = -1;
+  #freshIn: AnnouncedState | undefined;
 
   /** Blocks the consumer holds. */
   get blockCount(): number {
@@ -64,6 +65,7 @@ export class BlockDelivery extends MapDelivery {
 
   protected override forget(): void {
     this.#ledger.clear();
+    this.#freshIn = undefined;
   }
 
   /** Frames that change and that the consumer had refused. */
@@ -109,7 +111,8 @@ export class BlockDelivery extends MapDelivery {
   }
 
   #isFresh(first: number, state: AnnouncedState): boolean {
-    if (this.#freshAt !== state.cursor) {
+    if (this.#freshIn !== state || this.#freshAt !== state.cursor) {
+      this.#freshIn = state;
       this.#freshAt = state.cursor;
       this.#fresh.clear();
     }

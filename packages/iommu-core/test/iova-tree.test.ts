@@ -25,7 +25,13 @@ class NaiveTree {
       const page = this.pages.get(pfn);
       if (page === undefined || pfn < first || pfn >= end) continue;
       const last = runs.at(-1);
-      if (last !== undefined && last[0] + last[1] === pfn && last[2] + last[1] === page.gpaPfn && last[3] === page.access) last[1] += 1;
+      if (
+        last !== undefined &&
+        last[0] + last[1] === pfn &&
+        last[2] + last[1] === page.gpaPfn &&
+        last[3] === page.access
+      )
+        last[1] += 1;
       else runs.push([pfn, 1, page.gpaPfn, page.access]);
     }
     return runs;
@@ -34,7 +40,9 @@ class NaiveTree {
 
 const bases = [0, 512 * 7, 2 ** 18 - 600, 2 ** 27 - 512, 2 ** 36 + 512 * 3, 2 ** 45 - 1024, 2 ** 52 - 4096];
 const range = fc.record({
-  firstPfn: fc.tuple(fc.constantFrom(...bases), fc.oneof(fc.nat(1500), fc.constantFrom(0, 512, 1024))).map(([base, offset]) => base + offset),
+  firstPfn: fc
+    .tuple(fc.constantFrom(...bases), fc.oneof(fc.nat(1500), fc.constantFrom(0, 512, 1024)))
+    .map(([base, offset]) => base + offset),
   pageCount: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constantFrom(1, 511, 512, 513, 1024)),
 });
 const access = fc.constantFrom<Access>(1, 2, 3);
@@ -56,7 +64,12 @@ describe("IovaTree", () => {
       fc.property(fc.array(step, { maxLength: 25 }), range, (steps, window) => {
         const tree = new IovaTree();
         const naive = new NaiveTree();
-        for (const { op, range: { firstPfn, pageCount }, target: gpaPfn, access: rights } of steps) {
+        for (const {
+          op,
+          range: { firstPfn, pageCount },
+          target: gpaPfn,
+          access: rights,
+        } of steps) {
           if (op === "insert") {
             tree.insert(firstPfn, pageCount, gpaPfn, rights);
             naive.insert(firstPfn, pageCount, gpaPfn, rights);
@@ -67,7 +80,9 @@ describe("IovaTree", () => {
         }
         expect(tree.pageCount).toBe(naive.pages.size);
         expect(runsOf(tree, 0, 2 ** 52)).toEqual(naive.runs(0, 2 ** 52));
-        expect(runsOf(tree, window.firstPfn, window.pageCount)).toEqual(naive.runs(window.firstPfn, window.firstPfn + window.pageCount));
+        expect(runsOf(tree, window.firstPfn, window.pageCount)).toEqual(
+          naive.runs(window.firstPfn, window.firstPfn + window.pageCount),
+        );
         const found = new Mapping();
         for (let pfn = window.firstPfn; pfn < window.firstPfn + 20; pfn++) {
           const page = naive.pages.get(pfn);

@@ -181,9 +181,7 @@ describe("layout() refuses", () => {
   });
 
   it("names the expected bit and what it found", () => {
-    expect(() => layout(32, { A: bits(7, 0), B: bits(31, 9) })).toThrow(
-      "layout: expected bit 8 of 32, got B 31:9",
-    );
+    expect(() => layout(32, { A: bits(7, 0), B: bits(31, 9) })).toThrow("layout: expected bit 8 of 32, got B 31:9");
   });
 
   it("nothing at the limits: a 53-bit field and a 512-bit structure", () => {

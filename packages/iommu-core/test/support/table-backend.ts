@@ -1,0 +1,102 @@
+import {
+  type Access,
+  type Announce,
+  type Backend,
+  type Completion,
+  type Domain,
+  type FrameRange,
+  type MappingSink,
+  type Requester,
+  type Translation,
+} from "../../src/index.js";
+import type { FakeMemory, PageTables } from "../../src/testing/index.js";
+
+const masks = Int32Array.of(0xfffff003 | 0, 0x000fffff);
+
+/** Scans page tables in guest memory: leaf tables go to the sink whole, large pages as runs. Counts the entries it reads. */
+export class TableDomain implements Domain {
+  readonly kind = "table";
+  readonly label: string;
+  readonly holes: readonly FrameRange[];
+  readonly tables: PageTables;
+  readonly memory: FakeMemory;
+  entriesRead = 0;
+  readonly #words = Array.from({ length: 6 }, () => new Int32Array(1024));
+
+  constructor(label: string, tables: PageTables, holes: readonly FrameRange[] = []) {
+    this.label = label;
+    this.tables = tables;
+    this.memory = tables.memory;
+    this.holes = holes;
+  }
+
+  scan(range: FrameRange, sink: MappingSink): void {
+    this.#scanTable(this.tables.rootPfn, this.tables.levels, 0, range, sink);
+  }
+
+  #scanTable(tablePfn: number, level: number, firstPfn: number, range: FrameRange, sink: MappingSink): boolean {
+    const words = this.#words[level]!;
+    const span = 512 ** (level - 1);
+    const end = range.firstPfn + range.pageCount;
+    if (!sink.reach(Math.max(firstPfn, range.firstPfn), 512)) return false;
+    this.entriesRead += 512;
+    if (!this.memory.fetch(tablePfn * 4096, words)) return true;
+    if (level === 1) {
+      if (sink.unchanged(firstPfn, words, 0, masks)) return true;
+      const entries = new Int32Array(1024);
+      for (let i = 0; i < 1024; i += 2) {
+        if ((words[i]! & 3) === 0) continue;
+        entries[i] = words[i]! & masks[0]!;
+        entries[i + 1] = words[i + 1]! & masks[1]!;
+      }
+      return sink.table(firstPfn, entries);
+    }
+    for (let index = 0; index < 512; index++) {
+      const first = firstPfn + index * span;
+      if (first + span <= range.firstPfn) continue;
+      if (first >= end) return true;
+      const low = words[index * 2]!;
+      const access = (low & 3) as Access;
+      if (access === 0) continue;
+      const target = (words[index * 2 + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
+      const going =
+        (low & 0x80) === 0
+          ? this.#scanTable(target, level - 1, first, range, sink)
+          : sink.run(first, span, target, access);
+      if (!going) return false;
+    }
+    return true;
+  }
+}
+
+/** One domain of page tables for every requester. */
+export class TableBackend implements Backend {
+  readonly domain: TableDomain;
+  #announce: Announce | undefined;
+
+  constructor(domain: TableDomain) {
+    this.domain = domain;
+  }
+
+  connect(announce: Announce): void {
+    this.#announce = announce;
+  }
+
+  domainOf(): TableDomain {
+    return this.domain;
+  }
+
+  translate(_requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
+    const { tables, memory } = this.domain;
+    const level = tables.leafLevel(iovaPfn);
+    const gpa = tables.entryGpa(iovaPfn, level);
+    const low = memory.peek(gpa);
+    const span = 512 ** (level - 1);
+    if ((low & 3 & access) !== access || (low & 3) === 0) return out.refuse(1, "not mapped");
+    out.allow((memory.peek(gpa + 4) & 0xfffff) * 2 ** 20 + (low >>> 12) + (iovaPfn % span), span, (low & 3) as Access);
+  }
+
+  invalidate(range: FrameRange): Completion {
+    return this.#announce?.({ range, concerns: () => true });
+  }
+}
