@@ -56,14 +56,14 @@ export class ContextLookup {
     const lacking =
       (deviceTlb && ECAP.fields.DT.get(ecap, 0) === 0) || (passThrough && ECAP.fields.PT.get(ecap, 0) === 0);
     if (!known || lacking) return refusedBinding(FaultReason.LCT_4_2, faultsDisabled);
-    const domainId = DID.get(entry, 0);
-    if (passThrough) {
-      // The architecture wants the widest AW here; real software that names another one works everywhere, so it does here.
-      return bindingOf({ kind: "pass-through", faultsDisabled, domainId, limitPfn: 2 ** (hostAddressBits - 12) });
-    }
     const aw = AW.get(entry, 0);
     if (!supportsAddressWidth(CAP.fields.SAGAW.get(cap, 0), aw)) {
       return refusedBinding(FaultReason.LCT_4_1, faultsDisabled);
+    }
+    const domainId = DID.get(entry, 0);
+    if (passThrough) {
+      // The architecture wants the widest AW here; real software that names another supported one works everywhere, so it does here.
+      return bindingOf({ kind: "pass-through", faultsDisabled, domainId, limitPfn: 2 ** (hostAddressBits - 12) });
     }
     return bindingOf({
       kind: "second-stage",
