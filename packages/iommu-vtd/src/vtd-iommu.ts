@@ -40,6 +40,7 @@ import { Invalidator } from "./invalidate/invalidator.js";
 import { RegisterInvalidation } from "./invalidate/register-invalidation.js";
 import { GlobalCommand } from "./registers/global-command.js";
 import { MmioPort } from "./registers/mmio-port.js";
+import { ProtectedMemory } from "./registers/protected-memory.js";
 import { RegisterFile } from "./registers/register-file.js";
 import { sideEffects } from "./registers/side-effects.js";
 import { Domains } from "./scan/domains.js";
@@ -49,6 +50,7 @@ import { GCMD, IRTA, RTADDR } from "./spec/registers-command.js";
 import { TableMode } from "./spec/encodings.js";
 import { Bindings } from "./translate/bindings.js";
 import { Iotlb } from "./translate/iotlb.js";
+import { OutputFilter } from "./translate/output-filter.js";
 import type { RootPointer } from "./translate/root-pointer.js";
 import { Translator } from "./translate/translate.js";
 
@@ -79,6 +81,7 @@ export class VtdIommu implements Iommu {
   readonly #registerInvalidation: RegisterInvalidation;
   readonly #command: GlobalCommand;
   readonly #bindings: Bindings;
+  readonly #protectedMemory: ProtectedMemory;
   readonly #iotlb: Iotlb;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
@@ -100,17 +103,21 @@ export class VtdIommu implements Iommu {
       send: msi,
     });
     this.#invalidator = new Invalidator(this.#iotlb, this.#bindings);
+    const filter = new OutputFilter();
+    this.#protectedMemory = new ProtectedMemory(file, filter, () => this.#invalidator.everything());
     const translator = new Translator({
       memory,
       capabilities,
       root: this.#root,
       bindings: this.#bindings,
       iotlb: this.#iotlb,
+      filter,
       faults: this.#faults,
       widestInputBits: widestInput(config),
     });
-    const secondStage = new SecondStageScan(memory, capabilities);
-    const domains = new Domains(secondStage, new FirstStageScan(memory, capabilities, secondStage));
+    const secondStage = new SecondStageScan(memory, capabilities, filter);
+    const firstStage = new FirstStageScan({ memory, capabilities, secondStage, filter });
+    const domains = new Domains(secondStage, firstStage, filter);
     const backend = this.#makeBackend(translator, domains);
     const { regions, limits } = options;
     this.#iommu = new BackendIommu({
@@ -147,6 +154,7 @@ export class VtdIommu implements Iommu {
       queue: this.#queue,
       faults: this.#faults,
       completionEvent,
+      protectedMemory: this.#protectedMemory,
     });
     this.mmio = new MmioPort(file, effects, { enter: () => this.#enter() });
   }
@@ -188,6 +196,7 @@ export class VtdIommu implements Iommu {
         hint: "defer it with queueMicrotask",
       });
     this.#file.reset(options.warm === true);
+    this.#protectedMemory.reload();
     this.#command.reset();
     this.#registerInvalidation.reset();
     this.#queue.disable();
@@ -227,9 +236,8 @@ export class VtdIommu implements Iommu {
   }
 
   #domainOf(domains: Domains, requester: Requester): Domain {
-    const withPasid = requester.pasid !== undefined;
-    if (!this.#root.enabled) return domains.untranslated[withPasid ? 1 : 0];
-    return domains.of(this.#bindings.of(requester), withPasid);
+    if (!this.#root.enabled) return domains.untranslated;
+    return domains.of(this.#bindings.of(requester), requester.pasid !== undefined);
   }
 
   #makeTargets(): ConstructorParameters<typeof GlobalCommand>[1] {

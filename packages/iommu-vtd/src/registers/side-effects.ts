@@ -10,6 +10,7 @@ import { ICS } from "../spec/registers-invalidation.js";
 import type { RegisterName } from "../spec/registers.js";
 import type { GlobalCommand } from "./global-command.js";
 import type { SideEffect } from "./mmio-port.js";
+import type { ProtectedMemory } from "./protected-memory.js";
 import type { RegisterFile } from "./register-file.js";
 
 /** What writes act on. */
@@ -19,11 +20,12 @@ export interface EffectTargets {
   readonly queue: InvalidationQueue;
   readonly faults: FaultLog;
   readonly completionEvent: EventMessage;
+  readonly protectedMemory: ProtectedMemory;
 }
 
 /** Effects by word index. A 64-bit command acts on the write of its upper half. */
 export function sideEffects(file: RegisterFile, targets: EffectTargets): (SideEffect | undefined)[] {
-  const { command, registerInvalidation, queue, faults, completionEvent } = targets;
+  const { command, registerInvalidation, queue, faults, completionEvent, protectedMemory } = targets;
   const effects: (SideEffect | undefined)[] = [];
   const on = (name: RegisterName, word: number, effect: SideEffect): void => {
     const first = file.wordOf(name);
@@ -42,6 +44,7 @@ export function sideEffects(file: RegisterFile, targets: EffectTargets): (SideEf
   on("ICS", 0, () => {
     if (file.get("ICS", ICS.fields.IWC) === 0) completionEvent.serviced();
   });
+  on("PMEN", 0, () => protectedMemory.enableWritten());
   on("IECTL", 0, () => completionEvent.controlWritten());
   for (const word of faults.flagWords) effects[word] = () => faults.statusWritten();
   return effects;

@@ -5,6 +5,7 @@
 import { type Domain, type FrameRange, intersect, type MappingSink } from "@iommu-kit/iommu-core";
 import { INTERRUPT_WINDOW } from "../spec/interrupt-window.js";
 import type { Binding } from "../translate/binding.js";
+import type { OutputFilter } from "../translate/output-filter.js";
 import type { FirstStageScan } from "./first-stage-scan.js";
 import type { SecondStageScan } from "./second-stage-scan.js";
 
@@ -26,18 +27,26 @@ const LEAST_SWEEP = 64;
 
 /** The domains of one unit, each made once. */
 export class Domains {
-  /** Translation is off: every request passes. Without and with PASID. */
-  readonly untranslated: readonly [VtdDomain, VtdDomain] = [
-    fixed("bypass", "translation off", WINDOW),
-    fixed("bypass", "translation off", NO_HOLES),
-  ];
-  readonly #blocked = fixed("blocked", "blocked", NO_HOLES);
+  /** Translation is off: every request passes. */
+  readonly untranslated: VtdDomain;
+  readonly #blocked: VtdDomain = {
+    kind: "blocked",
+    label: "blocked",
+    holes: NO_HOLES,
+    domainId: -1,
+    pasid: 0,
+    firstStage: false,
+    scan: nothing,
+  };
+  readonly #filter: OutputFilter;
   readonly #secondStage: SecondStageScan;
   readonly #firstStage: FirstStageScan;
   readonly #known = new Map<string, WeakRef<VtdDomain>>();
   #sweepAt = LEAST_SWEEP;
 
-  constructor(secondStage: SecondStageScan, firstStage: FirstStageScan) {
+  constructor(secondStage: SecondStageScan, firstStage: FirstStageScan, filter: OutputFilter) {
+    this.#filter = filter;
+    this.untranslated = this.#bypass("translation off", -1, 0);
     this.#secondStage = secondStage;
     this.#firstStage = firstStage;
   }
@@ -63,10 +72,24 @@ export class Domains {
       ? (range: FrameRange, sink: MappingSink) => this.#firstStage.scan(binding, range, sink)
       : (range: FrameRange, sink: MappingSink) =>
           this.#secondStage.scan(rootPfn, levels, intersect(range, limit), sink);
-    // With PASID, pass-through to the interrupt window is refused as output: it is a hole there too (§4.3 of the request's output check).
-    if (kind === "pass-through")
-      return { kind: "bypass", label, holes: WINDOW, domainId, pasid, firstStage, scan: nothing };
+    if (kind === "pass-through") return this.#bypass(label, domainId, pasid);
     return { kind: "table", label, holes, domainId, pasid, firstStage, scan };
+  }
+
+  /** Input is output: what may not be reached is a hole, and protected regions come and go. */
+  #bypass(label: string, domainId: number, pasid: number): VtdDomain {
+    const filter = this.#filter;
+    return {
+      kind: "bypass",
+      label,
+      get holes() {
+        return filter.blocked;
+      },
+      domainId,
+      pasid,
+      firstStage: false,
+      scan: nothing,
+    };
   }
 
   /** A guest may make as many domains as it likes; those that nobody sees any more are forgotten. */
@@ -106,10 +129,6 @@ function keyOf(binding: Binding, withPasid: boolean): string {
     writeProtect,
     secondStageFlags,
   ].join("/");
-}
-
-function fixed(kind: "bypass" | "blocked", label: string, holes: readonly FrameRange[]): VtdDomain {
-  return { kind, label, holes, domainId: -1, pasid: 0, firstStage: false, scan: nothing };
 }
 
 function nothing(): void {

@@ -19,6 +19,7 @@ import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FirstStageBits, firstStageFrame, firstStageReserved, firstStageReservedIndex } from "../spec/first-stage.js";
 import { secondStageFrame } from "../spec/second-stage.js";
 import type { Binding } from "../translate/binding.js";
+import type { OutputFilter } from "../translate/output-filter.js";
 import { levelSpan } from "../translate/table-index.js";
 import { tellLeaf } from "./leaf.js";
 import type { SecondStageScan } from "./second-stage-scan.js";
@@ -28,10 +29,19 @@ const HIGHEST_LEVEL = 5;
 const ALL = 2 ** 52;
 const { PRESENT, WRITE, USER, PAGE_SIZE } = FirstStageBits;
 
+/** What a scan of first-stage tables works with. */
+export interface FirstStageParts {
+  readonly memory: GuestMemory;
+  readonly capabilities: UnitCapabilities;
+  readonly secondStage: SecondStageScan;
+  readonly filter: OutputFilter;
+}
+
 /** Scans the first stage of bindings. */
 export class FirstStageScan {
   readonly #memory: GuestMemory;
   readonly #secondStage: SecondStageScan;
+  readonly #filter: OutputFilter;
   readonly #reserved: Int32Array;
   readonly #tables: readonly Int32Array[] = Array.from(
     { length: HIGHEST_LEVEL + 1 },
@@ -39,7 +49,9 @@ export class FirstStageScan {
   );
   readonly #lookup = new PageFinder();
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities, secondStage: SecondStageScan) {
+  constructor(parts: FirstStageParts) {
+    const { memory, capabilities, secondStage, filter } = parts;
+    this.#filter = filter;
     this.#memory = memory;
     this.#secondStage = secondStage;
     this.#reserved = firstStageReserved(capabilities);
@@ -98,7 +110,8 @@ export class FirstStageScan {
   }
 
   #leaf(pass: Pass, firstPfn: number, span: number, frame: number, access: Access): boolean {
-    if (pass.binding.kind !== "nested") return tellLeaf(pass.sink, firstPfn, span, frame, access);
+    if (pass.binding.kind !== "nested")
+      return tellLeaf(pass.sink, this.#filter, { firstPfn, pageCount: span, gpaPfn: frame, access });
     // Where the pass was cut short, the second stage is asked only for what is left.
     const skip = Math.max(0, pass.firstPfn - firstPfn);
     const count = Math.min(span, pass.endPfn - firstPfn) - skip;

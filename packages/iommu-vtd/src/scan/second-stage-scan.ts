@@ -2,12 +2,11 @@
  * What a second-stage table maps in a range, in one ascending pass (§3.7): the walk's rules for a whole range instead of one page.
  *
  * Each table entry is read once, and counted before it is read. Unreadable tables and entries with reserved bits map nothing: what was announced there goes
- * away (design D8). Targets in the interrupt window cannot be reached (§3.15) and are left out, without blocking the rest of a superpage.
+ * away (design D8). Targets that no request may reach are left out, without blocking the rest of a superpage.
  */
 
 import { type Access, type FrameRange, type GuestMemory, type MappingSink, PAGE_BYTES } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
-import { inInterruptWindow } from "../spec/interrupt-window.js";
 import {
   isSecondStageLeaf,
   reservedIndex,
@@ -16,6 +15,7 @@ import {
   secondStageReserved,
 } from "../spec/second-stage.js";
 import { EntryReader } from "../translate/entry-reader.js";
+import type { OutputFilter } from "../translate/output-filter.js";
 import { levelSpan } from "../translate/table-index.js";
 import { tellLeaf } from "./leaf.js";
 
@@ -26,6 +26,7 @@ const NO_SINK: MappingSink = { run: () => false, reach: () => false, unchanged: 
 /** A scanner of second-stage tables. */
 export class SecondStageScan {
   readonly #memory: GuestMemory;
+  readonly #filter: OutputFilter;
   readonly #reader: EntryReader;
   readonly #reserved: Int32Array;
   /** Bits of a leaf that matter: what maps, and what must be 0. */
@@ -40,8 +41,9 @@ export class SecondStageScan {
   #endPfn = 0;
   #sink: MappingSink = NO_SINK;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities) {
+  constructor(memory: GuestMemory, capabilities: UnitCapabilities, filter: OutputFilter) {
     this.#memory = memory;
+    this.#filter = filter;
     this.#reader = new EntryReader(memory);
     this.#reserved = secondStageReserved(capabilities, false);
     const at = reservedIndex(1, 0);
@@ -82,7 +84,8 @@ export class SecondStageScan {
     const access = (rights & low) as Access;
     if (access === 0) return true;
     const frame = secondStageFrame(low, high);
-    if (isSecondStageLeaf(low)) return tellLeaf(this.#sink, firstPfn, levelSpan(level), frame, access);
+    if (isSecondStageLeaf(low))
+      return tellLeaf(this.#sink, this.#filter, { firstPfn, pageCount: levelSpan(level), gpaPfn: frame, access });
     return this.#scanTable(frame, level - 1, firstPfn, access);
   }
 
@@ -103,7 +106,7 @@ export class SecondStageScan {
       const mapped =
         (low & rights) !== 0 &&
         ((low & reservedLow) | (high & reservedHigh)) === 0 &&
-        !inInterruptWindow(secondStageFrame(low, high));
+        !this.#filter.blocks(secondStageFrame(low, high));
       decoded[i] = mapped ? (low & (maskLow & ~3)) | (low & rights) : 0;
       decoded[i + 1] = mapped ? high & maskHigh : 0;
     }

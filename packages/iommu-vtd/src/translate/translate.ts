@@ -11,17 +11,19 @@ import { faultName } from "../fault/fault-name.js";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { AddressType } from "../spec/encodings.js";
 import { faultCode, FaultReason, isQualified } from "../spec/fault-reasons.js";
-import { inInterruptWindow, touchesInterruptWindow } from "../spec/interrupt-window.js";
 import { FaultRequestType } from "../spec/registers-event.js";
 import type { Binding } from "./binding.js";
 import type { Bindings } from "./bindings.js";
 import { FirstStageWalk } from "./first-stage-walk.js";
 import type { Iotlb } from "./iotlb.js";
+import type { OutputFilter } from "./output-filter.js";
 import type { RootPointer } from "./root-pointer.js";
 import { SecondStageWalk } from "./second-stage-walk.js";
 
 /** Untranslated requests are answered in blocks of 1 GiB. */
 const PASS_PAGES = 2 ** 18;
+/** Reason of a request to a protected region: the architecture has no code for it and does not record it. */
+export const PROTECTED_MEMORY = -2;
 
 /** What translation works with. */
 export interface TranslateParts {
@@ -30,6 +32,7 @@ export interface TranslateParts {
   readonly root: RootPointer;
   readonly bindings: Bindings;
   readonly iotlb: Iotlb;
+  readonly filter: OutputFilter;
   readonly faults: FaultLog;
   /** Input bits that a fault record can show: of the widest table. */
   readonly widestInputBits: number;
@@ -52,7 +55,7 @@ export class Translator {
   translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
     const { root, iotlb, bindings } = this.#parts;
     if (!root.enabled) {
-      out.allow(iovaPfn, PASS_PAGES, 3);
+      if (this.#pass(iovaPfn, out) !== 0) out.refuse(PROTECTED_MEMORY, "protected memory");
       return;
     }
     if (access !== 0 && iotlb.lookup(requester.key, iovaPfn) && (access & ~iotlb.usable) === 0) {
@@ -62,6 +65,10 @@ export class Translator {
     const binding = bindings.of(requester);
     const reason = this.resolve(requester, binding, iovaPfn, access, out);
     if (reason === 0) return;
+    if (reason === PROTECTED_MEMORY) {
+      out.refuse(PROTECTED_MEMORY, "protected memory");
+      return;
+    }
     out.refuse(faultCode(reason), faultName(reason));
     if (binding.faultsDisabled && isQualified(reason)) return;
     this.record(requester, reason, iovaPfn, requestTypeOf(access), AddressType.UNTRANSLATED);
@@ -70,19 +77,36 @@ export class Translator {
   /** Walks without looking into the IOTLB, and fills it. Answers 0, with `out` written, or a reason. */
   resolve(requester: Requester, binding: Binding, iovaPfn: number, access: Access, out: Translation): number {
     if (binding.kind === "refused") return binding.reason;
-    if (binding.kind === "pass-through") return passThrough(binding, iovaPfn, out);
+    if (binding.kind === "pass-through") return this.#passThrough(binding, iovaPfn, out);
     const first = binding.kind !== "second-stage";
     const walk = first ? this.#firstStage : this.#secondStage;
     if (!first && iovaPfn >= binding.limitPfn) return binding.scalable ? FaultReason.SGN_5 : FaultReason.LGN_1_1;
     const reason = walk.walk(binding, iovaPfn, access);
     if (reason !== 0) return reason;
-    if (inInterruptWindow(walk.gpaPfn)) return binding.scalable ? FaultReason.SGN_8_1 : FaultReason.LGN_4;
-    // A superpage that contains the window is good for every page outside it: cached page by page.
+    const { filter } = this.#parts;
+    if (filter.blocks(walk.gpaPfn)) return blockedOutput(filter, walk.gpaPfn, binding);
+    // A superpage that contains a blocked target is good for every other page: cached page by page.
     const blockTarget = walk.gpaPfn - (iovaPfn % walk.pageCount);
-    if (walk.pageCount > 1 && touchesInterruptWindow(blockTarget, walk.pageCount)) walk.pageCount = 1;
+    if (walk.pageCount > 1 && filter.touches(blockTarget, walk.pageCount)) walk.pageCount = 1;
     const tag = { domainId: binding.domainId, pasid: binding.pasid, firstStage: first };
     this.#parts.iotlb.fill(requester.key, tag, iovaPfn, walk);
     out.allow(walk.gpaPfn, walk.pageCount, walk.access);
+    return 0;
+  }
+
+  #passThrough(binding: Binding, iovaPfn: number, out: Translation): number {
+    if (iovaPfn >= binding.limitPfn) return binding.scalable ? FaultReason.SGN_4_2 : FaultReason.LGN_1_3;
+    const { filter } = this.#parts;
+    if (filter.blocks(iovaPfn)) return blockedOutput(filter, iovaPfn, binding);
+    return this.#pass(iovaPfn, out);
+  }
+
+  /** Input is output. Answers in the largest block that holds no blocked target. */
+  #pass(iovaPfn: number, out: Translation): number {
+    const { filter } = this.#parts;
+    if (filter.protects(iovaPfn)) return PROTECTED_MEMORY;
+    const first = iovaPfn - (iovaPfn % PASS_PAGES);
+    out.allow(iovaPfn, filter.touches(first, PASS_PAGES) ? 1 : PASS_PAGES, 3);
     return 0;
   }
 
@@ -100,12 +124,9 @@ export class Translator {
   }
 }
 
-function passThrough(binding: Binding, iovaPfn: number, out: Translation): number {
-  if (iovaPfn >= binding.limitPfn) return binding.scalable ? FaultReason.SGN_4_2 : FaultReason.LGN_1_3;
-  if (inInterruptWindow(iovaPfn)) return binding.scalable ? FaultReason.SGN_8_1 : FaultReason.LGN_4;
-  const first = iovaPfn - (iovaPfn % PASS_PAGES);
-  out.allow(iovaPfn, touchesInterruptWindow(first, PASS_PAGES) ? 1 : PASS_PAGES, 3);
-  return 0;
+function blockedOutput(filter: OutputFilter, gpaPfn: number, binding: Binding): number {
+  if (filter.protects(gpaPfn)) return PROTECTED_MEMORY;
+  return binding.scalable ? FaultReason.SGN_8_1 : FaultReason.LGN_4;
 }
 
 function requestTypeOf(access: Access): number {

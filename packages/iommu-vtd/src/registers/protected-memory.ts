@@ -1,0 +1,59 @@
+/**
+ * Protected memory regions: PMEN, PLMBASE / PLMLIMIT, PHMBASE / PHMLIMIT (§11.4.8).
+ *
+ * A base decodes its low bits as 0, a limit as 1, so equal values protect 2 MiB; a limit below its base protects nothing. Every request to a region is blocked, whether
+ * translation is on or not, and not recorded.
+ */
+
+import type { Completion, FrameRange } from "@iommu-kit/iommu-core";
+import { whenDone } from "@iommu-kit/iommu-core";
+import { PHM, PLM, PMEN } from "../spec/registers-command.js";
+import type { OutputFilter } from "../translate/output-filter.js";
+import type { RegisterFile } from "./register-file.js";
+
+/** Frames in a block of 2 MiB, the unit of these registers. */
+const BLOCK_PAGES = 512;
+
+/** See the file's header. */
+export class ProtectedMemory {
+  readonly #file: RegisterFile;
+  readonly #filter: OutputFilter;
+  readonly #announce: () => Completion;
+  #epoch = 0;
+
+  constructor(file: RegisterFile, filter: OutputFilter, announce: () => Completion) {
+    this.#file = file;
+    this.#filter = filter;
+    this.#announce = announce;
+  }
+
+  /** PMEN was written: PRS follows EPM when every notifier has completed. */
+  enableWritten(): void {
+    const { EPM, PRS } = PMEN.fields;
+    const on = this.#file.get("PMEN", EPM);
+    if (on === this.#file.get("PMEN", PRS)) return;
+    this.#filter.protect(on === 1 ? this.#regions() : []);
+    const epoch = this.#epoch;
+    whenDone(this.#announce(), () => {
+      if (epoch === this.#epoch) this.#file.set("PMEN", PRS, this.#file.get("PMEN", EPM));
+    });
+  }
+
+  /** Takes the regions from the registers: after a reset or a restore. Announces nothing. */
+  reload(): void {
+    this.#epoch += 1;
+    this.#filter.protect(this.#file.get("PMEN", PMEN.fields.EPM) === 1 ? this.#regions() : []);
+  }
+
+  #regions(): FrameRange[] {
+    const low = PLM.fields.PLM;
+    const high = PHM.fields.PHM;
+    const regions: FrameRange[] = [];
+    const add = (base: number, limit: number): void => {
+      if (limit >= base) regions.push({ firstPfn: base * BLOCK_PAGES, pageCount: (limit - base + 1) * BLOCK_PAGES });
+    };
+    if (this.#file.wordOf("PLMBASE") >= 0) add(this.#file.get("PLMBASE", low), this.#file.get("PLMLIMIT", low));
+    if (this.#file.wordOf("PHMBASE") >= 0) add(this.#file.get("PHMBASE", high), this.#file.get("PHMLIMIT", high));
+    return regions;
+  }
+}
