@@ -29,4 +29,8 @@ export class CacheNotifier extends DeviceCache implements UnmapNotifier {
   unmap(iovaPfn: number, pageCount: number): Completion {
     return this.flush(iovaPfn, pageCount);
   }
+
+  protected get self(): this {
+    return this;
+  }
 }

@@ -7,7 +7,8 @@
  * - rights are the mapping's own; a request for more asks the address space again.
  */
 
-import { type Access, Access as Rights, type AddressSpace, type Attachment, type FrameRange, Translation } from "@iommu-kit/iommu-core";
+import { type Access, Access as Rights, type AddressSpace, type FrameRange, type Notifier, Translation } from "@iommu-kit/iommu-core";
+import { AttachmentScope } from "./attachment-scope.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
 import { type CacheShape, TranslationCache } from "./translation-cache.js";
 
@@ -43,13 +44,18 @@ export abstract class DeviceCache {
   readonly #onFlush: DeviceCacheOptions["onFlush"];
   readonly #fill: DeviceCacheOptions["fill"];
   readonly #answer = new Translation();
-  readonly #mayHold = (block: FrameRange): boolean => this.#isFlushable(block);
-  #attachment: Attachment | undefined;
+  readonly #scope: AttachmentScope;
+  readonly #mayHold = (block: FrameRange): boolean => this.#scope.covers(block);
   #generation = 0;
 
   /** @throws {IommuError} `bad-option` for a shape that is not powers of two in range. */
   protected constructor(space: AddressSpace, options: DeviceCacheOptions) {
     this.space = space;
+    this.#scope = new AttachmentScope(
+      space,
+      () => this.self,
+      () => this.revoke(),
+    );
     this.#cache = new TranslationCache(options);
     this.#requestedOnly = options.rights === "requested";
     this.#onFlush = options.onFlush;
@@ -128,6 +134,9 @@ export abstract class DeviceCache {
     this.#counters.flushedEntries += this.#cache.clear();
   }
 
+  /** This object as what it is attached as. */
+  protected abstract get self(): Notifier;
+
   /** Drops what touches these frames. */
   protected flush(firstPfn: number, pageCount: number): Promise<void> | undefined {
     this.#generation += 1;
@@ -146,34 +155,4 @@ export abstract class DeviceCache {
     this.#answer.allow(out.gpaPfn, out.pageCount, wrote ? out.access : ((out.access & Rights.read) as Access));
     return this.#answer;
   }
-
-  /** Whether an invalidation of any part of the block would reach this cache, and the block has no frames that are never memory. */
-  #isFlushable(block: FrameRange): boolean {
-    const attachment = this.#current();
-    if (attachment === undefined) return false;
-    const { firstPfn, pageCount } = attachment.range;
-    if (block.firstPfn < firstPfn || block.firstPfn + block.pageCount > firstPfn + pageCount) return false;
-    return block.pageCount === 1 || !this.space.domain.holes.some((hole) => overlaps(hole, block));
-  }
-
-  #current(): Attachment | undefined {
-    const known = this.#attachment;
-    if (known !== undefined) return known.failure === undefined ? known : undefined;
-    const found = this.space.attachments.find((attachment) => attachment.notifier === (this as unknown));
-    if (found === undefined || found.failure !== undefined) return undefined;
-    this.#attachment = found;
-    this.space.events.on("detach", this.#whenDetached, this);
-    return found;
-  }
-
-  #whenDetached(event: { readonly attachment: Attachment }): void {
-    if (event.attachment !== this.#attachment) return;
-    this.space.events.off("detach", this.#whenDetached, this);
-    this.#attachment = undefined;
-    this.revoke();
-  }
-}
-
-function overlaps(a: FrameRange, b: FrameRange): boolean {
-  return a.firstPfn < b.firstPfn + b.pageCount && b.firstPfn < a.firstPfn + a.pageCount;
 }

@@ -29,4 +29,8 @@ export class DeviceTlb extends DeviceCache implements DeviceTlbNotifier {
   invalidate(iovaPfn: number, pageCount: number): Completion {
     return this.flush(iovaPfn, pageCount);
   }
+
+  protected get self(): this {
+    return this;
+  }
 }

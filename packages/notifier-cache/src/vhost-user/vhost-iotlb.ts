@@ -12,7 +12,6 @@ import {
   type Access,
   Access as Rights,
   type AddressSpace,
-  type Attachment,
   type Completion,
   type FrameRange,
   type IommuError,
@@ -24,6 +23,7 @@ import {
   Translation,
   type UnmapNotifier,
 } from "@iommu-kit/iommu-core";
+import { AttachmentScope } from "../attachment-scope.js";
 import type { VhostFrontEnd } from "./front-end.js";
 import type { IotlbMessage } from "./messages.js";
 import { IotlbType } from "./protocol.js";
@@ -77,6 +77,7 @@ export class VhostIotlb implements UnmapNotifier {
   readonly #unanswered = new Set<number>();
   readonly #counters = { misses: 0, updates: 0, invalidates: 0, corrections: 0, accessFails: 0, answeredLater: 0, outsideMemory: 0, forgotten: 0 };
   readonly #translation = new Translation();
+  readonly #scope: AttachmentScope;
   readonly #probe = new RightsProbe();
   readonly #found = new Mapping();
   /** The last INVALIDATE that was not confirmed yet. The back-end confirms in order, so it stands for all before it. */
@@ -88,6 +89,11 @@ export class VhostIotlb implements UnmapNotifier {
     this.#frontEnd = frontEnd;
     this.#options = options;
     this.name = options.name ?? "vhost-user IOTLB";
+    this.#scope = new AttachmentScope(
+      space,
+      () => this,
+      () => this.#unanswered.clear(),
+    );
     frontEnd.onIotlb = (message) => this.#received(message);
   }
 
@@ -152,10 +158,9 @@ export class VhostIotlb implements UnmapNotifier {
 
   /** Translates for the device and tells the back-end. */
   #answer(iovaPfn: number, access: Access): boolean {
-    const attachment = this.#attachment();
     const out = this.#translation;
-    if (attachment === undefined || !this.#space.translate(iovaPfn, access, out)) return false;
-    const block = this.#blockFor(iovaPfn, out, attachment.range);
+    if (this.#scope.attachment === undefined || !this.#space.translate(iovaPfn, access, out)) return false;
+    const block = this.#blockFor(iovaPfn, out);
     if (block === undefined) {
       this.#counters.outsideMemory += 1;
       return false;
@@ -172,15 +177,12 @@ export class VhostIotlb implements UnmapNotifier {
   }
 
   /** The largest block around the page that lies in the attached range, in one memory region, and in memory at all. */
-  #blockFor(iovaPfn: number, answer: Translation, range: FrameRange): (FrameRange & { readonly userAddress: number }) | undefined {
-    const { holes } = this.#space.domain;
+  #blockFor(iovaPfn: number, answer: Translation): (FrameRange & { readonly userAddress: number }) | undefined {
     const { memory } = this.#frontEnd;
     for (let span = Math.min(answer.pageCount, this.#options.largestBlock ?? 2 ** 18); span >= 1; span = Math.floor(span / 2)) {
       const firstPfn = Math.floor(iovaPfn / span) * span;
       const userAddress = memory?.userAddressOf(answer.gpaPfn - (iovaPfn - firstPfn), span);
-      const inRange = firstPfn >= range.firstPfn && firstPfn + span <= range.firstPfn + range.pageCount;
-      const inHole = holes.some((hole) => hole.firstPfn < firstPfn + span && firstPfn < hole.firstPfn + hole.pageCount);
-      if (userAddress !== undefined && inRange && !inHole) return { firstPfn, pageCount: span, userAddress };
+      if (userAddress !== undefined && this.#scope.covers({ firstPfn, pageCount: span })) return { firstPfn, pageCount: span, userAddress };
     }
     return undefined;
   }
@@ -250,11 +252,6 @@ export class VhostIotlb implements UnmapNotifier {
     if (domain.kind === "blocked") return Rights.none;
     if (domain.kind === "bypass") return Rights.readWrite;
     return this.#probe.look(iovaPfn, (range, sink) => domain.scan(range, sink));
-  }
-
-  #attachment(): Attachment | undefined {
-    const found = this.#space.attachments.find((attachment) => attachment.notifier === this);
-    return found?.failure === undefined ? found : undefined;
   }
 }
 

@@ -1,0 +1,8 @@
+// The host's side.
+export { WorkerCacheNotifier, WorkerDeviceTlb } from "./worker-cache.js";
+export { HostCache, NOT_ATTACHED, type WorkerCacheOptions, type WorkerSetup, type WorkerStatus } from "./host-cache.js";
+// The worker's side.
+export { NO_ANSWER, WORKER_REVOKED, WorkerDma, type WorkerDmaOptions } from "./worker-dma.js";
+export { SharedRam } from "./shared-ram.js";
+// Both.
+export type { NodePort, WebPort, WorkerPort } from "./message-port.js";
