@@ -165,7 +165,10 @@ export class EntryMirror {
   #restore(piece: Piece, access: Access, group: CompletionGroup): void {
     const outcome = this.#put(piece.iovaPfn, piece.pageCount, piece.gpaPfn, access);
     if (!(outcome instanceof Promise)) {
-      if (outcome !== undefined) this.#owe(outcome, [piece], access);
+      if (outcome === undefined) return;
+      // Refused at this very moment: not worth another try before entries are freed again.
+      this.#roomMade = false;
+      this.#owe(outcome, [piece], access);
       return;
     }
     const offer = this.#offers.start(piece);

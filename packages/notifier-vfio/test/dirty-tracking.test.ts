@@ -39,6 +39,23 @@ describe("dirty tracking", () => {
     expect(await collect(notifier)).toEqual([102]);
   });
 
+  it("counts a write that comes between the end of a step and the reading of the log for both frames it may have hit", async () => {
+    const { guest, container, notifier } = machine(vfioUser);
+    guest.table.map(0, 4, 100);
+    await guest.flush();
+    await notifier.startDirtyTracking();
+    const { read } = container.dirtyLog;
+    container.dirtyLog.read = (...range) => {
+      if (container.translate(2, Access.write, shadowBlock())) container.dirtyLog.read = read;
+      return read(...range);
+    };
+
+    guest.table.map(2, 1, 900);
+    await guest.flush();
+
+    expect(await collect(notifier)).toEqual([102, 900]);
+  });
+
   it.each([type1, iommufd])("counts all that is writable where the container ($name) has no log", async (profile) => {
     const { guest, notifier } = machine(profile);
     guest.table.map(0, 2, 100);

@@ -115,10 +115,11 @@ describe("entries", () => {
     const { guest, container } = machine({ coalescing: "free" });
     guest.table.map(3, 2000, 100);
     guest.table.map(2003, 5, 9000);
+    guest.table.map(2008, 5, 9005, Access.read);
 
     await guest.flush();
 
-    expect(entriesOf(container)).toEqual(["3+2000", "2003+5"]);
+    expect(entriesOf(container)).toEqual(["3+2000", "2003+5", "2008+5"]);
   });
 
   it("are no larger than the container takes", () => {
@@ -240,7 +241,7 @@ describe("a container that is full", () => {
     expect(told).toEqual([]);
     guest.table.map(0, 81, 100);
     void guest.flush();
-    guest.table.unmap(80, 1);
+    guest.table.unmap(78, 3);
     void guest.flush();
     guest.table.map(0, 99, 100);
     void guest.flush();
@@ -279,7 +280,7 @@ describe("a container that is full", () => {
   });
 
   it("owes the rest of a merged entry that it has no room for, says so, and pays when it can", () => {
-    const { guest, notifier, container } = machine({ coalescing: "aligned" }, { ...type1v2, entryLimit: 3 }, "plain");
+    const { guest, notifier, container } = machine({ coalescing: "aligned" }, { ...type1v2, entryLimit: 4 }, "plain");
     guest.table.map(0, 16, 100);
     guest.table.map(32, 2, 200);
     void guest.flush();
@@ -288,12 +289,29 @@ describe("a container that is full", () => {
 
     guest.table.unmap(5, 1);
     void guest.flush();
-    expect(notifier.owedPages).toBeGreaterThan(0);
-    expect(refused.every(({ cause }) => cause === "no-space")).toBe(true);
-    expect(notifier.pagesHeld + notifier.owedPages).toBe(17);
-    guest.table.unmap(6, 10);
+    expect(notifier.owedPages).toBe(10);
+    expect(refused).toEqual([{ iovaPfn: 6, pageCount: 10, gpaPfn: 106, cause: "no-space" }]);
+    expect(notifier.pagesHeld).toBe(5 + 2);
     guest.table.unmap(32, 2);
     void guest.flush();
+
+    expect(notifier.owedPages).toBe(0);
+    expect(pagesOf(container)).toEqual(guest.table.pages());
+  });
+
+  it("pays what it owes when somebody else frees entries, and forgets what the guest has unmapped", async () => {
+    const { guest, notifier, container } = machine({ coalescing: "aligned", exclusive: false }, { ...type1v2, entryLimit: 4 }, "plain");
+    container.map(5000, 1, 1, Access.read);
+    guest.table.map(0, 16, 100);
+    void guest.flush();
+    guest.table.unmap(5, 1);
+    void guest.flush();
+    expect(notifier.owedPages).toBe(10);
+
+    guest.table.unmap(6, 2);
+    void guest.flush();
+    container.unmap(5000, 1);
+    await Promise.resolve();
 
     expect(notifier.owedPages).toBe(0);
     expect(pagesOf(container)).toEqual(guest.table.pages());
@@ -396,6 +414,31 @@ describe("a container that fails", () => {
     expect(pagesOf(container)).toEqual(guest.table.pages());
   });
 
+  it("in the middle of a step is emptied for devices too, at once", () => {
+    const guest = new Guest();
+    const container = new MemoryContainer(type1v2);
+    const stepped = new SteppedContainer(container);
+    const attachment = new VfioNotifier(stepped).attachTo(guest.device(3));
+    guest.table.map(0, 4, 100);
+    void guest.flush();
+    expect(container.translate(1, Access.read, shadowBlock())).toBe(true);
+
+    guest.table.unmap(0, 1);
+    guest.table.map(9, 1, 100);
+    stepped.map = () => ({ ok: false, cause: "gone" });
+    // The step is closed by the revoke itself: nothing that follows is needed.
+    const closed: string[] = [];
+    stepped.commit = () => void closed.push("commit");
+    stepped.unmapAll = () => {
+      closed.push("unmapAll");
+      return container.unmapAll();
+    };
+    void guest.flush();
+
+    expect(attachment.state).toBe("failed");
+    expect(closed).toEqual(["unmapAll", "commit"]);
+  });
+
   it("leaves the entries of others alone when it is not exclusive", () => {
     const container = new MemoryContainer(type1v2);
     container.map(5000, 1, 1, Access.read);
@@ -476,6 +519,28 @@ describe("a container behind a pipe", () => {
     );
   });
 
+  it("that refuses a part of a run while the guest unmaps that part does not map it later", async () => {
+    const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 2 }));
+    const guest = new Guest();
+    new VfioNotifier(remote, { coalescing: "aligned" }).attachTo(guest.device(3));
+    guest.table.map(100, 1, 1);
+    guest.table.map(102, 1, 3);
+    void guest.flush();
+    await remote.answer();
+    guest.table.map(1, 3, 201);
+    void guest.flush();
+    await remote.answer(1);
+
+    guest.table.unmap(1, 1);
+    void guest.flush();
+    await remote.answer();
+    guest.table.unmap(100, 3);
+    void guest.flush();
+    await remote.answer();
+
+    expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
+  });
+
   it("that turns out to be full reports it late, and recovers", async () => {
     const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 3 }));
     const guest = new Guest();
@@ -533,20 +598,27 @@ describe("several devices", () => {
 });
 
 describe("detach", () => {
-  it("leaves nothing in the container, and no listener on it", async () => {
-    const { guest, notifier, container, attachment } = machine();
+  it("leaves nothing in the container, and no listener on it", () => {
+    const guest = new Guest();
+    const container = new MemoryContainer(type1v2);
+    const listeners = new Set<() => void>();
+    const plain = Object.assign(new PlainContainer(container), {
+      onEntriesFreed: (listener: () => void) => {
+        listeners.add(listener);
+        return () => listeners.delete(listener);
+      },
+    });
+    const notifier = new VfioNotifier(plain);
+    const attachment = notifier.attachTo(guest.device(3));
     guest.table.map(0, 8, 100);
     void guest.flush();
-    expect(container.entriesHeld).toBe(8);
+    expect([container.entriesHeld, listeners.size]).toEqual([8, 1]);
 
     void notifier.detach();
 
-    expect([container.entriesHeld, attachment.state]).toEqual([0, "detached"]);
+    expect([container.entriesHeld, listeners.size, attachment.state]).toEqual([0, 0, "detached"]);
     guest.table.map(20, 1, 1);
     void guest.flush();
-    container.map(0, 1, 1, Access.read);
-    container.unmap(0, 1);
-    await Promise.resolve();
     expect(container.entriesHeld).toBe(0);
   });
 });
