@@ -14,10 +14,15 @@ const budgets = {
   "@iommu-kit/iommu-vtd": 20,
   "@iommu-kit/iommu-vtd/acpi": 12,
   "@iommu-kit/iommu-vtd/di": 21,
+  "@iommu-kit/iommu-vtd/inspect": 16,
+  "@iommu-kit/iommu-vtd/snapshot": 8,
   "@iommu-kit/notifier-vfio": 12,
   "@iommu-kit/notifier-vfio/di": 12,
+  "@iommu-kit/notifier-vfio/vfio-user": 12,
   "@iommu-kit/notifier-cache": 8,
   "@iommu-kit/notifier-cache/di": 9,
+  "@iommu-kit/notifier-cache/vhost-user": 10,
+  "@iommu-kit/notifier-cache/worker": 10,
 };
 
 const packages = publishedPackages();
