@@ -11,6 +11,7 @@ export class AttachmentScope {
   readonly #space: AddressSpace;
   readonly #notifier: () => Notifier;
   readonly #onDetach: () => void;
+  readonly #detached = (event: { readonly attachment: Attachment }): void => this.#whenDetached(event.attachment);
   #attachment: Attachment | undefined;
 
   /**
@@ -43,13 +44,13 @@ export class AttachmentScope {
     const found = this.#space.attachments.find((attachment) => attachment.notifier === notifier);
     if (found === undefined) return undefined;
     this.#attachment = found;
-    this.#space.events.on("detach", this.#detached, this);
+    this.#space.events.on("detach", this.#detached);
     return found;
   }
 
-  #detached(event: { readonly attachment: Attachment }): void {
-    if (event.attachment !== this.#attachment) return;
-    this.#space.events.off("detach", this.#detached, this);
+  #whenDetached(attachment: Attachment): void {
+    if (attachment !== this.#attachment) return;
+    this.#space.events.off("detach", this.#detached);
     this.#attachment = undefined;
     this.#onDetach();
   }

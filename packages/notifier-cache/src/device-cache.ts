@@ -7,7 +7,14 @@
  * - rights are the mapping's own; a request for more asks the address space again.
  */
 
-import { type Access, Access as Rights, type AddressSpace, type FrameRange, type Notifier, Translation } from "@iommu-kit/iommu-core";
+import {
+  type Access,
+  Access as Rights,
+  type AddressSpace,
+  type FrameRange,
+  type Notifier,
+  Translation,
+} from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "./attachment-scope.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
 import { type CacheShape, TranslationCache } from "./translation-cache.js";

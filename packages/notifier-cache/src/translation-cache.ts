@@ -84,7 +84,11 @@ export class TranslationCache {
    * tried where not.
    * @returns What happened: `"filled"`, `"evicted"` when another entry made room, `"outside"` when not even the page may be held.
    */
-  insert(iovaPfn: number, answer: Translation, within: (block: FrameRange) => boolean): "filled" | "evicted" | "outside" {
+  insert(
+    iovaPfn: number,
+    answer: Translation,
+    within: (block: FrameRange) => boolean,
+  ): "filled" | "evicted" | "outside" {
     let size = sizeFor(answer.pageCount);
     while (size >= 0 && !within(blockOf(iovaPfn, size))) size -= 1;
     if (size < 0) return "outside";
@@ -110,7 +114,8 @@ export class TranslationCache {
       const span = ENTRY_SPANS[size] ?? 1;
       const firstBlock = Math.floor(firstPfn / span);
       const blocks = Math.floor((firstPfn + pageCount - 1) / span) - firstBlock + 1;
-      dropped += blocks < this.#sets ? this.#dropBlocks(size, firstBlock, blocks) : this.#sweep(size, firstPfn, pageCount);
+      dropped +=
+        blocks < this.#sets ? this.#dropBlocks(size, firstBlock, blocks) : this.#sweep(size, firstPfn, pageCount);
     }
     return dropped;
   }
@@ -210,7 +215,9 @@ export function resolveShape(shape: CacheShape): { readonly entries: number; rea
     });
   }
   if (!isPowerOfTwo(ways) || ways > entries) {
-    throw new IommuError("bad-option", `ways: expected a power of two in 1..${entries}, got ${ways}`, { hint: "the default is 4" });
+    throw new IommuError("bad-option", `ways: expected a power of two in 1..${entries}, got ${ways}`, {
+      hint: "the default is 4",
+    });
   }
   return { entries, ways };
 }

@@ -109,7 +109,7 @@ describe("CacheNotifier, filling", () => {
     cache.translate(top, Access.read, out);
     expect(cache.lookup(top, Access.read, out)).toBe(true);
     expect(out.gpaPfn).toBe(2 ** 40 - 1);
-    machine.invalidate(top, 1);
+    void machine.invalidate(top, 1);
     expect(cache.lookup(top, Access.read, out)).toBe(false);
   });
 });
@@ -121,7 +121,7 @@ describe("CacheNotifier, being flushed", () => {
       machine.map(pfn, 100 + pfn);
       cache.translate(pfn, Access.read, out);
     }
-    machine.invalidate(2, 3);
+    void machine.invalidate(2, 3);
     const held = [0, 1, 2, 3, 4, 5, 6, 7].filter((pfn) => cache.lookup(pfn, Access.read, out));
     expect(held).toEqual([0, 1, 5, 6, 7]);
     expect(cache.statistics).toMatchObject({ flushes: 2, flushedEntries: 3 });
@@ -131,7 +131,7 @@ describe("CacheNotifier, being flushed", () => {
     const { machine, cache, out } = cachedMachine();
     machine.map(PAGES_2M, 4096, Access.readWrite, PAGES_2M);
     cache.translate(PAGES_2M + 9, Access.read, out);
-    machine.invalidate(PAGES_2M + 400, 1);
+    void machine.invalidate(PAGES_2M + 400, 1);
     expect(cache.lookup(PAGES_2M + 9, Access.read, out)).toBe(false);
   });
 
@@ -142,7 +142,7 @@ describe("CacheNotifier, being flushed", () => {
       cache.translate(pfn * 1000, Access.read, out);
     }
     const before = cache.statistics.flushes;
-    machine.invalidate();
+    void machine.invalidate();
     expect(cache.entryCount).toBe(0);
     expect(cache.statistics.flushes).toBe(before + 1);
   });
@@ -164,7 +164,7 @@ describe("CacheNotifier, being flushed", () => {
     machine.map(5, 100);
     const { generation } = cache;
     machine.space.translate(5, Access.read, out);
-    machine.invalidate(5, 1);
+    void machine.invalidate(5, 1);
     expect(cache.insert(5, out, generation)).toBe(false);
     expect(cache.insert(5, out, cache.generation)).toBe(true);
   });
@@ -196,7 +196,7 @@ describe("CacheNotifier, attachment", () => {
     const attachment = machine.space.attach(cache);
     cache.translate(5, Access.read, out);
     expect(cache.entryCount).toBe(1);
-    attachment.detach();
+    void attachment.detach();
     expect(cache.entryCount).toBe(0);
     expect(cache.translate(5, Access.read, out)).toBe(true);
     expect(cache.entryCount).toBe(0);
@@ -207,7 +207,7 @@ describe("CacheNotifier, attachment", () => {
     const { machine, cache, out } = cachedMachine();
     machine.map(5, 100);
     cache.translate(5, Access.read, out);
-    machine.space.attachments[0]?.detach();
+    void machine.space.attachments[0]?.detach();
     machine.space.attach(cache);
     cache.translate(5, Access.read, out);
     expect(cache.entryCount).toBe(1);
@@ -258,14 +258,20 @@ describe("CacheNotifier, attachment", () => {
     const { machine, cache, out } = cachedMachine();
     machine.map(5, 100);
     cache.translate(5, Access.read, out);
-    machine.space.unplug();
+    void machine.space.unplug();
     expect(cache.entryCount).toBe(0);
     expect(cache.translate(5, Access.read, out)).toBe(false);
   });
 
   it("says what a shape may be", () => {
     const machine = new FakeMachine();
-    for (const options of [{ entries: 1000 }, { entries: 0 }, { entries: 2 ** 21 }, { ways: 3 }, { entries: 4, ways: 8 }]) {
+    for (const options of [
+      { entries: 1000 },
+      { entries: 0 },
+      { entries: 2 ** 21 },
+      { ways: 3 },
+      { entries: 4, ways: 8 },
+    ]) {
       expect(() => new CacheNotifier(machine.space, options)).toThrow(IommuError);
     }
   });
@@ -290,9 +296,9 @@ describe("DeviceTlb", () => {
     const out = new Translation();
     machine.map(5, 100);
     tlb.translate(5, Access.read, out);
-    machine.invalidate();
+    void machine.invalidate();
     expect(tlb.lookup(5, Access.read, out)).toBe(true);
-    machine.invalidateDeviceTlb(5, 1);
+    void machine.invalidateDeviceTlb(5, 1);
     expect(tlb.lookup(5, Access.read, out)).toBe(false);
   });
 
@@ -303,7 +309,7 @@ describe("DeviceTlb", () => {
     const out = new Translation();
     machine.map(5, 100);
     tlb.translate(5, Access.read, out);
-    attachment.detach();
+    void attachment.detach();
     expect(tlb.entryCount).toBe(0);
   });
 

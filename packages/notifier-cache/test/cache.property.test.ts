@@ -10,7 +10,13 @@ import { FakeMachine } from "./fake-machine.js";
 const FRAMES = 2048;
 
 type Step =
-  | { readonly do: "map"; readonly pfn: number; readonly target: number; readonly access: Access; readonly large: boolean }
+  | {
+      readonly do: "map";
+      readonly pfn: number;
+      readonly target: number;
+      readonly access: Access;
+      readonly large: boolean;
+    }
   | { readonly do: "unmap"; readonly pfn: number }
   | { readonly do: "invalidate"; readonly pfn: number; readonly count: number }
   | { readonly do: "everything" }
@@ -21,9 +27,25 @@ type Step =
 const pfn = fc.oneof(fc.nat({ max: 15 }), fc.nat({ max: FRAMES - 1 }), fc.constantFrom(511, 512, 513, 1023, 1024));
 const access = fc.constantFrom<Access>(Access.read, Access.write, Access.readWrite);
 const step: fc.Arbitrary<Step> = fc.oneof(
-  { weight: 4, arbitrary: fc.record({ do: fc.constant("map" as const), pfn, target: fc.nat({ max: 99_999 }), access, large: fc.boolean() }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant("map" as const),
+      pfn,
+      target: fc.nat({ max: 99_999 }),
+      access,
+      large: fc.boolean(),
+    }),
+  },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("unmap" as const), pfn }) },
-  { weight: 3, arbitrary: fc.record({ do: fc.constant("invalidate" as const), pfn, count: fc.oneof(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: FRAMES })) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constant("invalidate" as const),
+      pfn,
+      count: fc.oneof(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: FRAMES })),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("everything" as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("overtake" as const), pfn, target: fc.nat({ max: 99_999 }) }) },
   { weight: 12, arbitrary: fc.record({ do: fc.constant("use" as const), pfn, access }) },
@@ -56,7 +78,8 @@ class History {
 
   /** An invalidation has completed: only the present is right. */
   forget(first: number, count: number): void {
-    for (let frame = first; frame < Math.min(FRAMES, first + count); frame++) this.#answers[frame] = new Set([this.now(frame)]);
+    for (let frame = first; frame < Math.min(FRAMES, first + count); frame++)
+      this.#answers[frame] = new Set([this.now(frame)]);
   }
 
   allows(frame: number, answer: string): boolean {
@@ -104,28 +127,28 @@ describe("property: a cache against the history of the guest's table", () => {
         const cache = new CacheNotifier(guest.space, sizes);
         guest.space.attach(cache);
         const out = new Translation();
-        for (const it of steps) {
-          if (it.do === "map") guest.map(it.pfn, it.target, it.access, it.large);
-          else if (it.do === "unmap") guest.remove(it.pfn, 1);
-          else if (it.do === "invalidate") {
-            expect(guest.machine.invalidate(it.pfn, it.count)).toBeUndefined();
-            guest.history.forget(it.pfn, it.count);
-          } else if (it.do === "everything") {
-            guest.machine.invalidate();
+        for (const each of steps) {
+          if (each.do === "map") guest.map(each.pfn, each.target, each.access, each.large);
+          else if (each.do === "unmap") guest.remove(each.pfn, 1);
+          else if (each.do === "invalidate") {
+            expect(guest.machine.invalidate(each.pfn, each.count)).toBeUndefined();
+            guest.history.forget(each.pfn, each.count);
+          } else if (each.do === "everything") {
+            void guest.machine.invalidate();
             guest.history.forget(0, FRAMES);
-          } else if (it.do === "overtake") {
+          } else if (each.do === "overtake") {
             guest.machine.duringNextTranslation(() => {
-              guest.map(it.pfn, it.target, Access.readWrite, false);
-              guest.machine.invalidate(it.pfn, 1);
-              guest.history.forget(it.pfn, 1);
+              guest.map(each.pfn, each.target, Access.readWrite, false);
+              void guest.machine.invalidate(each.pfn, 1);
+              guest.history.forget(each.pfn, 1);
             });
           } else {
-            use(cache, guest, it, out);
+            use(cache, guest, each, out);
           }
           expect(cache.entryCount).toBeLessThanOrEqual(sizes.entries);
         }
         const { hits, misses, fills, evictions, flushedEntries } = cache.statistics;
-        expect(hits + misses).toBe(steps.filter((it) => it.do === "use").length);
+        expect(hits + misses).toBe(steps.filter((each) => each.do === "use").length);
         expect(fills - evictions - flushedEntries).toBeGreaterThanOrEqual(cache.entryCount);
       }),
       { numRuns: 300 },
@@ -133,28 +156,41 @@ describe("property: a cache against the history of the guest's table", () => {
   });
 });
 
-function use(cache: CacheNotifier, guest: Guest, it: { readonly pfn: number; readonly access: Access }, out: Translation): void {
-  const atRequest = guest.machine.read(it.pfn);
-  const answered = cache.translate(it.pfn, it.access, out);
+function use(
+  cache: CacheNotifier,
+  guest: Guest,
+  each: { readonly pfn: number; readonly access: Access },
+  out: Translation,
+): void {
+  const atRequest = guest.machine.read(each.pfn);
+  const answered = cache.translate(each.pfn, each.access, out);
   if (!answered) {
     // A refusal is of the table as it was asked, or as it became meanwhile: refusals are not remembered.
-    const tables = [atRequest, guest.machine.read(it.pfn)];
-    expect(tables.some((entry) => entry === undefined || (entry.access & it.access) !== it.access)).toBe(true);
+    const tables = [atRequest, guest.machine.read(each.pfn)];
+    expect(tables.some((entry) => entry === undefined || (entry.access & each.access) !== each.access)).toBe(true);
     return;
   }
-  expect(out.access & it.access).toBe(it.access);
+  expect(out.access & each.access).toBe(each.access);
   // The answer speaks for its whole block: check its ends and its middle.
-  const first = it.pfn - (it.pfn % out.pageCount);
-  for (const frame of [it.pfn, first, first + out.pageCount - 1, first + Math.floor(out.pageCount / 2)]) {
-    const answer = `${out.gpaPfn + frame - it.pfn}/${out.access}`;
-    expect(guest.history.allows(frame, answer), `page ${frame}: ${answer} is none of ${guest.history.list(frame).join(" ")}`).toBe(true);
+  const first = each.pfn - (each.pfn % out.pageCount);
+  for (const frame of [each.pfn, first, first + out.pageCount - 1, first + Math.floor(out.pageCount / 2)]) {
+    const answer = `${out.gpaPfn + frame - each.pfn}/${out.access}`;
+    expect(
+      guest.history.allows(frame, answer),
+      `page ${frame}: ${answer} is none of ${guest.history.list(frame).join(" ")}`,
+    ).toBe(true);
   }
 }
 
 describe("property: TranslationCache against a list", () => {
   it("holds the newest answer of every page that it holds, and drops what an invalidation touches", () => {
     const operation = fc.oneof(
-      fc.record({ insert: pfn, target: fc.integer({ min: 2048, max: 99_999 }), size: fc.constantFrom(1, 2, 512, 1024), access }),
+      fc.record({
+        insert: pfn,
+        target: fc.integer({ min: 2048, max: 99_999 }),
+        size: fc.constantFrom(1, 2, 512, 1024),
+        access,
+      }),
       fc.record({ drop: pfn, count: fc.integer({ min: 1, max: 700 }) }),
     );
     fc.assert(
@@ -162,16 +198,17 @@ describe("property: TranslationCache against a list", () => {
         const cache = new TranslationCache(sizes);
         const naive = new Map<number, { readonly gpaPfn: number; readonly access: Access }>();
         const answer = new Translation();
-        for (const it of operations) {
-          if ("insert" in it) {
-            answer.allow(it.target, it.size, it.access);
-            expect(cache.insert(it.insert, answer, () => true)).not.toBe("outside");
-            const span = it.size >= 512 ? 512 : 1;
-            const first = Math.floor(it.insert / span) * span;
-            for (let i = first; i < first + span; i++) naive.set(i, { gpaPfn: it.target + i - it.insert, access: it.access });
+        for (const each of operations) {
+          if ("insert" in each) {
+            answer.allow(each.target, each.size, each.access);
+            expect(cache.insert(each.insert, answer, () => true)).not.toBe("outside");
+            const span = each.size >= 512 ? 512 : 1;
+            const first = Math.floor(each.insert / span) * span;
+            for (let i = first; i < first + span; i++)
+              naive.set(i, { gpaPfn: each.target + i - each.insert, access: each.access });
           } else {
-            cache.invalidate(it.drop, it.count);
-            for (let i = it.drop; i < it.drop + it.count; i++) naive.delete(i);
+            cache.invalidate(each.drop, each.count);
+            for (let i = each.drop; i < each.drop + each.count; i++) naive.delete(i);
           }
         }
         let heldPages = 0;

@@ -41,7 +41,25 @@ const P_REPLY_ACK = 1n << 3n;
 const P_BACKEND_REQ = 1n << 5n;
 const PAGE = 4096n;
 /** Payload bytes by request; a table of regions is checked on its own. */
-const SIZES: Readonly<Record<number, number>> = { 1: 0, 2: 8, 3: 0, 6: 16, 8: 8, 9: 40, 10: 8, 11: 8, 12: 8, 13: 8, 14: 8, 15: 0, 16: 8, 17: 0, 18: 8, 21: 0, 22: 32 };
+const SIZES: Readonly<Record<number, number>> = {
+  1: 0,
+  2: 8,
+  3: 0,
+  6: 16,
+  8: 8,
+  9: 40,
+  10: 8,
+  11: 8,
+  12: 8,
+  13: 8,
+  14: 8,
+  15: 0,
+  16: 8,
+  17: 0,
+  18: 8,
+  21: 0,
+  22: 32,
+};
 const HAVE_REPLIES = new Set([1, 6, 11, 15, 17]);
 
 export class FakeBackEnd {
@@ -70,11 +88,11 @@ export class FakeBackEnd {
   #owner = false;
   #haveRequestChannel = false;
   #regions: Region[] = [];
-  #ringAddresses = new Set<number>();
+  readonly #ringAddresses = new Set<number>();
 
   constructor(options: FakeBackEndOptions) {
-    this.#offered = options.features ?? (F_PROTOCOL | F_PLATFORM | (1n << 32n) | (1n << 26n));
-    this.#offeredProtocol = options.protocolFeatures ?? (P_REPLY_ACK | P_BACKEND_REQ | 2n | 1n);
+    this.#offered = options.features ?? F_PROTOCOL | F_PLATFORM | (1n << 32n) | (1n << 26n);
+    this.#offeredProtocol = options.protocolFeatures ?? P_REPLY_ACK | P_BACKEND_REQ | 2n | 1n;
     this.#memory = options.memory;
     this.#pieceBytes = options.pieceBytes ?? 1 << 20;
     this.channel = endpoint((message, fds) => this.#receive(message, fds));
@@ -137,11 +155,17 @@ export class FakeBackEnd {
     const flags = view.getUint32(4, true);
     const size = view.getUint32(8, true);
     const payload = new DataView(view.buffer, view.byteOffset + 12, message.byteLength - 12);
-    this.#check(payload.byteLength === size, `request ${request}: header says ${size} bytes, got ${payload.byteLength}`);
+    this.#check(
+      payload.byteLength === size,
+      `request ${request}: header says ${size} bytes, got ${payload.byteLength}`,
+    );
     this.#check((flags & 3) === 1, `request ${request}: version ${flags & 3}`);
     this.#check((flags & ~(3 | 8)) === 0, `request ${request}: flags 0x${flags.toString(16)}`);
     const needReply = (flags & 8) !== 0;
-    this.#check(!needReply || (this.#protocolFeatures & P_REPLY_ACK) !== 0n, `request ${request}: NEED_REPLY was not negotiated`);
+    this.#check(
+      !needReply || (this.#protocolFeatures & P_REPLY_ACK) !== 0n,
+      `request ${request}: NEED_REPLY was not negotiated`,
+    );
     this.#check(request === 5 || size === SIZES[request], `request ${request}: ${size} bytes of payload`);
     this.seen.push({ request, needReply, fds, payload });
     const reply = this.#work(request, payload, fds);
@@ -153,12 +177,18 @@ export class FakeBackEnd {
     const u64 = (at: number): bigint => payload.getBigUint64(at, true);
     const u32 = (at: number): number => payload.getUint32(at, true);
     const nothing = new DataView(new ArrayBuffer(0));
-    this.#check(fds.length === this.#expectedFds(request, payload), `request ${request}: ${fds.length} file descriptors`);
+    this.#check(
+      fds.length === this.#expectedFds(request, payload),
+      `request ${request}: ${fds.length} file descriptors`,
+    );
     if (request === 1) return word(this.#offered);
     if (request === 15) return word(this.#offeredProtocol);
     if (request === 17) return word(2n);
     if (request === 16) {
-      this.#check((u64(0) & ~this.#offeredProtocol) === 0n, `protocol features 0x${u64(0).toString(16)} were not offered`);
+      this.#check(
+        (u64(0) & ~this.#offeredProtocol) === 0n,
+        `protocol features 0x${u64(0).toString(16)} were not offered`,
+      );
       this.#protocolFeatures = u64(0);
       return nothing;
     }
@@ -183,10 +213,18 @@ export class FakeBackEnd {
 
   #setMemory(payload: DataView, fds: readonly number[]): void {
     const count = payload.getUint32(0, true);
-    this.#check(payload.byteLength === 8 + 32 * count && count > 0 && count <= 8, `a memory table of ${count} regions in ${payload.byteLength} bytes`);
+    this.#check(
+      payload.byteLength === 8 + 32 * count && count > 0 && count <= 8,
+      `a memory table of ${count} regions in ${payload.byteLength} bytes`,
+    );
     this.#check(fds.length === count, `${count} regions with ${fds.length} files`);
     const u64 = (at: number): bigint => payload.getBigUint64(at, true);
-    this.#regions = Array.from({ length: count }, (_, i) => ({ gpa: u64(8 + 32 * i), size: u64(16 + 32 * i), user: u64(24 + 32 * i), offset: u64(32 + 32 * i) }));
+    this.#regions = Array.from({ length: count }, (_, i) => ({
+      gpa: u64(8 + 32 * i),
+      size: u64(16 + 32 * i),
+      user: u64(24 + 32 * i),
+      offset: u64(32 + 32 * i),
+    }));
   }
 
   #ring(request: number, index: number, payload: DataView): DataView {
@@ -213,8 +251,14 @@ export class FakeBackEnd {
     const [iova, size, user] = [0, 8, 16].map((at) => payload.getBigUint64(at, true)) as [bigint, bigint, bigint];
     const perm = payload.getUint8(24);
     const type = payload.getUint8(25);
-    this.#check((this.features & F_PLATFORM) !== 0n && this.#haveRequestChannel, "an IOTLB message before it was negotiated");
-    this.#check(iova % PAGE === 0n && size % PAGE === 0n && size > 0n, `IOTLB range 0x${iova.toString(16)}+0x${size.toString(16)}`);
+    this.#check(
+      (this.features & F_PLATFORM) !== 0n && this.#haveRequestChannel,
+      "an IOTLB message before it was negotiated",
+    );
+    this.#check(
+      iova % PAGE === 0n && size % PAGE === 0n && size > 0n,
+      `IOTLB range 0x${iova.toString(16)}+0x${size.toString(16)}`,
+    );
     this.#check(iova + size < 1n << 64n, "an IOTLB range that wraps");
     const overlapping = this.entries.filter((it) => it.iova < iova + size && iova < it.iova + it.size);
     if (type === 3) {
@@ -223,14 +267,18 @@ export class FakeBackEnd {
     }
     this.#check(type === 2, `IOTLB type ${type} from a front-end`);
     this.#check(perm >= 1 && perm <= 3, `IOTLB rights ${perm}`);
-    this.#check(this.#regions.some((it) => it.user <= user && user + size <= it.user + it.size), `user address 0x${user.toString(16)} is not in one region`);
+    this.#check(
+      this.#regions.some((it) => it.user <= user && user + size <= it.user + it.size),
+      `user address 0x${user.toString(16)} is not in one region`,
+    );
     const changed = overlapping.some((it) => it.user - it.iova !== user - iova || it.perm !== perm);
     this.#check(!changed, `an UPDATE of 0x${iova.toString(16)} over an entry that says otherwise: it would be ignored`);
     if (overlapping.length === 0) this.entries.push({ iova, size, user, perm });
     for (const key of this.#pendingMisses) {
       const [page, wanted] = key.split("/");
       const pageIova = BigInt(page ?? 0) * PAGE;
-      if (pageIova >= iova && pageIova < iova + size && (perm & Number(wanted)) === Number(wanted)) this.#pendingMisses.delete(key);
+      if (pageIova >= iova && pageIova < iova + size && (perm & Number(wanted)) === Number(wanted))
+        this.#pendingMisses.delete(key);
     }
   }
 
@@ -243,13 +291,17 @@ export class FakeBackEnd {
 
   #receiveReply(message: Uint8Array): void {
     const view = new DataView(message.buffer, message.byteOffset, message.byteLength);
-    this.#check(view.getUint32(4, true) === 5 && view.getUint32(8, true) === 8, "a malformed reply on the request channel");
+    this.#check(
+      view.getUint32(4, true) === 5 && view.getUint32(8, true) === 8,
+      "a malformed reply on the request channel",
+    );
     this.replies.push(view.getBigUint64(12, true));
   }
 
   #deliver(to: VhostChannel, bytes: Uint8Array): void {
     queueMicrotask(() => {
-      for (let at = 0; at < bytes.length; at += this.#pieceBytes) to.onBytes?.(bytes.subarray(at, at + this.#pieceBytes));
+      for (let at = 0; at < bytes.length; at += this.#pieceBytes)
+        to.onBytes?.(bytes.subarray(at, at + this.#pieceBytes));
     });
   }
 

@@ -105,9 +105,9 @@ export class ManualScheduler implements Scheduler {
 /** Guest RAM of 64 MiB at 0. */
 export class Ram implements GuestMemory {
   readonly ram: readonly FrameRange[];
-  readonly bytes: Uint8Array<ArrayBufferLike>;
+  readonly bytes: Uint8Array;
 
-  constructor(pageCount = 16_384, bytes: Uint8Array<ArrayBufferLike> = new Uint8Array(pageCount * 4096)) {
+  constructor(pageCount = 16_384, bytes: Uint8Array = new Uint8Array(pageCount * 4096)) {
     this.ram = [{ firstPfn: 0, pageCount }];
     this.bytes = bytes;
   }

@@ -6,7 +6,13 @@ import { join } from "node:path";
 import { Access, IommuError } from "@iommu-kit/iommu-core";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
-import { MemoryTable, socketChannel, VhostFrontEnd, VhostIotlb, type VhostIotlbOptions } from "../src/vhost-user/index.js";
+import {
+  MemoryTable,
+  socketChannel,
+  VhostFrontEnd,
+  VhostIotlb,
+  type VhostIotlbOptions,
+} from "../src/vhost-user/index.js";
 import { FakeBackEnd, type FakeBackEndOptions } from "./fake-back-end.js";
 import { FakeMachine, Ram } from "./fake-machine.js";
 
@@ -15,8 +21,10 @@ const IOVA = 0x100000; // page 0x100
 
 const backEnds: FakeBackEnd[] = [];
 
+// Whatever a test looks at: no message of the front-end broke the protocol.
 afterEach(() => {
-  for (const backEnd of backEnds.splice(0)) expect(backEnd.broken).toEqual([]);
+  const broken = backEnds.splice(0).flatMap((backEnd) => backEnd.broken);
+  if (broken.length > 0) throw new Error(`the front-end broke the protocol: ${broken.join("; ")}`);
 });
 
 interface Bench {
@@ -26,11 +34,17 @@ interface Bench {
   readonly iotlb: VhostIotlb;
 }
 
-async function connected(options: Partial<FakeBackEndOptions> = {}, iotlbOptions: VhostIotlbOptions = {}): Promise<Bench> {
+async function connected(
+  options: Partial<FakeBackEndOptions> = {},
+  iotlbOptions: VhostIotlbOptions = {},
+): Promise<Bench> {
   const machine = new FakeMachine({ memory: new Ram(RAM_PAGES), holes: [{ firstPfn: 0x700, pageCount: 0x10 }] });
   const backEnd = new FakeBackEnd({ memory: machine.memory.bytes, ...options });
   backEnds.push(backEnd);
-  const frontEnd = new VhostFrontEnd({ channel: backEnd.channel, backEnd: { channel: backEnd.requestChannel, peerFd: 42 } });
+  const frontEnd = new VhostFrontEnd({
+    channel: backEnd.channel,
+    backEnd: { channel: backEnd.requestChannel, peerFd: 42 },
+  });
   await frontEnd.connect();
   await frontEnd.setMemory([{ gpa: 0, byteLength: RAM_PAGES * 4096, fd: 7 }]);
   const iotlb = new VhostIotlb(machine.space, frontEnd, iotlbOptions);
@@ -50,7 +64,7 @@ function fill(machine: FakeMachine, gpaPfn: number, value: number): void {
 describe("VhostFrontEnd", () => {
   it("negotiates in the order of the protocol and asks for nothing that was not offered", async () => {
     const { backEnd, frontEnd } = await connected();
-    expect(backEnd.seen.map((it) => it.request)).toEqual([1, 15, 16, 3, 21, 2, 5]);
+    expect(backEnd.seen.map((each) => each.request)).toEqual([1, 15, 16, 3, 21, 2, 5]);
     expect(frontEnd.features & (1n << 33n)).not.toBe(0n);
     expect(backEnd.features).toBe(frontEnd.features);
     expect(backEnd.seen.at(-1)?.fds).toEqual([7]);
@@ -66,7 +80,10 @@ describe("VhostFrontEnd", () => {
 
   it("says how to start a back-end that cannot translate", async () => {
     const backEnd = new FakeBackEnd({ memory: new Uint8Array(0), features: 1n << 30n });
-    const frontEnd = new VhostFrontEnd({ channel: backEnd.channel, backEnd: { channel: backEnd.requestChannel, peerFd: 42 } });
+    const frontEnd = new VhostFrontEnd({
+      channel: backEnd.channel,
+      backEnd: { channel: backEnd.requestChannel, peerFd: 42 },
+    });
     await expect(frontEnd.connect()).rejects.toThrow(/iommu-support=1/);
   });
 
@@ -74,18 +91,22 @@ describe("VhostFrontEnd", () => {
     const { backEnd, frontEnd } = await connected();
     const ring = { index: 1, size: 256, descriptorIova: IOVA, availableIova: IOVA + 0x1000, usedIova: 2n ** 63n };
     await frontEnd.startRing({ ...ring, kickFd: 3, callFd: 4, errorFd: 5, base: 9 });
-    expect(backEnd.seen.slice(7).map((it) => it.request)).toEqual([8, 10, 9, 13, 14, 12, 18]);
+    expect(backEnd.seen.slice(7).map((each) => each.request)).toEqual([8, 10, 9, 13, 14, 12, 18]);
     const address = backEnd.seen[9]?.payload;
-    expect([8, 16, 24].map((at) => address?.getBigUint64(at, true))).toEqual([BigInt(IOVA), 2n ** 63n, BigInt(IOVA) + 0x1000n]);
+    expect([8, 16, 24].map((at) => address?.getBigUint64(at, true))).toEqual([
+      BigInt(IOVA),
+      2n ** 63n,
+      BigInt(IOVA) + 0x1000n,
+    ]);
     await frontEnd.startRing({ ...ring, index: 0 });
-    expect([...backEnd.ringsEnabled].toSorted()).toEqual([0, 1]);
+    expect(backEnd.ringsEnabled).toEqual(new Set([0, 1]));
     expect(await frontEnd.stopRing(1)).toBe(77);
     expect([...backEnd.ringsEnabled]).toEqual([0]);
   });
 
   it("waits for a GET_FEATURES behind each request where there are no acknowledgements", async () => {
     const { backEnd, frontEnd, machine } = await connected({ protocolFeatures: 1n << 5n });
-    expect(backEnd.seen.some((it) => it.needReply)).toBe(false);
+    expect(backEnd.seen.some((each) => each.needReply)).toBe(false);
     machine.map(0x100, 5);
     backEnd.dmaRead(BigInt(IOVA), 8);
     await settle();
@@ -112,7 +133,9 @@ describe("VhostFrontEnd", () => {
   it("reports a refused request", async () => {
     const { backEnd, frontEnd } = await connected();
     backEnd.status = 5n;
-    await expect(frontEnd.setMemory([{ gpa: 0, byteLength: 4096, fd: 7 }])).rejects.toThrow(/refused request 5 with status 5/);
+    await expect(frontEnd.setMemory([{ gpa: 0, byteLength: 4096, fd: 7 }])).rejects.toThrow(
+      /refused request 5 with status 5/,
+    );
   });
 
   it("fails everything that waits when the connection ends, and every later request", async () => {
@@ -138,8 +161,18 @@ describe("VhostFrontEnd", () => {
   });
 
   it("refuses memory tables that are no whole pages, too long, empty or overlapping", () => {
-    const region = (gpa: number, byteLength = 4096): { gpa: number; byteLength: number; fd: number } => ({ gpa, byteLength, fd: 1 });
-    const tables = [[], [region(1)], [region(0, 100)], [region(0, 8192), region(4096)], Array.from({ length: 9 }, (_, i) => region(i * 4096))];
+    const region = (gpa: number, byteLength = 4096): { gpa: number; byteLength: number; fd: number } => ({
+      gpa,
+      byteLength,
+      fd: 1,
+    });
+    const tables = [
+      [],
+      [region(1)],
+      [region(0, 100)],
+      [region(0, 8192), region(4096)],
+      Array.from({ length: 9 }, (_, i) => region(i * 4096)),
+    ];
     for (const table of tables) expect(() => new MemoryTable(table)).toThrow(IommuError);
     expect(new MemoryTable([region(0), region(8192)]).userAddressOf(0, 2)).toBeUndefined();
   });
@@ -179,7 +212,7 @@ describe("VhostFrontEnd", () => {
 
 /** Messages of a chunk that holds whole messages. */
 function cut(bytes: Uint8Array, take: (message: Uint8Array) => void): void {
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     const size = 12 + new DataView(bytes.buffer, bytes.byteOffset + at).getUint32(8, true);
     take(bytes.slice(at, at + size));
     at += size;
@@ -212,7 +245,7 @@ describe("VhostIotlb", () => {
     machine.map(0x600, 0x600, Access.readWrite, 512); // has a hole at 0x700
     backEnd.dmaRead(0x6ff000n, 4);
     await settle();
-    expect(backEnd.entries.map((it) => [it.iova, it.size])).toEqual([
+    expect(backEnd.entries.map((each) => [each.iova, each.size])).toEqual([
       [0x200000n, 0x200000n],
       [0x400000n, 0x100000n],
       [0x600000n, 0x100000n],
@@ -247,11 +280,11 @@ describe("VhostIotlb", () => {
     backEnd.dmaRead(BigInt(IOVA), 4);
     await settle();
     expect(iotlb.unansweredMisses).toBe(1);
-    machine.invalidate(0x100, 1);
+    void machine.invalidate(0x100, 1);
     expect(faults.length).toBe(1);
     fill(machine, 5, 0x55);
     machine.map(0x100, 5);
-    machine.invalidate(0x100, 1);
+    void machine.invalidate(0x100, 1);
     await settle();
     expect(backEnd.dmaRead(BigInt(IOVA), 1)).toEqual(Uint8Array.of(0x55));
     expect(iotlb.unansweredMisses).toBe(0);
@@ -309,8 +342,8 @@ describe("VhostIotlb", () => {
 
   it("invalidates the whole 64-bit space with ranges that do not wrap, and only if anything is held", async () => {
     const { machine, backEnd } = await connected();
-    const messages = (): number => backEnd.seen.filter((it) => it.request === 22).length;
-    machine.invalidate();
+    const messages = (): number => backEnd.seen.filter((each) => each.request === 22).length;
+    void machine.invalidate();
     expect(messages()).toBe(0);
     machine.map(0x100, 5);
     machine.map(2 ** 52 - 2, 6);
@@ -420,20 +453,21 @@ describe("VhostIotlb", () => {
         for (let pfn = 0; pfn < 64; pfn++) fill(machine, pfn, pfn);
         const valid = Array.from({ length: 12 }, () => new Set<number | undefined>([undefined]));
         const now = (page: number): number | undefined => machine.read(0x100 + page)?.gpaPfn;
-        for (const it of steps) {
-          if ("map" in it) {
-            machine.map(0x100 + it.map, it.target, it.access);
-            valid[it.map]?.add(it.target);
-          } else if ("unmap" in it) {
-            machine.unmap(0x100 + it.unmap);
-            valid[it.unmap]?.add(undefined);
-          } else if ("invalidate" in it) {
-            await machine.invalidate(0x100 + it.invalidate, it.count);
-            for (let page = it.invalidate; page < Math.min(12, it.invalidate + it.count); page++) valid[page] = new Set([now(page)]);
+        for (const each of steps) {
+          if ("map" in each) {
+            machine.map(0x100 + each.map, each.target, each.access);
+            valid[each.map]?.add(each.target);
+          } else if ("unmap" in each) {
+            machine.unmap(0x100 + each.unmap);
+            valid[each.unmap]?.add(undefined);
+          } else if ("invalidate" in each) {
+            await machine.invalidate(0x100 + each.invalidate, each.count);
+            for (let page = each.invalidate; page < Math.min(12, each.invalidate + each.count); page++)
+              valid[page] = new Set([now(page)]);
           } else {
-            const page = "read" in it ? it.read : it.write;
-            const bytes = "read" in it ? backEnd.dmaRead(BigInt(IOVA + page * 4096), 1) : undefined;
-            if ("write" in it) backEnd.dmaWrite(BigInt(IOVA + page * 4096 + 8), Uint8Array.of(1));
+            const page = "read" in each ? each.read : each.write;
+            const bytes = "read" in each ? backEnd.dmaRead(BigInt(IOVA + page * 4096), 1) : undefined;
+            if ("write" in each) backEnd.dmaWrite(BigInt(IOVA + page * 4096 + 8), Uint8Array.of(1));
             if (bytes !== undefined) expect(valid[page]?.has(bytes[0])).toBe(true);
             await settle();
           }

@@ -45,7 +45,16 @@ const dma = new WorkerDma(data.setup, {
   memory: new SharedRam(data.ram),
   ...(data.answerDeadline === undefined ? {} : { answerDeadline: data.answerDeadline }),
 });
-const NOTHING: Report = { done: false, bytes: [], reason: 0, access: 0, pageCount: 0, reads: 0, refusals: 0, poisoned: 0 };
+const NOTHING: Report = {
+  done: false,
+  bytes: [],
+  reason: 0,
+  access: 0,
+  pageCount: 0,
+  reads: 0,
+  refusals: 0,
+  poisoned: 0,
+};
 
 const hammer = (pages: readonly number[], poison: number): Report => {
   const byte = new Uint8Array(1);

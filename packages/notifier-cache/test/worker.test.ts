@@ -6,7 +6,14 @@ import { Worker } from "node:worker_threads";
 import { Access } from "@iommu-kit/iommu-core";
 import { build } from "vite";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
-import { NOT_ATTACHED, WORKER_REVOKED, WorkerCacheNotifier, type WorkerCacheOptions, WorkerDeviceTlb, WorkerDma } from "../src/worker/index.js";
+import {
+  NOT_ATTACHED,
+  WORKER_REVOKED,
+  WorkerCacheNotifier,
+  type WorkerCacheOptions,
+  WorkerDeviceTlb,
+  WorkerDma,
+} from "../src/worker/index.js";
 import { FakeMachine, NOT_MAPPED, Ram } from "./fake-machine.js";
 import type { DeviceData, Order, Report } from "./worker-device.js";
 
@@ -21,7 +28,7 @@ beforeAll(async () => {
     configFile: false,
     logLevel: "error",
     ssr: { noExternal: true, resolve: { conditions: ["@iommu-kit/source", "node", "import"] } },
-    build: { ssr: entry, write: false, target: "node20", rollupOptions: { output: { format: "es" } } },
+    build: { ssr: entry, write: false, target: "node20", rolldownOptions: { output: { format: "es" } } },
   });
   const [output] = [result].flat();
   if (output === undefined || !("output" in output)) throw new Error("the worker was not bundled");
@@ -41,15 +48,19 @@ class Device {
   readonly control: Int32Array;
   readonly revocations: { readonly code: string; readonly inAccess: boolean }[] = [];
   readonly hangs: number[] = [];
-  #reports: ((report: Report) => void)[] = [];
+  readonly #reports: ((report: Report) => void)[] = [];
 
   constructor(options: Partial<WorkerCacheOptions> & { readonly tlb?: boolean; readonly attach?: boolean } = {}) {
     const ram = new SharedArrayBuffer(RAM_PAGES * 4096);
     const control = new SharedArrayBuffer(8);
     this.control = new Int32Array(control);
-    this.machine = new FakeMachine({ memory: new Ram(RAM_PAGES, new Uint8Array(ram)), holes: [{ firstPfn: 0x700, pageCount: 0x10 }] });
+    this.machine = new FakeMachine({
+      memory: new Ram(RAM_PAGES, new Uint8Array(ram)),
+      holes: [{ firstPfn: 0x700, pageCount: 0x10 }],
+    });
     // The worker is made after the cache, whose port it is: a stand-in until then.
     const port = {
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
       postMessage: (message: unknown): void => this.worker.postMessage(message),
       on: (_event: "message", listener: (message: unknown) => void): void => void (hear = listener),
     };
@@ -74,6 +85,7 @@ class Device {
 
   order(order: Order): Promise<Report> {
     const report = new Promise<Report>((resolve) => this.#reports.push(resolve));
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
     this.worker.postMessage(order);
     return report;
   }
@@ -119,7 +131,10 @@ describe("a device in a worker", () => {
     const device = new Device();
     device.machine.map(5, 100, Access.read);
     expect(await device.read(4 * 4096)).toMatchObject({ done: false, reason: NOT_MAPPED });
-    expect(await device.order({ do: "translate", iovaPfn: 5, access: Access.read })).toMatchObject({ done: true, access: Access.read });
+    expect(await device.order({ do: "translate", iovaPfn: 5, access: Access.read })).toMatchObject({
+      done: true,
+      access: Access.read,
+    });
     expect(await device.order({ do: "write", iova: 5 * 4096, bytes: [1] })).toMatchObject({ done: false });
   });
 
@@ -127,8 +142,12 @@ describe("a device in a worker", () => {
     const device = new Device();
     device.machine.map(0x200, 0x200, Access.readWrite, 512);
     device.machine.map(0x600, 0x200, Access.readWrite, 512);
-    expect(await device.order({ do: "translate", iovaPfn: 0x207, access: Access.read })).toMatchObject({ pageCount: 512 });
-    expect(await device.order({ do: "translate", iovaPfn: 0x607, access: Access.read })).toMatchObject({ pageCount: 1 });
+    expect(await device.order({ do: "translate", iovaPfn: 0x207, access: Access.read })).toMatchObject({
+      pageCount: 512,
+    });
+    expect(await device.order({ do: "translate", iovaPfn: 0x607, access: Access.read })).toMatchObject({
+      pageCount: 1,
+    });
     await device.read(0x208 * 4096);
     expect(device.machine.translations).toBe(2);
   });
@@ -189,7 +208,7 @@ describe("a device in a worker", () => {
     await device.read(5 * 4096);
     const completions = Array.from({ length: 600 }, (_, page) => device.machine.invalidate(page, 1));
     expect(device.cache.status.pendingInvalidations).toBe(257);
-    await Promise.all(completions);
+    for (const completion of completions) await completion;
     expect(device.cache.status).toMatchObject({ state: "running", pendingInvalidations: 0, flushedEntries: 1 });
   });
 
@@ -227,7 +246,10 @@ describe("a device in a worker", () => {
     device.machine.scheduler.advance(4000);
     await nextTurn();
     expect(done).toBe(true);
-    expect(device.machine.space.attachments[0]).toMatchObject({ state: "failed", failure: { code: "notifier-timeout" } });
+    expect(device.machine.space.attachments[0]).toMatchObject({
+      state: "failed",
+      failure: { code: "notifier-timeout" },
+    });
     expect(device.revocations).toEqual([{ code: "notifier-timeout", inAccess: false }]);
     expect(device.cache.status.state).toBe("revoked");
     // It wakes up again, with the translation that it held before.
@@ -277,14 +299,14 @@ describe("a device in a worker", () => {
     await device.read(5 * 4096);
     void device.order({ do: "hang", iova: 0 });
     let done = false;
-    void device.machine.invalidateDeviceTlb(5, 1)?.then(() => (done = true));
+    const overdue = device.machine.invalidateDeviceTlb(5, 1)?.then(() => (done = true));
     device.machine.scheduler.advance(60_000);
     await nextTurn();
     expect(done).toBe(false);
     expect(device.cache.status.state).toBe("hung");
     expect(device.machine.space.attachments[0]?.state).toBe("active");
     Atomics.store(device.control, 0, 1);
-    while (!done) await nextTurn();
+    await overdue;
     expect(device.cache.status.state).toBe("running");
   });
 

@@ -8,8 +8,26 @@
 import { type Access, IommuError } from "@iommu-kit/iommu-core";
 import { MessageReader, type VhostChannel } from "./channel.js";
 import { MemoryTable, type VhostRegion } from "./memory-table.js";
-import { type IotlbMessage, packIotlb, packMessage, packRingAddress, packWords32, packWords64, readIotlb, type VhostMessage, type VhostRing } from "./messages.js";
-import { BackEndRequest, Feature, FrontEndRequest, HeaderFlag, IotlbType, NO_FILE_DESCRIPTOR, ProtocolFeature } from "./protocol.js";
+import {
+  type IotlbMessage,
+  packIotlb,
+  packMessage,
+  packRingAddress,
+  packWords32,
+  packWords64,
+  readIotlb,
+  type VhostMessage,
+  type VhostRing,
+} from "./messages.js";
+import {
+  BackEndRequest,
+  Feature,
+  FrontEndRequest,
+  HeaderFlag,
+  IotlbType,
+  NO_FILE_DESCRIPTOR,
+  ProtocolFeature,
+} from "./protocol.js";
 
 /** What a front-end talks through. */
 export interface VhostFrontEndOptions {
@@ -53,8 +71,14 @@ export class VhostFrontEnd {
     this.#backEnd = options.backEnd;
     this.#wantedFeatures = options.features ?? 0n;
     this.#onClose = options.onClose;
-    const replies = new MessageReader((message) => this.#replied(message), (why) => this.#end(why));
-    const requests = new MessageReader((message) => this.#requested(message), (why) => this.#end(why));
+    const replies = new MessageReader(
+      (message) => this.#replied(message),
+      (why) => this.#end(why),
+    );
+    const requests = new MessageReader(
+      (message) => this.#requested(message),
+      (why) => this.#end(why),
+    );
     options.channel.onBytes = (bytes) => replies.push(bytes);
     options.channel.onClose = (error) => this.#end("the back-end closed the connection", error);
     options.backEnd.channel.onBytes = (bytes) => requests.push(bytes);
@@ -88,11 +112,21 @@ export class VhostFrontEnd {
   async connect(): Promise<void> {
     const offered = await this.#get(FrontEndRequest.GET_FEATURES);
     demand(offered, Feature.PROTOCOL_FEATURES, "vhost-user protocol features", "use a newer back-end");
-    demand(offered, Feature.ACCESS_PLATFORM, "an IOTLB (VIRTIO_F_ACCESS_PLATFORM)", "start the back-end with IOMMU support: for DPDK, iommu-support=1");
+    demand(
+      offered,
+      Feature.ACCESS_PLATFORM,
+      "an IOTLB (VIRTIO_F_ACCESS_PLATFORM)",
+      "start the back-end with IOMMU support: for DPDK, iommu-support=1",
+    );
     const protocol = await this.#get(FrontEndRequest.GET_PROTOCOL_FEATURES);
     demand(protocol, ProtocolFeature.BACKEND_REQ, "requests of the back-end, which misses are", "use a newer back-end");
     const { MQ, LOG_SHMFD, REPLY_ACK, BACKEND_REQ } = ProtocolFeature;
-    this.#send(FrontEndRequest.SET_PROTOCOL_FEATURES, 0, packWords64(protocol & (MQ | LOG_SHMFD | REPLY_ACK | BACKEND_REQ)), NO_FDS);
+    this.#send(
+      FrontEndRequest.SET_PROTOCOL_FEATURES,
+      0,
+      packWords64(protocol & (MQ | LOG_SHMFD | REPLY_ACK | BACKEND_REQ)),
+      NO_FDS,
+    );
     this.#protocolFeatures = protocol & (MQ | LOG_SHMFD | REPLY_ACK | BACKEND_REQ);
     await this.#confirm(FrontEndRequest.SET_OWNER, NO_PAYLOAD);
     await this.#confirm(FrontEndRequest.SET_BACKEND_REQ_FD, NO_PAYLOAD, [this.#backEnd.peerFd]);
@@ -139,23 +173,35 @@ export class VhostFrontEnd {
    * Starts logging of the pages that the back-end writes: one bit for each frame of guest memory, in a shared file. `undefined` stops it.
    * @throws {IommuError} `not-supported` if the back-end cannot log.
    */
-  async logWrites(log: { readonly fd: number; readonly byteLength: number; readonly offsetBytes?: number } | undefined): Promise<void> {
+  async logWrites(
+    log: { readonly fd: number; readonly byteLength: number; readonly offsetBytes?: number } | undefined,
+  ): Promise<void> {
     if (log === undefined) return this.#setFeatures(this.#features & ~Feature.LOG_ALL);
-    demand(this.#protocolFeatures, ProtocolFeature.LOG_SHMFD, "a shared dirty log", "this back-end cannot take part in a migration");
+    demand(
+      this.#protocolFeatures,
+      ProtocolFeature.LOG_SHMFD,
+      "a shared dirty log",
+      "this back-end cannot take part in a migration",
+    );
     await this.#ask(FrontEndRequest.SET_LOG_BASE, packWords64(log.byteLength, log.offsetBytes ?? 0), [log.fd], 0);
     return this.#setFeatures(this.#features | Feature.LOG_ALL);
   }
 
   /** Tells the back-end where frames go. Not confirmed: an UPDATE that is lost is asked for again. */
   update(iovaPfn: number, pageCount: number, userAddress: number, access: Access): void {
-    this.#send(FrontEndRequest.IOTLB_MSG, 0, packIotlb(IotlbType.UPDATE, iovaPfn, pageCount, userAddress, access), NO_FDS);
+    this.#send(
+      FrontEndRequest.IOTLB_MSG,
+      0,
+      packIotlb(IotlbType.UPDATE, iovaPfn, pageCount, userAddress, access),
+      NO_FDS,
+    );
   }
 
   /** Makes the back-end drop what it holds for these frames. Done when it has confirmed, and so touches nothing through it any more. */
   async invalidate(iovaPfn: number, pageCount: number): Promise<void> {
     const parts: Promise<void>[] = [];
     const end = iovaPfn + pageCount;
-    for (let at = iovaPfn; at < end; ) {
+    for (let at = iovaPfn; at < end;) {
       // A range must not end at 2^64 either: its end would wrap to 0. Nothing can be mapped in the last frame then, which no back-end asks for.
       const count = Math.min(end - at, HALF_SPACE - (at % HALF_SPACE), 2 ** 52 - 1 - at);
       if (count <= 0) break;
@@ -176,7 +222,11 @@ export class VhostFrontEnd {
   }
 
   #giveFd(request: number, index: number, fd: number | undefined): Promise<void> {
-    return this.#confirm(request, packWords64(fd === undefined ? index + NO_FILE_DESCRIPTOR : index), fd === undefined ? NO_FDS : [fd]);
+    return this.#confirm(
+      request,
+      packWords64(fd === undefined ? index + NO_FILE_DESCRIPTOR : index),
+      fd === undefined ? NO_FDS : [fd],
+    );
   }
 
   async #get(request: number): Promise<bigint> {
@@ -196,7 +246,9 @@ export class VhostFrontEnd {
     const reply = await this.#ask(request, payload, fds, HeaderFlag.NEED_REPLY);
     const status = reply.byteLength >= 8 ? reply.getBigUint64(0, true) : 1n;
     if (status === 0n) return;
-    throw new IommuError("not-supported", `vhost-user: the back-end refused request ${request} with status ${status}`, { hint: "see the back-end's own log" });
+    throw new IommuError("not-supported", `vhost-user: the back-end refused request ${request} with status ${status}`, {
+      hint: "see the back-end's own log",
+    });
   }
 
   #ask(request: number, payload: Uint8Array, fds: readonly number[], flags: number): Promise<DataView> {
@@ -222,13 +274,16 @@ export class VhostFrontEnd {
       return;
     }
     if (expected !== undefined) this.#expected.unshift(expected);
-    this.#end(`expected a reply to request ${expected?.request ?? "(none)"}, got ${isReply ? "one" : "no reply but a request"} numbered ${message.request}`);
+    this.#end(
+      `expected a reply to request ${expected?.request ?? "(none)"}, got ${isReply ? "one" : "no reply but a request"} numbered ${message.request}`,
+    );
   }
 
   /** A request of the back-end. */
   #requested(message: VhostMessage): void {
     const iotlb = message.request === BackEndRequest.IOTLB_MSG ? readIotlb(message.payload) : undefined;
-    const served = iotlb === undefined ? message.request === BackEndRequest.CONFIG_CHANGE : this.onIotlb?.(iotlb) === true;
+    const served =
+      iotlb === undefined ? message.request === BackEndRequest.CONFIG_CHANGE : this.onIotlb?.(iotlb) === true;
     if ((message.flags & HeaderFlag.NEED_REPLY) === 0 || this.#closed !== undefined) return;
     this.#backEnd.channel.send(packMessage(message.request, HeaderFlag.REPLY, packWords64(served ? 0 : 1)), NO_FDS);
   }
@@ -246,9 +301,16 @@ export class VhostFrontEnd {
 
 function demand(features: bigint, bit: bigint, what: string, hint: string): void {
   if ((features & bit) !== 0n) return;
-  throw new IommuError("not-supported", `vhost-user: expected a back-end with ${what}, got features 0x${features.toString(16)}`, { hint });
+  throw new IommuError(
+    "not-supported",
+    `vhost-user: expected a back-end with ${what}, got features 0x${features.toString(16)}`,
+    { hint },
+  );
 }
 
 function ended(why: string, cause?: Error): IommuError {
-  return new IommuError("destroyed", `vhost-user: ${why}`, { hint: "connect again, attach again: the guest's state is replayed", cause });
+  return new IommuError("destroyed", `vhost-user: ${why}`, {
+    hint: "connect again, attach again: the guest's state is replayed",
+    cause,
+  });
 }

@@ -30,15 +30,22 @@ export class MemoryTable {
 
   /** @throws {IommuError} `bad-option` for more than 8 regions, for parts of pages, or for regions that overlap. */
   constructor(regions: readonly VhostRegion[]) {
-    const complete = regions.map((region) => ({ offsetBytes: 0, userAddress: DEFAULT_USER_BASE + region.gpa, ...region }));
+    const complete = regions.map((region) => ({
+      offsetBytes: 0,
+      userAddress: DEFAULT_USER_BASE + region.gpa,
+      ...region,
+    }));
     this.#regions = complete.toSorted((a, b) => a.gpa - b.gpa);
     if (regions.length === 0 || regions.length > MOST_REGIONS) {
       throw badTable(`1 to ${MOST_REGIONS} regions`, String(regions.length), "join regions that lie in one file");
     }
     let end = 0;
     for (const { gpa, byteLength, offsetBytes, userAddress } of this.#regions) {
-      const whole = [gpa, byteLength, offsetBytes, userAddress].every((it) => Number.isSafeInteger(it) && it >= 0 && it % PAGE_BYTES === 0);
-      if (!whole || byteLength === 0) throw badTable("whole pages", `gpa ${gpa}, ${byteLength} bytes`, "give bytes, in multiples of 4096");
+      const whole = [gpa, byteLength, offsetBytes, userAddress].every(
+        (it) => Number.isSafeInteger(it) && it >= 0 && it % PAGE_BYTES === 0,
+      );
+      if (!whole || byteLength === 0)
+        throw badTable("whole pages", `gpa ${gpa}, ${byteLength} bytes`, "give bytes, in multiples of 4096");
       if (gpa < end) throw badTable("regions that do not overlap", `one at ${gpa} below ${end}`, "cut them");
       end = gpa + byteLength;
     }
@@ -54,7 +61,8 @@ export class MemoryTable {
     const gpa = gpaPfn * PAGE_BYTES;
     for (const region of this.#regions) {
       const offsetBytes = gpa - region.gpa;
-      if (offsetBytes >= 0 && offsetBytes + pageCount * PAGE_BYTES <= region.byteLength) return region.userAddress + offsetBytes;
+      if (offsetBytes >= 0 && offsetBytes + pageCount * PAGE_BYTES <= region.byteLength)
+        return region.userAddress + offsetBytes;
     }
     return undefined;
   }

@@ -75,7 +75,16 @@ export class VhostIotlb implements UnmapNotifier {
   readonly #told = new IovaTree();
   /** Unanswered misses in the order in which they came: frame * 4 + rights. */
   readonly #unanswered = new Set<number>();
-  readonly #counters = { misses: 0, updates: 0, invalidates: 0, corrections: 0, accessFails: 0, answeredLater: 0, outsideMemory: 0, forgotten: 0 };
+  readonly #counters = {
+    misses: 0,
+    updates: 0,
+    invalidates: 0,
+    corrections: 0,
+    accessFails: 0,
+    answeredLater: 0,
+    outsideMemory: 0,
+    forgotten: 0,
+  };
   readonly #translation = new Translation();
   readonly #scope: AttachmentScope;
   readonly #probe = new RightsProbe();
@@ -166,7 +175,10 @@ export class VhostIotlb implements UnmapNotifier {
       return false;
     }
     const { firstPfn, pageCount, userAddress } = block;
-    const granted = this.#options.rights === "requested" && (access & Rights.write) === 0 ? ((out.access & Rights.read) as Access) : out.access;
+    const granted =
+      this.#options.rights === "requested" && (access & Rights.write) === 0
+        ? ((out.access & Rights.read) as Access)
+        : out.access;
     const gpaPfn = out.gpaPfn - (iovaPfn - firstPfn);
     if (this.#contradicts(firstPfn, pageCount, gpaPfn, granted)) this.#correct(firstPfn, pageCount);
     if (this.#told.slotCount >= (this.#options.entryLimit ?? 65_536)) this.#correct(0, 2 ** 52);
@@ -179,10 +191,15 @@ export class VhostIotlb implements UnmapNotifier {
   /** The largest block around the page that lies in the attached range, in one memory region, and in memory at all. */
   #blockFor(iovaPfn: number, answer: Translation): (FrameRange & { readonly userAddress: number }) | undefined {
     const { memory } = this.#frontEnd;
-    for (let span = Math.min(answer.pageCount, this.#options.largestBlock ?? 2 ** 18); span >= 1; span = Math.floor(span / 2)) {
+    for (
+      let span = Math.min(answer.pageCount, this.#options.largestBlock ?? 2 ** 18);
+      span >= 1;
+      span = Math.floor(span / 2)
+    ) {
       const firstPfn = Math.floor(iovaPfn / span) * span;
       const userAddress = memory?.userAddressOf(answer.gpaPfn - (iovaPfn - firstPfn), span);
-      if (userAddress !== undefined && this.#scope.covers({ firstPfn, pageCount: span })) return { firstPfn, pageCount: span, userAddress };
+      if (userAddress !== undefined && this.#scope.covers({ firstPfn, pageCount: span }))
+        return { firstPfn, pageCount: span, userAddress };
     }
     return undefined;
   }

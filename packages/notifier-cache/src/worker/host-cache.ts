@@ -183,7 +183,11 @@ export abstract class HostCache {
 
   #acknowledged(through: unknown): void {
     if (typeof through !== "number") return;
-    for (let first = this.#posted[0]; first !== undefined && ((through - first.through) | 0) >= 0; first = this.#posted[0]) {
+    for (
+      let first = this.#posted[0];
+      first !== undefined && ((through - first.through) | 0) >= 0;
+      first = this.#posted[0]
+    ) {
       this.#posted.shift();
       first.acknowledge();
     }

@@ -7,7 +7,13 @@
  */
 
 import { IommuError } from "@iommu-kit/iommu-core";
-import { type CacheShape, type CacheStorage, cacheStorage, cacheStorageBytes, resolveShape } from "../translation-cache.js";
+import {
+  type CacheShape,
+  type CacheStorage,
+  cacheStorage,
+  cacheStorageBytes,
+  resolveShape,
+} from "../translation-cache.js";
 
 /** Words of the header. */
 export const Word = {

@@ -171,7 +171,8 @@ export class WorkerDma {
       if (Atomics.load(words, Word.ANSWER_ID) === id) break;
       if (this.revoked) return this.#refuse(out, WORKER_REVOKED, "the host revoked the worker's translations");
       this.poll();
-      if (Atomics.wait(words, Word.DOORBELL, doorbell, this.#answerDeadline) === "timed-out") return this.#refuse(out, NO_ANSWER, "the host did not answer");
+      if (Atomics.wait(words, Word.DOORBELL, doorbell, this.#answerDeadline) === "timed-out")
+        return this.#refuse(out, NO_ANSWER, "the host did not answer");
     }
     const reason = words[Word.ANSWER_REASON] ?? 0;
     if (reason !== 0) return this.#refuse(out, reason, "refused by the unit");
@@ -183,7 +184,8 @@ export class WorkerDma {
   #hold(iovaPfn: number, answer: Translation): boolean {
     this.poll();
     const generation = this.#block.words[Word.ANSWER_GENERATION] ?? 0;
-    const isNewer = (droppedAt: number | undefined): boolean => droppedAt !== undefined && ((droppedAt - generation) | 0) > 0;
+    const isNewer = (droppedAt: number | undefined): boolean =>
+      droppedAt !== undefined && ((droppedAt - generation) | 0) > 0;
     this.#watchedPfn = -1;
     if (isNewer(this.#pageDroppedAt)) return false;
     if (isNewer(this.#areaDroppedAt)) answer.pageCount = 1;
