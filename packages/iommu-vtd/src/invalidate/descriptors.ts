@@ -8,15 +8,18 @@ import type { RegisterFile } from "../registers/register-file.js";
 import { domainIdBits, type UnitCapabilities } from "../spec/capabilities.js";
 import {
   ContextCacheDescriptor,
+  DeviceTlbDescriptor,
   InterruptEntryCacheDescriptor,
   IotlbDescriptor,
   PasidCacheDescriptor,
+  PasidDeviceTlbDescriptor,
   PasidIotlbDescriptor,
   WaitDescriptor,
 } from "../spec/descriptors.js";
 import {
   ContextGranularity,
   DescriptorType,
+  deviceTlbRange,
   InterruptGranularity,
   IotlbGranularity,
   maskedRange,
@@ -27,6 +30,8 @@ import {
 } from "../spec/invalidation.js";
 import { CAP } from "../spec/registers-capability.js";
 import { ICS } from "../spec/registers-invalidation.js";
+import type { PageRequestQueue } from "../page-request/page-request-queue.js";
+import type { DeviceTlbInvalidation } from "./device-tlb-invalidation.js";
 import type { DescriptorHandler } from "./invalidation-queue.js";
 import type { Invalidator } from "./invalidator.js";
 
@@ -41,6 +46,8 @@ export interface DescriptorTargets {
   readonly invalidator: Invalidator;
   readonly interrupts: InterruptInvalidation;
   readonly completionEvent: EventMessage;
+  readonly deviceTlb: DeviceTlbInvalidation;
+  readonly pageRequests: PageRequestQueue;
 }
 
 /** See the file's header. */
@@ -63,6 +70,13 @@ export class Descriptors implements DescriptorHandler {
         return this.#iotlb(words);
       case DescriptorType.INTERRUPT_ENTRY_CACHE:
         return this.#interruptEntries(words);
+      case DescriptorType.DEVICE_TLB:
+        return this.#deviceTlb(words);
+      case DescriptorType.PASID_DEVICE_TLB:
+        return this.#pasidDeviceTlb(words);
+      case DescriptorType.PAGE_GROUP_RESPONSE:
+        this.#targets.pageRequests.respond(words);
+        return undefined;
       case DescriptorType.PASID_IOTLB:
         return this.#pasidIotlb(words);
       case DescriptorType.PASID_CACHE:
@@ -135,6 +149,19 @@ export class Descriptors implements DescriptorHandler {
       default:
         return QueueError.TYPE;
     }
+  }
+
+  #deviceTlb(words: Int32Array): Completion {
+    const { SID, S, ADDR } = DeviceTlbDescriptor.fields;
+    const range = deviceTlbRange(ADDR.get(words, 0), S.get(words, 0));
+    return this.#targets.deviceTlb.invalidate(SID.get(words, 0), undefined, range);
+  }
+
+  #pasidDeviceTlb(words: Int32Array): Completion {
+    const { SID, PASID, GI, S, ADDR } = PasidDeviceTlbDescriptor.fields;
+    const range = deviceTlbRange(ADDR.get(words, 0), S.get(words, 0));
+    const pasid = GI.get(words, 0) === 1 ? "every" : PASID.get(words, 0);
+    return this.#targets.deviceTlb.invalidate(SID.get(words, 0), pasid, range);
   }
 
   #pasidCache(words: Int32Array): Completion | QueueError {

@@ -66,6 +66,8 @@ export class InvalidationQueue {
   #suspended = false;
   /** Grows with disable and reset: what was pending before means nothing after. */
   #epoch = 0;
+  /** The wait descriptor that has been fetched and not completed. */
+  #waiting: Int32Array | undefined;
 
   constructor(parts: QueueParts) {
     this.#parts = parts;
@@ -77,6 +79,11 @@ export class InvalidationQueue {
     return this.#suspended;
   }
 
+  /** The wait descriptor that waits for notifiers, for a snapshot. */
+  get waiting(): Int32Array | undefined {
+    return this.#waiting;
+  }
+
   /** QIE 0 -> 1. What the tail says already is carried out at once. */
   enable(): void {
     this.#enabled = true;
@@ -86,10 +93,25 @@ export class InvalidationQueue {
   /** QIE 1 -> 0, or reset: the head returns to 0, what is pending is abandoned. */
   disable(): void {
     this.#enabled = false;
-    this.#suspended = false;
-    this.#epoch += 1;
-    this.#pending = new CompletionGroup();
+    this.#abandon();
     this.#parts.file.set("IQH", IQH.fields.QH, 0);
+  }
+
+  /** A device did not answer an invalidation: pending waits are aborted, nothing is fetched until software clears ITE (§6.5.2.11). */
+  timedOut(sourceId: number): void {
+    const { file, faults } = this.#parts;
+    this.#abandon();
+    if (file.get("FSTS", FSTS.fields.ITE) === 1) return;
+    file.set("IQERCD", IQERCD.fields.ITESID, sourceId);
+    faults.raise("ITE");
+  }
+
+  /** A device answered an invalidation that was never sent. The queue goes on. */
+  strayCompletion(sourceId: number): void {
+    const { file, faults } = this.#parts;
+    if (file.get("FSTS", FSTS.fields.ICE) === 1) return;
+    file.set("IQERCD", IQERCD.fields.ICESID, sourceId);
+    faults.raise("ICE");
   }
 
   /** Carries out descriptors until the queue is empty, an error stands, or something has to be waited for. */
@@ -128,33 +150,46 @@ export class InvalidationQueue {
   }
 
   #wait(head: number, words: Int32Array): QueueError {
-    const { handler } = this.#parts;
     const pending = this.#pending.take();
     if (pending === undefined) {
-      const error = handler.wait(words);
+      const error = this.#parts.handler.wait(words);
       if (error === QueueError.NONE) this.#advance(head, words.byteLength);
       return error;
     }
-    const kept = words.slice();
-    const epoch = this.#epoch;
-    this.#suspended = true;
-    whenDone(pending, () => {
-      if (epoch !== this.#epoch) return;
-      this.#suspended = false;
-      const error = handler.wait(kept);
-      if (error === QueueError.NONE) this.#advance(head, kept.byteLength);
-      else this.#fail(error);
-      this.run();
-    });
+    // Fetched and found valid: the head moves on, what is being waited for is remembered here.
+    this.#advance(head, words.byteLength);
+    const waiting = words.slice();
+    this.#waiting = waiting;
+    this.#suspendUntil(
+      (resume) => whenDone(pending, resume),
+      () => this.#complete(head, waiting),
+    );
     return QueueError.NONE;
   }
 
-  #suspendUntil(arrange: (resume: () => void) => void): void {
+  #complete(head: number, waiting: Int32Array): void {
+    this.#waiting = undefined;
+    const error = this.#parts.handler.wait(waiting);
+    if (error === QueueError.NONE) return;
+    this.#parts.file.set("IQH", IQH.fields.QH, head / NARROW_BYTES);
+    this.#fail(error);
+  }
+
+  /** Forgets what is pending. */
+  #abandon(): void {
+    this.#epoch += 1;
+    this.#suspended = false;
+    this.#waiting = undefined;
+    this.#pending = new CompletionGroup();
+  }
+
+  #suspendUntil(arrange: (resume: () => void) => void, before?: () => void): void {
     const epoch = this.#epoch;
     this.#suspended = true;
     arrange(() => {
       if (epoch !== this.#epoch) return;
       this.#suspended = false;
+      before?.();
       this.run();
     });
   }

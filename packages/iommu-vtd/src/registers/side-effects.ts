@@ -6,6 +6,7 @@ import type { EventMessage } from "../fault/event-message.js";
 import type { FaultLog } from "../fault/fault-log.js";
 import type { InvalidationQueue } from "../invalidate/invalidation-queue.js";
 import type { RegisterInvalidation } from "../invalidate/register-invalidation.js";
+import type { PageRequestQueue } from "../page-request/page-request-queue.js";
 import { ICS } from "../spec/registers-invalidation.js";
 import type { RegisterName } from "../spec/registers.js";
 import type { GlobalCommand } from "./global-command.js";
@@ -21,11 +22,22 @@ export interface EffectTargets {
   readonly faults: FaultLog;
   readonly completionEvent: EventMessage;
   readonly protectedMemory: ProtectedMemory;
+  readonly pageRequests: PageRequestQueue;
+  readonly pageRequestEvent: EventMessage;
 }
 
 /** Effects by word index. A 64-bit command acts on the write of its upper half. */
 export function sideEffects(file: RegisterFile, targets: EffectTargets): (SideEffect | undefined)[] {
-  const { command, registerInvalidation, queue, faults, completionEvent, protectedMemory } = targets;
+  const {
+    command,
+    registerInvalidation,
+    queue,
+    faults,
+    completionEvent,
+    protectedMemory,
+    pageRequests,
+    pageRequestEvent,
+  } = targets;
   const effects: (SideEffect | undefined)[] = [];
   const on = (name: RegisterName, word: number, effect: SideEffect): void => {
     const first = file.wordOf(name);
@@ -46,6 +58,8 @@ export function sideEffects(file: RegisterFile, targets: EffectTargets): (SideEf
   });
   on("PMEN", 0, () => protectedMemory.enableWritten());
   on("IECTL", 0, () => completionEvent.controlWritten());
+  on("PRS", 0, () => pageRequests.statusWritten());
+  on("PECTL", 0, () => pageRequestEvent.controlWritten());
   for (const word of faults.flagWords) effects[word] = () => faults.statusWritten();
   return effects;
 }

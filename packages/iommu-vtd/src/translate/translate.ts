@@ -110,6 +110,11 @@ export class Translator {
     return 0;
   }
 
+  /** Whether a target lies in a protected region. */
+  protects(gpaPfn: number): boolean {
+    return this.#parts.filter.protects(gpaPfn);
+  }
+
   /** Records a fault of a request. */
   record(requester: Requester, reason: number, iovaPfn: number, requestType: number, addressType: number): void {
     this.#parts.faults.record({

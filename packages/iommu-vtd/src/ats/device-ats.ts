@@ -1,0 +1,81 @@
+/**
+ * The ATS and PRI side of one requester, as its device model sees it: ask for translations, use them, ask for pages.
+ */
+
+import {
+  type Access,
+  type AddressSpace,
+  type ByteAddress,
+  type GuestMemory,
+  offsetInPage,
+  PAGE_BYTES,
+  pfnOf,
+} from "@iommu-kit/iommu-core";
+import type { PageRequestOptions, PageRequestQueue, PageResponse } from "../page-request/page-request-queue.js";
+import type { TranslationCompletion, TranslationRequestOptions, TranslationRequests } from "./translation-request.js";
+
+/** What the port works with. */
+export interface DeviceAtsParts {
+  readonly memory: GuestMemory;
+  readonly requests: TranslationRequests;
+  readonly pages: PageRequestQueue;
+  /** A device answered an invalidation that nobody sent. */
+  readonly stray: (sourceId: number) => void;
+}
+
+/** Obtain it from `VtdIommu.ats`. */
+export class DeviceAts {
+  readonly space: AddressSpace;
+  readonly #parts: DeviceAtsParts;
+
+  /** @internal */
+  constructor(space: AddressSpace, parts: DeviceAtsParts) {
+    this.space = space;
+    this.#parts = parts;
+  }
+
+  /** A translation request (§4.2.3). Each answer is valid until a `device-tlb` notifier of the space is told to drop it. */
+  translate(iovaPfn: number, options: TranslationRequestOptions = {}): TranslationCompletion[] {
+    return this.#parts.requests.translate(this.space, iovaPfn, options);
+  }
+
+  /** A translated read: `gpa` comes from a translation. `false`: refused, or no memory there. */
+  read(gpa: ByteAddress, into: Uint8Array): boolean {
+    return this.#transfer(gpa, into, 1);
+  }
+
+  /** A translated write. `false`: refused, or no memory there; pages before the refused one have been written. */
+  write(gpa: ByteAddress, from: Uint8Array): boolean {
+    return this.#transfer(gpa, from, 2);
+  }
+
+  /** A page request (§7.4). The promise is for the response to the group, or for what the unit answers in the guest's place. */
+  requestPage(request: PageRequestOptions): Promise<PageResponse> {
+    return this.#parts.pages.request(this.space, request);
+  }
+
+  /** A stop marker (§7.9): no further page request of this PASID follows. */
+  stopMarker(): void {
+    this.#parts.pages.stopMarker(this.space);
+  }
+
+  /** A completion of an invalidation that the unit did not send: what a broken device does. Sets ICE. */
+  strayCompletion(): void {
+    this.#parts.stray(this.space.sourceId);
+  }
+
+  #transfer(gpa: ByteAddress, bytes: Uint8Array, access: Access): boolean {
+    const { memory, requests } = this.#parts;
+    let pfn = pfnOf(gpa);
+    let offset = offsetInPage(gpa);
+    for (let at = 0; at < bytes.length; pfn += 1, offset = 0) {
+      const length = Math.min(bytes.length - at, PAGE_BYTES - offset);
+      if (requests.checkTranslated(this.space, pfn, access) !== 0) return false;
+      const piece = bytes.subarray(at, at + length);
+      const address = pfn * PAGE_BYTES + offset;
+      if (!(access === 1 ? memory.read(address, piece) : memory.write(address, piece))) return false;
+      at += length;
+    }
+    return true;
+  }
+}

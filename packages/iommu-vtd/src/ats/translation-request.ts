@@ -1,0 +1,197 @@
+/**
+ * ATS: answers to translation requests, and the check of translated requests (§4.2.3, §4.2.5).
+ *
+ * A device asks what it may reach, caches the answer, and then sends requests that are translated already. Missing rights are answers, not faults; only what
+ * §7.1.3 calls non-recoverable is recorded.
+ */
+
+import { type Access, type Requester, Translation } from "@iommu-kit/iommu-core";
+import type { UnitCapabilities } from "../spec/capabilities.js";
+import { AddressType, TableMode } from "../spec/encodings.js";
+import {
+  answerToTranslationRequest,
+  FaultAnswer,
+  FaultReason,
+  isQualified,
+  isRecoverable,
+} from "../spec/fault-reasons.js";
+import { inInterruptWindow } from "../spec/interrupt-window.js";
+import { ECAP } from "../spec/registers-capability.js";
+import { FaultRequestType } from "../spec/registers-event.js";
+import type { Binding } from "../translate/binding.js";
+import type { Bindings } from "../translate/bindings.js";
+import { PROTECTED_MEMORY, type Translator } from "../translate/translate.js";
+import type { RootPointer } from "../translate/root-pointer.js";
+
+/** `success`: see the rights. `unsupported`: the function switches its ATS off. `abort`: this request failed. */
+export type CompletionStatus = "success" | "unsupported" | "abort";
+
+/** What a device is answered for one block of pages. Valid until the unit invalidates the device TLB for it. */
+export interface TranslationCompletion {
+  readonly status: CompletionStatus;
+  /** First input frame of the block. */
+  readonly iovaPfn: number;
+  /** Pages of the block, a power of two. */
+  readonly pageCount: number;
+  /** First target frame. Meaningful when `access` is not none. */
+  readonly gpaPfn: number;
+  /** Rights granted (R and W). */
+  readonly access: Access;
+  /** U: this range must be asked for with untranslated requests. */
+  readonly untranslatedOnly: boolean;
+  /** PRIV: the answer is for privileged requests. */
+  readonly privileged: boolean;
+  /** Fault reason behind an answer without rights, or 0. */
+  readonly reason: number;
+}
+
+/** How a device asks. */
+export interface TranslationRequestOptions {
+  /** Pages wanted, from the address on. Default 1. */
+  readonly pageCount?: number;
+  /** The device will only read (NW). Default false. */
+  readonly noWrite?: boolean;
+}
+
+/** What ATS works with. */
+export interface AtsParts {
+  readonly capabilities: UnitCapabilities;
+  readonly root: RootPointer;
+  readonly bindings: Bindings;
+  readonly translator: Translator;
+}
+
+/** See the file's header. */
+export class TranslationRequests {
+  readonly #parts: AtsParts;
+  readonly #out = new Translation();
+
+  constructor(parts: AtsParts) {
+    this.#parts = parts;
+  }
+
+  /** Answers for consecutive blocks of equal size, at least one; stops before the first that would not succeed. */
+  translate(requester: Requester, iovaPfn: number, options: TranslationRequestOptions = {}): TranslationCompletion[] {
+    const end = iovaPfn + (options.pageCount ?? 1);
+    const answers = [this.#translateOne(requester, iovaPfn, options.noWrite === true)];
+    for (let last = answers[0]; last !== undefined && last.status === "success"; last = answers.at(-1)) {
+      const next = last.iovaPfn + last.pageCount;
+      if (next >= end) break;
+      const answer = this.#translateOne(requester, next, options.noWrite === true);
+      if (answer.status !== "success" || answer.pageCount !== last.pageCount) break;
+      answers.push(answer);
+    }
+    return answers;
+  }
+
+  /** Whether a translated request may reach a target; 0 or a reason. Records what has to be recorded. */
+  checkTranslated(requester: Requester, gpaPfn: number, access: Access): number {
+    const { root, translator } = this.#parts;
+    // Translation is off: translated requests are unsupported, and nobody records that.
+    if (!root.enabled) return FaultReason.LCT_5;
+    const { reason, faultsDisabled } = this.#translatedReason(requester, gpaPfn);
+    if (reason === 0) return translator.protects(gpaPfn) ? PROTECTED_MEMORY : 0;
+    if (!(faultsDisabled && isQualified(reason))) {
+      const type = access === 2 ? FaultRequestType.WRITE : FaultRequestType.READ;
+      translator.record(requester, reason, gpaPfn, type, AddressType.TRANSLATED);
+    }
+    return reason;
+  }
+
+  #translateOne(requester: Requester, iovaPfn: number, noWrite: boolean): TranslationCompletion {
+    const { root, translator } = this.#parts;
+    if (!root.enabled) return this.#answer(requester, iovaPfn, "unsupported", 0);
+    if (requester.pasid === undefined && inInterruptWindow(iovaPfn)) {
+      const writable = !(noWrite && this.#has("NWFS"));
+      const answer = this.#answer(requester, iovaPfn, "success", 0);
+      return { ...answer, access: writable ? 2 : 0, untranslatedOnly: writable };
+    }
+    const { reason, binding } = this.#gate(requester);
+    if (reason !== 0) return this.#refuse(requester, iovaPfn, reason, binding.faultsDisabled);
+    let refusal = FaultReason.LGN_3 as number;
+    for (const wanted of this.#tries(noWrite)) {
+      refusal = translator.resolve(requester, binding, iovaPfn, wanted, this.#out);
+      if (refusal === 0) return this.#granted(requester, iovaPfn, wanted);
+      if (answerToTranslationRequest(refusal) !== FaultAnswer.REMAINING_PERMISSIONS) break;
+    }
+    return this.#refuse(requester, iovaPfn, refusal, binding.faultsDisabled);
+  }
+
+  /** Without NW hardware walks for read and write; rights that are missing are left out of the answer. */
+  #tries(noWrite: boolean): readonly Access[] {
+    return noWrite && this.#has("NWFS") ? [1] : [3, 1, 2];
+  }
+
+  /** The binding, and why translation requests are refused before the walk. */
+  #gate(requester: Requester): { readonly reason: number; readonly binding: Binding } {
+    const { bindings, root } = this.#parts;
+    if (root.mode === TableMode.SCALABLE) {
+      const context = bindings.contextOf(requester.sourceId);
+      const binding = bindings.of(requester);
+      if (context.reason === 0 && !context.deviceTlb) return { reason: FaultReason.SCT_5, binding };
+      return { reason: binding.reason, binding };
+    }
+    const binding = bindings.of(requester);
+    if (binding.kind === "refused") return { reason: binding.reason, binding };
+    return { reason: binding.deviceTlb ? 0 : FaultReason.LCT_5, binding };
+  }
+
+  #granted(requester: Requester, iovaPfn: number, wanted: Access): TranslationCompletion {
+    const { gpaPfn, pageCount, access } = this.#out;
+    const offset = iovaPfn % pageCount;
+    return {
+      ...this.#answer(requester, iovaPfn - offset, "success", 0),
+      pageCount,
+      gpaPfn: gpaPfn - offset,
+      // A dirty flag was set only for the rights that were asked for.
+      access: (access & wanted) as Access,
+    };
+  }
+
+  #refuse(requester: Requester, iovaPfn: number, reason: number, faultsDisabled: boolean): TranslationCompletion {
+    if (reason === PROTECTED_MEMORY) return this.#answer(requester, iovaPfn, "abort", reason);
+    if (!isRecoverable(reason) && !(faultsDisabled && isQualified(reason))) {
+      this.#parts.translator.record(requester, reason, iovaPfn, FaultRequestType.READ, AddressType.TRANSLATION_REQUEST);
+    }
+    const kind = answerToTranslationRequest(reason);
+    if (kind === FaultAnswer.UNSUPPORTED_REQUEST) return this.#answer(requester, iovaPfn, "unsupported", reason);
+    return this.#answer(requester, iovaPfn, kind === FaultAnswer.COMPLETER_ABORT ? "abort" : "success", reason);
+  }
+
+  #answer(requester: Requester, iovaPfn: number, status: CompletionStatus, reason: number): TranslationCompletion {
+    const privileged = requester.pasid !== undefined && requester.privileged;
+    return { status, iovaPfn, pageCount: 1, gpaPfn: 0, access: 0, untranslatedOnly: false, privileged, reason };
+  }
+
+  #translatedReason(
+    requester: Requester,
+    gpaPfn: number,
+  ): { readonly reason: number; readonly faultsDisabled: boolean } {
+    const { bindings, root, capabilities } = this.#parts;
+    const tooWide = gpaPfn >= 2 ** (capabilities.hostAddressBits - 12);
+    if (root.mode === TableMode.LEGACY) {
+      const binding = bindings.of(requester);
+      const { faultsDisabled } = binding;
+      if (binding.kind === "refused") return { reason: binding.reason, faultsDisabled };
+      if (!binding.deviceTlb) return { reason: FaultReason.LCT_5, faultsDisabled };
+      if (tooWide) return { reason: FaultReason.LGN_1_2, faultsDisabled };
+      return { reason: inInterruptWindow(gpaPfn) ? FaultReason.LGN_4 : 0, faultsDisabled };
+    }
+    const mode = bindings.refusalOfMode();
+    if (mode !== 0) return { reason: mode, faultsDisabled: false };
+    const context = bindings.contextOf(requester.sourceId);
+    const { faultsDisabled } = context;
+    if (context.reason !== 0) return { reason: context.reason, faultsDisabled };
+    if (!context.deviceTlb) return { reason: FaultReason.SCT_5, faultsDisabled };
+    if (requester.pasid !== undefined) {
+      // Translated requests with PASID need EPTR, a capability that this unit does not have.
+      return { reason: context.translatedWithPasid ? 0 : FaultReason.SCT_10, faultsDisabled };
+    }
+    if (tooWide) return { reason: FaultReason.SGN_4_1, faultsDisabled };
+    return { reason: inInterruptWindow(gpaPfn) ? FaultReason.SGN_8_3 : 0, faultsDisabled };
+  }
+
+  #has(capability: "NWFS"): boolean {
+    return ECAP.fields[capability].get(this.#parts.capabilities.ecap, 0) === 1;
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * Page requests of devices: the queue to the guest, and the guest's responses back (§7.4, §7.6, §7.8).
+ *
+ * A request is checked like a translation, then written to the queue, or, when that is full, answered in the guest's place: the last of a group gets Success and tries again.
+ * Before a request is queued, cached translations of its page are dropped (§6.5.3.1 of implicit invalidation), so that what the guest maps is seen without an invalidation.
+ */
+
+import {
+  type AddressSpace,
+  type Completion,
+  type GuestMemory,
+  PAGE_BYTES,
+  type Requester,
+} from "@iommu-kit/iommu-core";
+import type { EventMessage } from "../fault/event-message.js";
+import type { Invalidator } from "../invalidate/invalidator.js";
+import type { RegisterFile } from "../registers/register-file.js";
+import { AddressType, TableMode } from "../spec/encodings.js";
+import { FaultReason, isQualified } from "../spec/fault-reasons.js";
+import { PAGE_REQUEST_TYPE, PageGroupResponse, PageRequest, ResponseCode } from "../spec/page-request.js";
+import { FaultRequestType, PQA, PQH, PQT, PRS } from "../spec/registers-event.js";
+import type { Binding } from "../translate/binding.js";
+import type { Bindings } from "../translate/bindings.js";
+import type { RootPointer } from "../translate/root-pointer.js";
+import type { Translator } from "../translate/translate.js";
+
+/** What a device asks for. */
+export interface PageRequestOptions {
+  /** Input frame. */
+  readonly iovaPfn: number;
+  readonly read?: boolean;
+  readonly write?: boolean;
+  /** Execute, with read and a PASID. Default false. */
+  readonly execute?: boolean;
+  /** Group index, 0 to 511. Default 0. */
+  readonly group?: number;
+  /** Last of its group: the response is for this request. Default true. */
+  readonly last?: boolean;
+}
+
+/** `success`: try again, the page may be there. `invalid`: it never will. `failure`: stop asking. `dropped`: not the last of a group, and not accepted. */
+export type PageResponse = "success" | "invalid" | "failure" | "dropped" | "queued";
+
+/** What the queue works with. */
+export interface PageRequestParts {
+  readonly memory: GuestMemory;
+  readonly file: RegisterFile;
+  readonly root: RootPointer;
+  readonly bindings: Bindings;
+  readonly translator: Translator;
+  readonly invalidator: Invalidator;
+  readonly event: EventMessage;
+  readonly enabled: boolean;
+}
+
+const ENTRY_BYTES = 32;
+const { PPR, PRO } = PRS.fields;
+
+/** See the file's header. */
+export class PageRequestQueue {
+  readonly #parts: PageRequestParts;
+  /** Groups that wait for a response. Bounded by 512 indexes for each requester. */
+  readonly #waiting = new Map<string, (response: PageResponse) => void>();
+  readonly #words = new Int32Array(PageRequest.wordCount);
+  readonly #bytes = new Uint8Array(this.#words.buffer);
+
+  constructor(parts: PageRequestParts) {
+    this.#parts = parts;
+  }
+
+  /** Groups without a response yet. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** A page request. Resolves with `queued` for a request that is not the last of its group. */
+  request(space: AddressSpace, options: PageRequestOptions): Promise<PageResponse> {
+    const last = options.last !== false;
+    const { reason, binding } = this.#check(space);
+    if (reason !== 0)
+      return Promise.resolve(
+        this.#refuse(space, options.iovaPfn, reason, { last, faultsDisabled: binding?.faultsDisabled === true }),
+      );
+    if (!this.#hasRoom()) return Promise.resolve(last ? "success" : "dropped");
+    if (binding !== undefined) void this.#dropCached(binding, options.iovaPfn);
+    this.#enqueue(space, options, last);
+    if (!last) return Promise.resolve("queued");
+    const key = groupKey(space.sourceId, space.pasid, options.group ?? 0);
+    // A device that uses an index again before its response has given up on the first one.
+    this.#waiting.get(key)?.("failure");
+    return new Promise((resolve) => this.#waiting.set(key, resolve));
+  }
+
+  /** A stop marker: queued if there is room, never answered. */
+  stopMarker(space: AddressSpace): void {
+    if (this.#check(space).reason !== 0 || !this.#hasRoom()) return;
+    this.#enqueue(space, { iovaPfn: 0 }, true);
+  }
+
+  /** A page group response from the guest (type 9). Unknown groups are the device's to discard. */
+  respond(words: Int32Array): void {
+    const { PP, RC, RID, PASID, PRGI } = PageGroupResponse.fields;
+    const pasid = PP.get(words, 0) === 1 ? PASID.get(words, 0) : undefined;
+    const code = RC.get(words, 0);
+    const response =
+      code === ResponseCode.SUCCESS ? "success" : code === ResponseCode.INVALID_REQUEST ? "invalid" : "failure";
+    this.#settle(groupKey(RID.get(words, 0), pasid, PRGI.get(words, 0)), response);
+  }
+
+  /** Software wrote PRS. */
+  statusWritten(): void {
+    const { file, event } = this.#parts;
+    if (file.get("PRS", PPR) === 0 && file.get("PRS", PRO) === 0) event.serviced();
+  }
+
+  /** Every waiting device is told to stop: the unit was reset. */
+  reset(): void {
+    for (const key of [...this.#waiting.keys()]) this.#settle(key, "failure");
+  }
+
+  #check(requester: Requester): { readonly reason: number; readonly binding: Binding | undefined } {
+    const { root, bindings, enabled } = this.#parts;
+    if (!enabled || !root.enabled || root.mode === TableMode.LEGACY)
+      return { reason: FaultReason.RTA_3, binding: undefined };
+    const mode = bindings.refusalOfMode();
+    if (mode !== 0) return { reason: mode, binding: undefined };
+    const context = bindings.contextOf(requester.sourceId);
+    const binding = bindings.of(requester);
+    if (context.reason === 0 && !context.pageRequests) return { reason: FaultReason.SCT_8, binding };
+    return { reason: binding.reason, binding };
+  }
+
+  #refuse(
+    requester: Requester,
+    iovaPfn: number,
+    reason: number,
+    how: { readonly last: boolean; readonly faultsDisabled: boolean },
+  ): PageResponse {
+    const { root, translator } = this.#parts;
+    if (root.enabled && !(how.faultsDisabled && isQualified(reason))) {
+      translator.record(requester, reason, iovaPfn, FaultRequestType.PAGE_REQUEST, AddressType.UNTRANSLATED);
+    }
+    return how.last ? "invalid" : "dropped";
+  }
+
+  /** Room for one more; a full queue sets PRO and, if nothing was pending, raises the event. */
+  #hasRoom(): boolean {
+    const { file, event } = this.#parts;
+    if (file.get("PRS", PRO) === 1) return false;
+    const entries = this.#entryCount();
+    const tail = file.get("PQT", PQT.fields.PQT) % entries;
+    if ((tail + 1) % entries !== file.get("PQH", PQH.fields.PQH) % entries) return true;
+    const quiet = file.get("PRS", PPR) === 0;
+    file.set("PRS", PRO, 1);
+    if (quiet) event.raise();
+    return false;
+  }
+
+  #enqueue(space: AddressSpace, options: PageRequestOptions, last: boolean): void {
+    const { file, memory, event } = this.#parts;
+    const marker = options.read !== true && options.write !== true;
+    this.#words.set(
+      PageRequest.pack({
+        TYPE: PAGE_REQUEST_TYPE,
+        PP: space.pasid === undefined ? 0 : 1,
+        RID: space.sourceId,
+        PASID: space.pasid ?? 0,
+        EXR: options.execute === true ? 1 : 0,
+        PMR: space.privileged ? 1 : 0,
+        RDR: options.read === true ? 1 : 0,
+        WRR: options.write === true ? 1 : 0,
+        LPIG: last ? 1 : 0,
+        PRGI: marker ? 0 : (options.group ?? 0),
+        ADDR: options.iovaPfn,
+      }),
+    );
+    const tail = file.get("PQT", PQT.fields.PQT) % this.#entryCount();
+    // The tail moves only when the entry is there. A queue outside memory is the guest's loss.
+    memory.write(file.get("PQA", PQA.fields.PQA) * PAGE_BYTES + tail * ENTRY_BYTES, this.#bytes);
+    file.set("PQT", PQT.fields.PQT, (tail + 1) % this.#entryCount());
+    const quiet = file.get("PRS", PPR) === 0 && file.get("PRS", PRO) === 0;
+    file.set("PRS", PPR, 1);
+    if (quiet) event.raise();
+  }
+
+  #entryCount(): number {
+    return 2 ** (this.#parts.file.get("PQA", PQA.fields.PQS) + 7);
+  }
+
+  /** Implicit invalidation on an accepted request, by the type of the PASID entry. */
+  #dropCached(binding: Binding, iovaPfn: number): Completion {
+    const { invalidator } = this.#parts;
+    const page = { firstPfn: iovaPfn, pageCount: 1 };
+    if (binding.kind === "first-stage")
+      return invalidator.translationsOfPasidPages(binding.domainId, binding.pasid, page);
+    if (binding.kind === "nested") return invalidator.translationsOfDomain(binding.domainId);
+    return invalidator.translationsOfPages(binding.domainId, page);
+  }
+
+  #settle(key: string, response: PageResponse): void {
+    const resolve = this.#waiting.get(key);
+    this.#waiting.delete(key);
+    resolve?.(response);
+  }
+}
+
+function groupKey(sourceId: number, pasid: number | undefined, group: number): string {
+  return `${sourceId}/${pasid ?? "-"}/${group}`;
+}

@@ -1,0 +1,327 @@
+/**
+ * The parts of one unit, wired: the only class that knows all of them, and what latching, enabling and reset do to them together.
+ *
+ * `VtdIommu` is its public face; snapshot and inspection read it.
+ */
+
+import {
+  type AddressSpace,
+  type Backend,
+  BackendIommu,
+  BitAccess,
+  type Completion,
+  type Domain,
+  IommuError,
+  type Requester,
+  type Scheduler,
+  timerScheduler,
+} from "@iommu-kit/iommu-core";
+import { TranslationRequests } from "./ats/translation-request.js";
+import { resolveConfig, type ResolvedConfig } from "./config.js";
+import { COMPLETION_EVENT, EventMessage, PAGE_REQUEST_EVENT } from "./fault/event-message.js";
+import { FaultLog } from "./fault/fault-log.js";
+import { InterruptRemap } from "./interrupt/interrupt-remap.js";
+import { MessagePort } from "./interrupt/message-port.js";
+import { Descriptors } from "./invalidate/descriptors.js";
+import { DeviceTlbInvalidation } from "./invalidate/device-tlb-invalidation.js";
+import { InvalidationQueue, type QueuePace } from "./invalidate/invalidation-queue.js";
+import { Invalidator } from "./invalidate/invalidator.js";
+import { RegisterInvalidation } from "./invalidate/register-invalidation.js";
+import { PageRequestQueue } from "./page-request/page-request-queue.js";
+import { type CommandTargets, GlobalCommand } from "./registers/global-command.js";
+import { MmioPort } from "./registers/mmio-port.js";
+import { ProtectedMemory } from "./registers/protected-memory.js";
+import { RegisterFile } from "./registers/register-file.js";
+import { sideEffects } from "./registers/side-effects.js";
+import { Domains } from "./scan/domains.js";
+import { FirstStageScan } from "./scan/first-stage-scan.js";
+import { SecondStageScan } from "./scan/second-stage-scan.js";
+import { TableMode } from "./spec/encodings.js";
+import { GCMD, IRTA, RTADDR } from "./spec/registers-command.js";
+import { Bindings } from "./translate/bindings.js";
+import { Iotlb } from "./translate/iotlb.js";
+import { OutputFilter } from "./translate/output-filter.js";
+import type { RootPointer } from "./translate/root-pointer.js";
+import { Translator } from "./translate/translate.js";
+import type { VtdOptions } from "./vtd-iommu.js";
+
+/** @internal */
+export class Unit {
+  readonly config: ResolvedConfig;
+  readonly root: RootPointer = { enabled: false, mode: TableMode.LEGACY, rootPfn: 0 };
+  readonly file: RegisterFile;
+  readonly mmio: MmioPort;
+  readonly iommu: BackendIommu;
+  readonly faults: FaultLog;
+  readonly iotlb: Iotlb;
+  readonly bindings: Bindings;
+  readonly translator: Translator;
+  readonly interrupts: InterruptRemap;
+  readonly invalidator: Invalidator;
+  readonly queue: InvalidationQueue;
+  readonly registerInvalidation: RegisterInvalidation;
+  readonly command: GlobalCommand;
+  readonly protectedMemory: ProtectedMemory;
+  readonly pageRequests: PageRequestQueue;
+  readonly translationRequests: TranslationRequests;
+
+  /** @throws {IommuError} `bad-option` or `bad-range`. */
+  constructor(options: VtdOptions) {
+    const { memory, msi, scheduler = timerScheduler } = options;
+    const config = resolveConfig(options);
+    const { capabilities } = config;
+    const { root } = this;
+    this.config = config;
+    const file = new RegisterFile(capabilities, config.ver);
+    this.file = file;
+
+    // Flow A: translation.
+    const filter = new OutputFilter();
+    const faults = new FaultLog(file, config.faultRecords, msi);
+    const bindings = new Bindings(memory, capabilities, root, config.contextEntries);
+    const iotlb = new Iotlb(config.iotlbEntries);
+    const translator = new Translator({
+      memory,
+      capabilities,
+      root,
+      bindings,
+      iotlb,
+      filter,
+      faults,
+      widestInputBits: widestInput(config),
+    });
+    const interrupts = new InterruptRemap({
+      memory,
+      capabilities,
+      faults,
+      entryCount: config.interruptEntries,
+      send: msi,
+    });
+    this.faults = faults;
+    this.bindings = bindings;
+    this.iotlb = iotlb;
+    this.translator = translator;
+    this.interrupts = interrupts;
+    this.translationRequests = new TranslationRequests({ capabilities, root, bindings, translator });
+
+    // The views of notifiers.
+    const invalidator = new Invalidator(iotlb, bindings);
+    this.invalidator = invalidator;
+    const secondStage = new SecondStageScan(memory, capabilities, filter);
+    const domains = new Domains(secondStage, new FirstStageScan({ memory, capabilities, secondStage, filter }), filter);
+    const { regions, limits } = options;
+    const backend = this.#makeBackend(domains);
+    this.iommu = new BackendIommu({
+      backend,
+      memory,
+      scheduler,
+      ...(regions && { regions }),
+      ...(limits && { limits }),
+    });
+
+    // Flow B: registers and queue.
+    this.protectedMemory = new ProtectedMemory(file, filter, () => invalidator.everything());
+    const completionEvent = new EventMessage(file, COMPLETION_EVENT, msi);
+    const pageRequestEvent = new EventMessage(file, PAGE_REQUEST_EVENT, msi);
+    this.pageRequests = new PageRequestQueue({
+      memory,
+      file,
+      root,
+      bindings,
+      translator,
+      invalidator,
+      event: pageRequestEvent,
+      enabled: config.pageRequests,
+    });
+    const handler = new Descriptors({
+      memory,
+      file,
+      capabilities,
+      invalidator,
+      interrupts: (range) => interrupts.cache.invalidate(range),
+      completionEvent,
+      deviceTlb: this.#makeDeviceTlb(scheduler),
+      pageRequests: this.pageRequests,
+    });
+    this.queue = new InvalidationQueue({
+      memory,
+      file,
+      capabilities,
+      root,
+      faults,
+      handler,
+      pace: this.#makePace(scheduler),
+    });
+    this.registerInvalidation = new RegisterInvalidation(file, invalidator, capabilities);
+    this.command = new GlobalCommand(file, this.#makeTargets(), writableCommands(file));
+    const { command, queue, registerInvalidation, pageRequests, protectedMemory } = this;
+    const effects = sideEffects(file, {
+      command,
+      registerInvalidation,
+      queue,
+      faults,
+      completionEvent,
+      protectedMemory,
+      pageRequests,
+      pageRequestEvent,
+    });
+    this.mmio = new MmioPort(file, effects, { enter: () => this.enter() });
+  }
+
+  /** Begins a slice of work for one access of the guest; `false` while a notifier is being called. */
+  enter(): boolean {
+    const { hub } = this.iommu;
+    if (hub.calling) return false;
+    hub.queue.beginSlice();
+    return true;
+  }
+
+  /** @throws {IommuError} `reentrant-call` from inside a notifier's callback. */
+  enterOrThrow(what: string): void {
+    if (this.enter()) return;
+    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks`, {
+      hint: "defer it with queueMicrotask",
+    });
+  }
+
+  /** See `VtdIommu.reset`. */
+  reset(warm: boolean): Completion {
+    this.forget();
+    this.file.reset(warm);
+    this.protectedMemory.reload();
+    this.faults.next = 0;
+    this.pageRequests.reset();
+    return this.invalidator.everything();
+  }
+
+  /** Drops what is latched, cached and in flight; registers stay as they are. */
+  forget(): void {
+    this.command.reset();
+    this.registerInvalidation.reset();
+    this.queue.disable();
+    Object.assign(this.root, { enabled: false, mode: TableMode.LEGACY, rootPfn: 0 });
+    Object.assign(this.interrupts.pointer, {
+      enabled: false,
+      entryCount: 0,
+      extended: false,
+      tablePfn: 0,
+      compatibility: false,
+    });
+    this.interrupts.cache.invalidate(undefined);
+  }
+
+  #makeBackend(domains: Domains): Backend {
+    const { invalidator, translator, root, bindings, config, interrupts } = this;
+    return {
+      messageWindow: new MessagePort(interrupts),
+      connect: (announce) => invalidator.connect(announce),
+      translate: (requester, iovaPfn, access, out) => translator.translate(requester, iovaPfn, access, out),
+      domainOf: (requester: Requester): Domain => {
+        if (!root.enabled) return domains.untranslated;
+        return domains.of(bindings.of(requester), requester.pasid !== undefined);
+      },
+      admit: (requester, kind) => admit(requester, kind, config),
+    };
+  }
+
+  #makeDeviceTlb(scheduler: Scheduler): DeviceTlbInvalidation {
+    const { iommu, config } = this;
+    return new DeviceTlbInvalidation({
+      scheduler,
+      deadlineMilliseconds: config.deviceTlbDeadline,
+      spaces: (): readonly AddressSpace[] => iommu.addressSpaces,
+      invalidate: (space, range) => iommu.hub.invalidateDeviceTlb(space, range),
+      timedOut: (sourceId) => this.queue.timedOut(sourceId),
+    });
+  }
+
+  #makePace(scheduler: Scheduler): QueuePace {
+    const { queue } = this.iommu.hub;
+    return {
+      take: () => {
+        if (queue.spent) return false;
+        queue.slice.entriesLeft -= 1;
+        return true;
+      },
+      defer: (resume) =>
+        scheduler.defer(() => {
+          queue.beginSlice();
+          resume();
+        }),
+    };
+  }
+
+  #makeTargets(): CommandTargets {
+    const { root, file, interrupts, faults, queue, invalidator, config } = this;
+    const { pointer, cache } = interrupts;
+    const settle = (): void => {
+      // §7.2.1: the record to be written next starts over when nothing can fault any more.
+      if (!root.enabled && !pointer.enabled) faults.next = 0;
+    };
+    const hostFrames = 2 ** (config.hostAddressWidth - 12);
+    return {
+      enableQueue: (on) => (on ? queue.enable() : queue.disable()),
+      latchRoot: () => {
+        root.mode = file.get("RTADDR", RTADDR.fields.TTM);
+        root.rootPfn = file.get("RTADDR", RTADDR.fields.RTA) % hostFrames;
+        return invalidator.everything();
+      },
+      latchInterruptTable: () => {
+        pointer.entryCount = 2 ** (file.get("IRTA", IRTA.fields.S) + 1);
+        pointer.extended = file.get("IRTA", IRTA.fields.EIME) === 1;
+        pointer.tablePfn = file.get("IRTA", IRTA.fields.IRTA);
+        cache.invalidate(undefined);
+      },
+      enableInterruptRemapping: (on) => {
+        pointer.enabled = on;
+        cache.invalidate(undefined);
+        settle();
+      },
+      passCompatibilityInterrupts: (on) => {
+        pointer.compatibility = on;
+      },
+      enableTranslation: (on) => {
+        root.enabled = on;
+        settle();
+        return invalidator.everything();
+      },
+    };
+  }
+}
+
+/** Input bits of the widest table: what a fault record can show. First-stage inputs are sign-extended, so all 64 count. */
+function widestInput(config: ResolvedConfig): number {
+  return config.firstStage === false ? Math.max(39, ...config.addressWidths) : 64;
+}
+
+/** The GCMD bits that the unit has. */
+function writableCommands(file: RegisterFile): Int32Array {
+  const commands = GCMD.mask(BitAccess.WRITE);
+  const word = file.wordOf("GCMD");
+  file.write(word, -1);
+  commands[0] = (file.words[word] ?? 0) & (commands[0] ?? 0);
+  file.words[word] = 0;
+  return commands;
+}
+
+function admit(requester: Requester, kind: "map" | "unmap" | "device-tlb", config: ResolvedConfig): void {
+  const who = `source-id 0x${requester.sourceId.toString(16)}`;
+  if (kind === "map" && !config.cachingMode) {
+    throw new IommuError(
+      "caching-mode-required",
+      `map notifier on ${who}: expected a unit with caching mode, got one without`,
+      {
+        hint: "pass cachingMode: true, or the guest need not announce what it maps",
+      },
+    );
+  }
+  if (kind === "device-tlb" && !config.deviceTlb) {
+    throw new IommuError(
+      "not-supported",
+      `device-TLB notifier on ${who}: expected a unit with device TLBs, got one without`,
+      {
+        hint: "pass deviceTlb: true",
+      },
+    );
+  }
+}
