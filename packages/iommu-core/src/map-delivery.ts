@@ -204,7 +204,7 @@ export abstract class MapDelivery {
   }
 
   #ticketFor(range: FrameRange): number {
-    if (this.#asked.slotCount === 0 || this.#nextTicket + range.pageCount > TICKET_LIMIT) this.#nextTicket = 0;
+    if (this.#nextTicket + range.pageCount > TICKET_LIMIT) this.#nextTicket = 0;
     const ticket = this.#nextTicket;
     this.#nextTicket += range.pageCount;
     this.#asked.insert(range.firstPfn, range.pageCount, ticket, 1);

@@ -6,21 +6,22 @@
  */
 
 import type { AddressSpace } from "./address-space.js";
+import { checkAttach } from "./attach-check.js";
 import type { AttachOptions, Attachment } from "./attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
 import type { Backend, Change, Domain } from "./backend.js";
 import { type Completion, CompletionGroup } from "./completion.js";
 import { ConsumerGuard, threw } from "./consumer-guard.js";
 import { IommuError } from "./errors.js";
-import type { Observers } from "./events.js";
+import type { IommuEvents, Observers } from "./events.js";
 import { JobQueue } from "./job-queue.js";
 import type { Limits } from "./limits.js";
 import { BlockDelivery } from "./block-delivery.js";
 import type { DeliveryReports, MapDelivery } from "./map-delivery.js";
 import { PageDelivery } from "./page-delivery.js";
-import { type MapNotifier, NOTIFIER_CONTRACT, type Notifier, notifierName } from "./notifier.js";
+import { type MapNotifier, type Notifier, notifierName } from "./notifier.js";
 import type { Scheduler } from "./ports.js";
-import { ALL_FRAMES, checkRange, type FrameRange, intersect } from "./range.js";
+import { ALL_FRAMES, type FrameRange, formatRange, intersect } from "./range.js";
 import type { Member, View } from "./view.js";
 import { ViewSync } from "./view-sync.js";
 
@@ -88,8 +89,14 @@ export class NotifierHub {
     this.#refuseInCallback("attach");
     const record = this.#recordOf(space);
     const range = options.range ?? ALL_FRAMES;
-    this.#checkAttach(record, notifier, range);
-    record.domain = this.#backend.domainOf(space);
+    checkAttach(space, record.attachments, notifier, range);
+    this.#backend.admit?.(space, notifier.kind);
+    const from = record.domain;
+    this.#rebound(record);
+    // The newcomer would see a domain that the others have not been brought to: they hear of it first.
+    if (from !== undefined && from !== record.domain) {
+      void this.queue.run((pending) => this.#syncJob([record], ALL_FRAMES, pending));
+    }
     const member = notifier.kind === "map" ? this.#memberFor(notifier, range, record) : undefined;
     const attachment = new AttachmentRecord(space, notifier, range, member, {
       detach: (it) => this.#detach(it),
@@ -175,8 +182,17 @@ export class NotifierHub {
     this.#sync.finish(members, group);
   }
 
+  /** After an address space has left: nobody is left to serve, or those who are left agree again. */
+  *#settleJob(member: Member, group: CompletionGroup): Generator<void, void, void> {
+    const domain = this.#agreedDomain(member);
+    if (member.spaces.size === 0) yield* this.#sync.leave(member);
+    else if (member.view === undefined && domain !== undefined && !member.delivery.failed)
+      yield* this.#sync.join(member, domain);
+    this.#sync.finish(member.view?.members ?? [member], group);
+  }
+
   #join(attachment: AttachmentRecord, member: Member): Completion {
-    if (member.spaces.size > 1) return undefined;
+    if (member.spaces.size > 1) return this.queue.busy ? this.queue.runOnce(() => undefined) : undefined;
     const sync = this.#sync;
     const agreed = (): Domain | undefined => this.#agreedDomain(member);
     return this.queue.run(function* join(group) {
@@ -204,14 +220,8 @@ export class NotifierHub {
       done = this.#flush(attachment, attachment.range);
     } else {
       member.spaces.delete(space);
-      if (member.spaces.size === 0) {
-        this.#members.delete(member.delivery.notifier);
-        const sync = this.#sync;
-        done = this.queue.run(function* leave(group) {
-          yield* sync.leave(member);
-          sync.finish([member], group);
-        });
-      }
+      if (member.spaces.size === 0) this.#members.delete(member.delivery.notifier);
+      done = this.queue.run((group) => this.#settleJob(member, group));
     }
     this.observers.emit("detach", { space, attachment });
     return done;
@@ -295,27 +305,6 @@ export class NotifierHub {
     this.observers.emit("failed", { space: attachment.space, attachment, error: attachment.failure });
   }
 
-  #checkAttach(record: SpaceRecord, notifier: Notifier, range: FrameRange): void {
-    checkRange(range, "attach");
-    if (notifier.contract !== undefined && notifier.contract !== NOTIFIER_CONTRACT) {
-      throw new IommuError(
-        "notifier-contract",
-        `${notifierName(notifier)}: expected notifier contract ${NOTIFIER_CONTRACT}, got ${notifier.contract}`,
-        {
-          hint: "install a version of the notifier that fits this version of iommu-core",
-        },
-      );
-    }
-    if (record.attachments.some((it) => it.notifier === notifier)) {
-      throw new IommuError(
-        "already-attached",
-        `${notifierName(notifier)} is attached to ${record.space.label} already`,
-        { hint: "detach it first" },
-      );
-    }
-    this.#backend.admit?.(record.space, notifier.kind);
-  }
-
   #memberFor(notifier: MapNotifier, range: FrameRange, record: SpaceRecord): Member {
     const known = this.#members.get(notifier);
     if (known === undefined) {
@@ -326,6 +315,18 @@ export class NotifierHub {
       };
       this.#members.set(notifier, member);
       return member;
+    }
+    if (known.delivery.failed) {
+      throw new IommuError("notifier-failed", `${notifierName(notifier)} has failed and serves nobody`, {
+        hint: "detach it everywhere, mend it, attach it again: it is replayed",
+      });
+    }
+    if (known.delivery.range.firstPfn !== range.firstPfn || known.delivery.range.pageCount !== range.pageCount) {
+      throw new IommuError(
+        "bad-range",
+        `${notifierName(notifier)}: expected the range of its other attachments, ${formatRange(known.delivery.range)}, got ${formatRange(range)}`,
+        { hint: "one container holds one range: give this range a notifier of its own" },
+      );
     }
     const agreed = this.#agreedDomain(known);
     if (agreed !== record.domain) {
@@ -347,15 +348,17 @@ export class NotifierHub {
       [...this.#records.values()].flatMap((record) =>
         record.attachments.filter((attachment) => attachment.notifier === notifier),
       );
+    const watched = (name: keyof IommuEvents): AttachmentRecord[] =>
+      attachments().filter(({ space }) => this.observers.wants(space, name));
     let failure: IommuError | undefined;
     const fail = (error: IommuError): void => delivery.fail(error);
     const reports: DeliveryReports = {
       window: (iovaPfn, pageCount) => {
-        for (const attachment of attachments())
+        for (const attachment of watched("window"))
           this.observers.emit("window", { space: attachment.space, attachment, iovaPfn, pageCount });
       },
       refused: (iovaPfn, pageCount, gpaPfn, answer) => {
-        for (const attachment of attachments())
+        for (const attachment of watched("refused"))
           this.observers.emit("refused", { space: attachment.space, attachment, iovaPfn, pageCount, gpaPfn, answer });
       },
       failed: (error) => {

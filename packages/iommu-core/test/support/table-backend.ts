@@ -1,13 +1,13 @@
-import {
-  type Access,
-  type Announce,
-  type Backend,
-  type Completion,
-  type Domain,
-  type FrameRange,
-  type MappingSink,
-  type Requester,
-  type Translation,
+import type {
+  Access,
+  Announce,
+  Backend,
+  Completion,
+  Domain,
+  FrameRange,
+  MappingSink,
+  Requester,
+  Translation,
 } from "../../src/index.js";
 import type { FakeMemory, PageTables } from "../../src/testing/index.js";
 
