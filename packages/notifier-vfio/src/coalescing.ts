@@ -30,9 +30,15 @@ export interface Piece {
  * Cuts a run into the entries of a policy, ascending.
  * @param largest Most frames of an entry: a power of two, or Infinity.
  */
-export function piecesOf(policy: Coalescing, iovaPfn: number, pageCount: number, gpaPfn: number, largest: number): Piece[] {
+export function piecesOf(
+  policy: Coalescing,
+  iovaPfn: number,
+  pageCount: number,
+  gpaPfn: number,
+  largest: number,
+): Piece[] {
   const pieces: Piece[] = [];
-  for (let done = 0; done < pageCount; ) {
+  for (let done = 0; done < pageCount;) {
     const left = pageCount - done;
     const count = policy === "aligned" ? alignedBlock(iovaPfn + done, left, largest) : Math.min(left, largest);
     pieces.push({ iovaPfn: iovaPfn + done, pageCount: count, gpaPfn: gpaPfn + done });

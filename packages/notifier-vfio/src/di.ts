@@ -13,6 +13,7 @@ import { type1v2 } from "./profiles/type1v2.js";
 import type { VfioNotifierOptions } from "./options.js";
 import { VfioNotifier } from "./vfio-notifier.js";
 
+/** tsyringe, loaded after reflect-metadata. */
 export { container, type DependencyContainer, type InjectionToken };
 
 const token = <T>(name: string): InjectionToken<T> => Symbol.for(`@iommu-kit/notifier-vfio/${name}`);

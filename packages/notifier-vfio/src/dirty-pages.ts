@@ -73,6 +73,6 @@ export class DirtyPages {
 export function setBits(bitmap: Uint8Array, firstBit: number, bitCount: number): void {
   for (let bit = firstBit; bit < firstBit + bitCount; bit++) {
     const byte = Math.floor(bit / 8);
-    bitmap[byte] = (bitmap[byte] ?? 0) | (1 << bit % 8);
+    bitmap[byte] = (bitmap[byte] ?? 0) | (1 << (bit % 8));
   }
 }

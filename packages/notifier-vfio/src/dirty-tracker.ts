@@ -141,7 +141,7 @@ export class DirtyTracker {
   }
 
   #addBits(blocks: readonly ShadowBlock[], range: FrameRange, bitmap: Uint8Array): void {
-    this.#add(blocks, range, (bit) => ((bitmap[Math.floor(bit / 8)] ?? 0) & (1 << bit % 8)) !== 0);
+    this.#add(blocks, range, (bit) => ((bitmap[Math.floor(bit / 8)] ?? 0) & (1 << (bit % 8))) !== 0);
   }
 
   #addWhole(blocks: readonly ShadowBlock[], range: FrameRange): void {
@@ -153,7 +153,8 @@ export class DirtyTracker {
       if ((block.access & Access.write) === 0) continue;
       const from = Math.max(block.iovaPfn, range.firstPfn);
       const to = Math.min(block.iovaPfn + block.pageCount, range.firstPfn + range.pageCount);
-      for (let pfn = from; pfn < to; pfn++) if (isSet(pfn - range.firstPfn)) this.#written.add(block.gpaPfn + (pfn - block.iovaPfn));
+      for (let pfn = from; pfn < to; pfn++)
+        if (isSet(pfn - range.firstPfn)) this.#written.add(block.gpaPfn + (pfn - block.iovaPfn));
     }
   }
 }

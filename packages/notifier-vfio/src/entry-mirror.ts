@@ -134,7 +134,7 @@ export class EntryMirror {
   /** In a container that can cut: one call for each contiguous part that is held. */
   #removeParts(iovaPfn: number, endPfn: number, group: CompletionGroup): void {
     const block = shadowBlock();
-    for (let at = iovaPfn; this.#held.table.blockFrom(at, block) && block.iovaPfn < endPfn; ) {
+    for (let at = iovaPfn; this.#held.table.blockFrom(at, block) && block.iovaPfn < endPfn;) {
       const firstPfn = Math.max(at, block.iovaPfn);
       do at = Math.min(endPfn, block.iovaPfn + block.pageCount);
       while (at < endPfn && this.#held.table.blockAt(at, block));
@@ -145,7 +145,7 @@ export class EntryMirror {
   /** In a container that cannot: whole entries; what a cut one still holds is mapped again. */
   #removeEntries(iovaPfn: number, endPfn: number, group: CompletionGroup): void {
     const entry = shadowBlock();
-    for (let at = iovaPfn; this.#held.table.blockFrom(at, entry) && entry.iovaPfn < endPfn; ) {
+    for (let at = iovaPfn; this.#held.table.blockFrom(at, entry) && entry.iovaPfn < endPfn;) {
       const { iovaPfn: firstPfn, pageCount: count, gpaPfn, access } = entry;
       at = firstPfn + count;
       // What is mapped again below is an offer of its own.
@@ -154,7 +154,8 @@ export class EntryMirror {
       const below = Math.max(0, iovaPfn - firstPfn);
       const above = Math.max(0, at - endPfn);
       if (below > 0) this.#restore({ iovaPfn: firstPfn, pageCount: below, gpaPfn }, access, group);
-      if (above > 0) this.#restore({ iovaPfn: endPfn, pageCount: above, gpaPfn: gpaPfn + (count - above) }, access, group);
+      if (above > 0)
+        this.#restore({ iovaPfn: endPfn, pageCount: above, gpaPfn: gpaPfn + (count - above) }, access, group);
       if (below + above > 0 && !this.#options.atomic) {
         this.#events.report("window", { iovaPfn: firstPfn, pageCount: count, keptPageCount: below + above });
       }
@@ -189,10 +190,13 @@ export class EntryMirror {
   }
 
   #gone(): IommuError {
-    return new IommuError("notifier-failed", `${this.#options.name}: the container is gone`, { hint: "make a new one and attach to it: it is replayed" });
+    return new IommuError("notifier-failed", `${this.#options.name}: the container is gone`, {
+      hint: "make a new one and attach to it: it is replayed",
+    });
   }
 
   #reportRefusal(iovaPfn: number, pageCount: number, gpaPfn: number, cause: ContainerRefusal): void {
-    if (this.#events.listenerCount("refused") > 0) this.#events.report("refused", { iovaPfn, pageCount, gpaPfn, cause });
+    if (this.#events.listenerCount("refused") > 0)
+      this.#events.report("refused", { iovaPfn, pageCount, gpaPfn, cause });
   }
 }

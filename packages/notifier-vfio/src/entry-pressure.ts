@@ -30,9 +30,13 @@ export class EntryPressure {
   constructor(levels: readonly number[], report: (event: PressureEvent) => void) {
     for (const [index, level] of levels.entries()) {
       if (level > (levels[index - 1] ?? 0) && level <= 1) continue;
-      throw new IommuError("bad-option", `pressureLevels: expected ascending parts of the limit in (0, 1], got ${levels.join(", ")}`, {
-        hint: "for example [0.8, 0.95]",
-      });
+      throw new IommuError(
+        "bad-option",
+        `pressureLevels: expected ascending parts of the limit in (0, 1], got ${levels.join(", ")}`,
+        {
+          hint: "for example [0.8, 0.95]",
+        },
+      );
     }
     this.#levels = levels;
     this.#report = report;
@@ -40,11 +44,19 @@ export class EntryPressure {
 
   /** Call after entries were added or removed. */
   update(entriesHeld: number, entryLimit: number): void {
-    for (let level = this.#levels[this.#reached]; level !== undefined && entriesHeld >= level * entryLimit; level = this.#levels[this.#reached]) {
+    for (
+      let level = this.#levels[this.#reached];
+      level !== undefined && entriesHeld >= level * entryLimit;
+      level = this.#levels[this.#reached]
+    ) {
       this.#reached += 1;
       this.#report({ level, rising: true, entriesHeld, entryLimit });
     }
-    for (let level = this.#levels[this.#reached - 1]; level !== undefined && entriesHeld < (level - HYSTERESIS) * entryLimit; level = this.#levels[this.#reached - 1]) {
+    for (
+      let level = this.#levels[this.#reached - 1];
+      level !== undefined && entriesHeld < (level - HYSTERESIS) * entryLimit;
+      level = this.#levels[this.#reached - 1]
+    ) {
       this.#reached -= 1;
       this.#report({ level, rising: false, entriesHeld, entryLimit });
     }

@@ -6,7 +6,14 @@
  * container does not carry out in full leaves a device with access that the guest took away: that is thrown, and ends
  * the attachment, which revokes everything.
  */
-import { type Access, type Completion, CompletionGroup, formatRange, type FrameRange, IommuError } from "@iommu-kit/iommu-core";
+import {
+  type Access,
+  type Completion,
+  CompletionGroup,
+  formatRange,
+  type FrameRange,
+  IommuError,
+} from "@iommu-kit/iommu-core";
 import type { Piece } from "./coalescing.js";
 import type { Answer, ContainerRefusal, DmaContainer, MapResult, UnmapResult } from "./container.js";
 import { type Flight, Flights, type Overlap, restOf } from "./flights.js";
@@ -86,9 +93,13 @@ export class HeldEntries {
   #map(piece: Piece, access: Access): Answer<MapResult> {
     const { iovaPfn, pageCount, gpaPfn } = piece;
     if (!this.table.insert(iovaPfn, pageCount, gpaPfn, access)) {
-      throw new IommuError("notifier-contract", `map of ${formatRange({ firstPfn: iovaPfn, pageCount })}: expected frames that are not held, got some that are`, {
-        hint: "unmap or replace frames before mapping them again",
-      });
+      throw new IommuError(
+        "notifier-contract",
+        `map of ${formatRange({ firstPfn: iovaPfn, pageCount })}: expected frames that are not held, got some that are`,
+        {
+          hint: "unmap or replace frames before mapping them again",
+        },
+      );
     }
     return this.#container.map(iovaPfn, pageCount, gpaPfn, access);
   }
@@ -128,7 +139,11 @@ function checkRemoved(range: FrameRange, overlaps: readonly Overlap[], answer: U
   const removed = answer.ok ? answer.removedPageCount : 0;
   if (removed === expected) return;
   const got = answer.ok ? `${answer.removedPageCount}` : `"${answer.cause}"`;
-  throw new IommuError("notifier-failed", `unmap of ${formatRange(range)}: expected the container to remove ${expected} pages, got ${got}`, {
-    hint: "the device may still reach them: reset it, and let nobody else change these entries of the container",
-  });
+  throw new IommuError(
+    "notifier-failed",
+    `unmap of ${formatRange(range)}: expected the container to remove ${expected} pages, got ${got}`,
+    {
+      hint: "the device may still reach them: reset it, and let nobody else change these entries of the container",
+    },
+  );
 }

@@ -10,7 +10,13 @@ export {
   type Refused,
   type UnmapResult,
 } from "./container.js";
-export { type ContainerProfile, type CutRule, type DirtyRules, type OverlapRule, usableRangesOf } from "./profiles/profile.js";
+export {
+  type ContainerProfile,
+  type CutRule,
+  type DirtyRules,
+  type OverlapRule,
+  usableRangesOf,
+} from "./profiles/profile.js";
 export { iommufd } from "./profiles/iommufd.js";
 export { shadow } from "./profiles/shadow.js";
 export { type1 } from "./profiles/type1.js";

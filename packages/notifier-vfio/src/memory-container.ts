@@ -44,14 +44,17 @@ export class MemoryContainer implements DmaContainer {
     this.dirtyLog = this.#makeDirtyLog();
   }
 
+  /** By the profile. */
   get granularity(): "page" | "block" {
     return this.profile.granularity;
   }
 
+  /** By the profile. */
   get entryLimit(): number {
     return this.profile.entryLimit;
   }
 
+  /** Entries held now. */
   get entriesHeld(): number {
     return this.#table.blockCount;
   }
@@ -82,6 +85,7 @@ export class MemoryContainer implements DmaContainer {
     return true;
   }
 
+  /** As in `DmaContainer`, at once. */
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapResult {
     const { profile } = this;
     const bad = this.#badRange(iovaPfn, pageCount);
@@ -92,7 +96,10 @@ export class MemoryContainer implements DmaContainer {
     const block = this.#block;
     if (this.#table.blockBefore(iovaPfn + pageCount, block) && block.iovaPfn + block.pageCount > iovaPfn) {
       const identical =
-        block.iovaPfn === iovaPfn && block.pageCount === pageCount && block.gpaPfn === gpaPfn && block.access === access;
+        block.iovaPfn === iovaPfn &&
+        block.pageCount === pageCount &&
+        block.gpaPfn === gpaPfn &&
+        block.access === access;
       const answer = identical ? profile.overlap.identical : profile.overlap.other;
       return answer === "accept" ? MAPPED : refused(answer);
     }
@@ -104,6 +111,7 @@ export class MemoryContainer implements DmaContainer {
     return MAPPED;
   }
 
+  /** As in `DmaContainer`, at once. */
   unmap(iovaPfn: number, pageCount: number): UnmapResult {
     const bad = this.#badRange(iovaPfn, pageCount);
     if (bad !== undefined) return refused(bad);
@@ -116,6 +124,7 @@ export class MemoryContainer implements DmaContainer {
     return this.#freed(removedPageCount);
   }
 
+  /** As in `DmaContainer`, at once. */
   unmapAll(): UnmapResult {
     const removedPageCount = this.#table.pageCount;
     if (this.#stepOpen) this.#overlay.keep(this.#table, 0, FRAME_LIMIT);
@@ -137,6 +146,7 @@ export class MemoryContainer implements DmaContainer {
     for (const finish of waiting) finish();
   }
 
+  /** As in `DmaContainer`; called before the unmap answers. */
   onEntriesFreed(listener: () => void): () => void {
     this.#freedListeners.add(listener);
     return () => this.#freedListeners.delete(listener);

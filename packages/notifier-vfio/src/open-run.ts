@@ -32,7 +32,8 @@ export class OpenRun {
 
   /** Takes more frames in; false where they do not continue the run. */
   extend(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
-    const continues = iovaPfn === this.iovaPfn + this.#pageCount && gpaPfn === this.gpaPfn + this.#pageCount && access === this.access;
+    const continues =
+      iovaPfn === this.iovaPfn + this.#pageCount && gpaPfn === this.gpaPfn + this.#pageCount && access === this.access;
     if (continues) this.#pageCount += pageCount;
     return continues;
   }

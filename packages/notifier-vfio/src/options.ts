@@ -30,5 +30,7 @@ export interface VfioNotifierOptions {
 export function largestBlockOf(wanted: number | undefined, offered: number | undefined): number {
   const largest = Math.min(wanted ?? Infinity, offered === undefined ? Infinity : 2 ** Math.floor(Math.log2(offered)));
   if (largest === Infinity || (largest >= 1 && Number.isInteger(Math.log2(largest)))) return largest;
-  throw new IommuError("bad-option", `largestBlock: expected a power of two of pages, got ${wanted}`, { hint: "512 for 2 MiB, 1 for single pages" });
+  throw new IommuError("bad-option", `largestBlock: expected a power of two of pages, got ${wanted}`, {
+    hint: "512 for 2 MiB, 1 for single pages",
+  });
 }

@@ -71,10 +71,20 @@ export class VfioNotifier implements MapNotifier {
     this.granularity = policy === "leaf" ? container.granularity : "page";
     if (policy === "leaf" && largest !== Infinity) this.largestBlock = largest;
     const atomic = container.begin !== undefined && container.commit !== undefined;
-    if (atomic) this.replace = (iovaPfn, pageCount, gpaPfn, access) => this.#replace(iovaPfn, pageCount, gpaPfn, access);
+    if (atomic)
+      this.replace = (iovaPfn, pageCount, gpaPfn, access) => this.#replace(iovaPfn, pageCount, gpaPfn, access);
     const exact = this.granularity === "block";
-    const unmap = (range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult> => this.#unmapInContainer(range, blocks);
-    this.#mirror = new EntryMirror(container, this.events, { name, policy, largest, pressureLevels, exact, atomic, unmap });
+    const unmap = (range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult> =>
+      this.#unmapInContainer(range, blocks);
+    this.#mirror = new EntryMirror(container, this.events, {
+      name,
+      policy,
+      largest,
+      pressureLevels,
+      exact,
+      atomic,
+      unmap,
+    });
     this.#dirty = new DirtyTracker(container, this.#mirror.table);
   }
 
@@ -141,17 +151,21 @@ export class VfioNotifier implements MapNotifier {
     return this.#dirty.collect(visit);
   }
 
+  /** Called by the unit: the events of one invalidation follow. */
   begin(): void {
     this.#stepOpen = true;
     this.container.begin?.();
   }
 
+  /** Called by the unit. With the `free` policy the answer comes when the step ends. */
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer> {
-    if (this.#acceptsTarget?.(gpaPfn, pageCount) === false) return this.#mirror.answer("bad-target", iovaPfn, pageCount, gpaPfn);
+    if (this.#acceptsTarget?.(gpaPfn, pageCount) === false)
+      return this.#mirror.answer("bad-target", iovaPfn, pageCount, gpaPfn);
     if (this.#policy === "free" && this.#stepOpen) return this.#extend(iovaPfn, pageCount, gpaPfn, access);
     return this.#mirror.place(iovaPfn, pageCount, gpaPfn, access);
   }
 
+  /** Called by the unit; done when the container has let go of the frames. */
   unmap(iovaPfn: number, pageCount: number): Completion {
     const group = new CompletionGroup();
     this.#closeRun();
@@ -159,6 +173,7 @@ export class VfioNotifier implements MapNotifier {
     return group.take();
   }
 
+  /** Called by the unit: the events have been told. */
   commit(): Completion {
     const group = new CompletionGroup();
     this.#closeRun();
@@ -255,7 +270,10 @@ export class VfioNotifier implements MapNotifier {
 
   #emptyContainer(): Completion {
     const check = (answer: UnmapResult): void => {
-      if (!answer.ok) throw new IommuError("notifier-failed", `expected the container to remove everything, got "${answer.cause}"`, { hint: "reset the device behind it" });
+      if (!answer.ok)
+        throw new IommuError("notifier-failed", `expected the container to remove everything, got "${answer.cause}"`, {
+          hint: "reset the device behind it",
+        });
     };
     const answer = this.container.unmapAll();
     if (answer instanceof Promise) return answer.then(check);
@@ -264,7 +282,10 @@ export class VfioNotifier implements MapNotifier {
   }
 
   #stuck(cause: unknown): void {
-    const error = new IommuError("notifier-failed", `${this.name}: the container did not let go of what was revoked`, { hint: "reset the device behind it", cause });
+    const error = new IommuError("notifier-failed", `${this.name}: the container did not let go of what was revoked`, {
+      hint: "reset the device behind it",
+      cause,
+    });
     this.events.report("stuck", { error });
   }
 }

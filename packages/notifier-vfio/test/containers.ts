@@ -1,6 +1,13 @@
 /** Containers as they come: without steps, behind a socket. Each wraps an in-memory one, which keeps the rules. */
 import type { Access } from "@iommu-kit/iommu-core";
-import type { DirtyLog, DirtyResult, DmaContainer, MapResult, MemoryContainer, UnmapResult } from "@iommu-kit/notifier-vfio";
+import type {
+  DirtyLog,
+  DirtyResult,
+  DmaContainer,
+  MapResult,
+  MemoryContainer,
+  UnmapResult,
+} from "@iommu-kit/notifier-vfio";
 
 /** A container that applies each call by itself, as a kernel's does, and writes the calls down. */
 export class PlainContainer implements DmaContainer {

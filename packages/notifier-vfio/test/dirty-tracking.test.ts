@@ -1,7 +1,16 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Access } from "@iommu-kit/iommu-core";
-import { iommufd, MemoryContainer, shadow, shadowBlock, type1, type1v2, vfioUser, VfioNotifier } from "@iommu-kit/notifier-vfio";
+import {
+  iommufd,
+  MemoryContainer,
+  shadow,
+  shadowBlock,
+  type1,
+  type1v2,
+  vfioUser,
+  VfioNotifier,
+} from "@iommu-kit/notifier-vfio";
 import { RemoteContainer } from "./containers.js";
 import { Guest } from "./guest.js";
 
@@ -88,65 +97,93 @@ describe("dirty tracking", () => {
 /** What happens while memory is copied away under a running device. */
 const event = fc.oneof(
   { weight: 4, arbitrary: fc.record({ kind: fc.constant("write" as const), iovaPfn: fc.nat({ max: SPACE - 1 }) }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("map" as const), iovaPfn: fc.nat({ max: SPACE - 1 }), count: fc.integer({ min: 1, max: 8 }), gpa: fc.nat({ max: 30 }), access: fc.constantFrom<Access>(1, 2, 3) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("unmap" as const), iovaPfn: fc.nat({ max: SPACE - 1 }), count: fc.integer({ min: 1, max: 8 }) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("map" as const),
+      iovaPfn: fc.nat({ max: SPACE - 1 }),
+      count: fc.integer({ min: 1, max: 8 }),
+      gpa: fc.nat({ max: 30 }),
+      access: fc.constantFrom<Access>(1, 2, 3),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("unmap" as const),
+      iovaPfn: fc.nat({ max: SPACE - 1 }),
+      count: fc.integer({ min: 1, max: 8 }),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("copy" as const) }) },
 );
 
-it.each([type1v2, type1, iommufd, vfioUser, shadow])("memory copied while a device writes and the guest remaps ends up equal: no write is lost ($name)", async (profile) => {
-  await fc.assert(
-    fc.asyncProperty(fc.array(event, { maxLength: 60 }), fc.constantFrom("leaf", "aligned", "free"), fc.boolean(), async (events, coalescing, remote) => {
-      const guest = new Guest();
-      const container = new MemoryContainer(profile);
-      const far = new RemoteContainer(container);
-      const notifier = new VfioNotifier(remote ? far : container, { coalescing });
-      notifier.attachTo(guest.device(3));
-      const source = new Map<number, number>();
-      let serial = 0;
-      let running = true;
-      // A device that writes whenever it can: also between the calls that carry an invalidation out.
-      const dma = (iovaPfn: number) => {
-        const out = shadowBlock();
-        if (running && container.translate(iovaPfn, Access.write, out)) source.set(out.gpaPfn, ++serial);
-      };
-      const settle = async (work: Promise<unknown> | undefined | void, iovaPfn = 0) => {
-        for (let i = 0; far.waiting > 0; i++) {
-          dma((iovaPfn + i) % SPACE);
-          await far.answer(1);
-        }
-        await work;
-      };
-      guest.table.map(0, 12, 4);
-      await settle(guest.flush());
-      await settle(notifier.startDirtyTracking());
-      const target = new Map(source);
-      const copy = async () => {
-        const dirty: number[] = [];
-        await settle(notifier.collectDirty((gpaPfn, pageCount) => void dirty.push(...Array.from({ length: pageCount }, (_, i) => gpaPfn + i))));
-        for (const gpaPfn of dirty) {
-          const content = source.get(gpaPfn);
-          if (content !== undefined) target.set(gpaPfn, content);
-        }
-      };
+it.each([type1v2, type1, iommufd, vfioUser, shadow])(
+  "memory copied while a device writes and the guest remaps ends up equal: no write is lost ($name)",
+  async (profile) => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(event, { maxLength: 60 }),
+        fc.constantFrom("leaf", "aligned", "free"),
+        fc.boolean(),
+        async (events, coalescing, remote) => {
+          const guest = new Guest();
+          const container = new MemoryContainer(profile);
+          const far = new RemoteContainer(container);
+          const notifier = new VfioNotifier(remote ? far : container, { coalescing });
+          notifier.attachTo(guest.device(3));
+          const source = new Map<number, number>();
+          let serial = 0;
+          let running = true;
+          // A device that writes whenever it can: also between the calls that carry an invalidation out.
+          const dma = (iovaPfn: number) => {
+            const out = shadowBlock();
+            if (running && container.translate(iovaPfn, Access.write, out)) source.set(out.gpaPfn, ++serial);
+          };
+          const settle = async (work: Promise<unknown> | undefined | void, iovaPfn = 0) => {
+            for (let i = 0; far.waiting > 0; i++) {
+              dma((iovaPfn + i) % SPACE);
+              await far.answer(1);
+            }
+            await work;
+          };
+          guest.table.map(0, 12, 4);
+          await settle(guest.flush());
+          await settle(notifier.startDirtyTracking());
+          const target = new Map(source);
+          const copy = async () => {
+            const dirty: number[] = [];
+            await settle(
+              notifier.collectDirty(
+                (gpaPfn, pageCount) => void dirty.push(...Array.from({ length: pageCount }, (_, i) => gpaPfn + i)),
+              ),
+            );
+            for (const gpaPfn of dirty) {
+              const content = source.get(gpaPfn);
+              if (content !== undefined) target.set(gpaPfn, content);
+            }
+          };
 
-      for (const e of events) {
-        if (e.kind === "write") dma(e.iovaPfn);
-        else if (e.kind === "copy") await copy();
-        else {
-          if (e.kind === "map") guest.table.map(e.iovaPfn, e.count, e.gpa, e.access);
-          else guest.table.unmap(e.iovaPfn, e.count);
-          await settle(guest.flush(), e.iovaPfn);
-        }
-      }
-      // The device is stopped; what it wrote last is copied last.
-      running = false;
-      await copy();
+          for (const e of events) {
+            if (e.kind === "write") dma(e.iovaPfn);
+            else if (e.kind === "copy") await copy();
+            else {
+              if (e.kind === "map") guest.table.map(e.iovaPfn, e.count, e.gpa, e.access);
+              else guest.table.unmap(e.iovaPfn, e.count);
+              await settle(guest.flush(), e.iovaPfn);
+            }
+          }
+          // The device is stopped; what it wrote last is copied last.
+          running = false;
+          await copy();
 
-      expect([...target].sort(([a], [b]) => a - b)).toEqual([...source].sort(([a], [b]) => a - b));
-    }),
-    { numRuns: 60 },
-  );
-});
+          expect([...target].sort(([a], [b]) => a - b)).toEqual([...source].sort(([a], [b]) => a - b));
+        },
+      ),
+      { numRuns: 60 },
+    );
+  },
+);
 
 function machine(profile: typeof type1v2) {
   const guest = new Guest();

@@ -45,18 +45,22 @@ export class GuestTable implements Domain {
   /** Writes leaves for a run: of 4 KiB, or of the size given. */
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access = RW, leafPages = 1): void {
     this.unmap(iovaPfn, pageCount);
-    for (let i = 0; i < pageCount; i += leafPages) this.leaves.set(iovaPfn + i, { pageCount: leafPages, gpaPfn: gpaPfn + i, access });
+    for (let i = 0; i < pageCount; i += leafPages)
+      this.leaves.set(iovaPfn + i, { pageCount: leafPages, gpaPfn: gpaPfn + i, access });
   }
 
   /** Clears the leaves that begin in a range. */
   unmap(iovaPfn: number, pageCount: number): void {
-    for (const first of this.leaves.keys()) if (first >= iovaPfn && first < iovaPfn + pageCount) this.leaves.delete(first);
+    for (const first of this.leaves.keys())
+      if (first >= iovaPfn && first < iovaPfn + pageCount) this.leaves.delete(first);
   }
 
   scan(range: FrameRange, sink: MappingSink): void {
-    const sorted = [...this.leaves].filter(([first, leaf]) => intersect(range, { firstPfn: first, pageCount: leaf.pageCount }).pageCount > 0);
+    const sorted = [...this.leaves].filter(
+      ([first, leaf]) => intersect(range, { firstPfn: first, pageCount: leaf.pageCount }).pageCount > 0,
+    );
     sorted.sort(([a], [b]) => a - b);
-    for (let i = 0; i < sorted.length; ) {
+    for (let i = 0; i < sorted.length;) {
       const [first, leaf] = sorted[i] ?? [0, { pageCount: 0, gpaPfn: 0, access: Access.none }];
       if (leaf.pageCount > 1) {
         if (!sink.run(first, leaf.pageCount, leaf.gpaPfn, leaf.access)) return;
@@ -77,7 +81,9 @@ export class GuestTable implements Domain {
   pages(): string[] {
     return [...this.leaves]
       .sort(([a], [b]) => a - b)
-      .flatMap(([first, leaf]) => Array.from({ length: leaf.pageCount }, (_, i) => `${first + i}:${leaf.gpaPfn + i}:${leaf.access}`));
+      .flatMap(([first, leaf]) =>
+        Array.from({ length: leaf.pageCount }, (_, i) => `${first + i}:${leaf.gpaPfn + i}:${leaf.access}`),
+      );
   }
 }
 

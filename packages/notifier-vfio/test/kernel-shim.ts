@@ -53,7 +53,9 @@ export class KernelShim {
   unmapAll(iova: bigint, size: bigint): { errno: string; size: bigint } {
     if (iova !== 0n || size !== 0n) return { errno: "EINVAL", size };
     const answer = this.#container.unmapAll();
-    return answer.ok ? { errno: "ok", size: BigInt(answer.removedPageCount) * 4096n } : { errno: ERRNO[answer.cause], size };
+    return answer.ok
+      ? { errno: "ok", size: BigInt(answer.removedPageCount) * 4096n }
+      : { errno: ERRNO[answer.cause], size };
   }
 
   /** VFIO_IOMMU_DIRTY_PAGES with the start or the stop flag. */

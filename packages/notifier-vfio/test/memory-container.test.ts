@@ -29,11 +29,66 @@ describe("rules by profile", () => {
     wrap: string;
     interruptWindow: string;
   }[] = [
-    { profile: type1v2, identical: "exists", overlap: "exists", union: "2", hole: "0", cutMiddle: "invalid", cutFirst: "invalid", allWhenEmpty: "0", wrap: "invalid", interruptWindow: "invalid" },
-    { profile: type1, identical: "exists", overlap: "exists", union: "2", hole: "0", cutMiddle: "0", cutFirst: "4", allWhenEmpty: "0", wrap: "invalid", interruptWindow: "invalid" },
-    { profile: iommufd, identical: "exists", overlap: "exists", union: "2", hole: "no-entry", cutMiddle: "no-entry", cutFirst: "no-entry", allWhenEmpty: "0", wrap: "overflow", interruptWindow: "invalid" },
-    { profile: vfioUser, identical: "ok", overlap: "invalid", union: "no-entry", hole: "no-entry", cutMiddle: "no-entry", cutFirst: "no-entry", allWhenEmpty: "0", wrap: "invalid", interruptWindow: "ok" },
-    { profile: shadow, identical: "ok", overlap: "exists", union: "2", hole: "0", cutMiddle: "1", cutFirst: "1", allWhenEmpty: "0", wrap: "invalid", interruptWindow: "ok" },
+    {
+      profile: type1v2,
+      identical: "exists",
+      overlap: "exists",
+      union: "2",
+      hole: "0",
+      cutMiddle: "invalid",
+      cutFirst: "invalid",
+      allWhenEmpty: "0",
+      wrap: "invalid",
+      interruptWindow: "invalid",
+    },
+    {
+      profile: type1,
+      identical: "exists",
+      overlap: "exists",
+      union: "2",
+      hole: "0",
+      cutMiddle: "0",
+      cutFirst: "4",
+      allWhenEmpty: "0",
+      wrap: "invalid",
+      interruptWindow: "invalid",
+    },
+    {
+      profile: iommufd,
+      identical: "exists",
+      overlap: "exists",
+      union: "2",
+      hole: "no-entry",
+      cutMiddle: "no-entry",
+      cutFirst: "no-entry",
+      allWhenEmpty: "0",
+      wrap: "overflow",
+      interruptWindow: "invalid",
+    },
+    {
+      profile: vfioUser,
+      identical: "ok",
+      overlap: "invalid",
+      union: "no-entry",
+      hole: "no-entry",
+      cutMiddle: "no-entry",
+      cutFirst: "no-entry",
+      allWhenEmpty: "0",
+      wrap: "invalid",
+      interruptWindow: "ok",
+    },
+    {
+      profile: shadow,
+      identical: "ok",
+      overlap: "exists",
+      union: "2",
+      hole: "0",
+      cutMiddle: "1",
+      cutFirst: "1",
+      allWhenEmpty: "0",
+      wrap: "invalid",
+      interruptWindow: "ok",
+    },
   ];
 
   it.each(table)("$profile.name answers as its column of the table says", ({ profile, ...expected }) => {
@@ -75,9 +130,11 @@ describe("rules by profile", () => {
 
     for (const profile of [type1v2, type1, iommufd]) {
       const container = new MemoryContainer(profile);
-      expect([said(container.map(half, 1, 0, RW)), said(container.map(0, byte, 0, RW)), said(container.map(0, 1, half, RW))]).toEqual(
-        ["invalid", "invalid", "invalid"],
-      );
+      expect([
+        said(container.map(half, 1, 0, RW)),
+        said(container.map(0, byte, 0, RW)),
+        said(container.map(0, 1, half, RW)),
+      ]).toEqual(["invalid", "invalid", "invalid"]);
     }
     const container = new MemoryContainer(vfioUser);
     expect(said(container.map(half, byte, 8, RW))).toBe("ok");
@@ -166,29 +223,42 @@ describe("what a device reaches", () => {
   });
 
   it("shows in a step what it showed before, whatever the step does", () => {
-    const change = fc.record({ map: fc.boolean(), iovaPfn: fc.nat({ max: 30 }), pageCount: fc.integer({ min: 1, max: 8 }), gpaPfn: fc.nat({ max: 99 }) });
-    const apply = (container: MemoryContainer, changes: { map: boolean; iovaPfn: number; pageCount: number; gpaPfn: number }[]) => {
+    const change = fc.record({
+      map: fc.boolean(),
+      iovaPfn: fc.nat({ max: 30 }),
+      pageCount: fc.integer({ min: 1, max: 8 }),
+      gpaPfn: fc.nat({ max: 99 }),
+    });
+    const apply = (
+      container: MemoryContainer,
+      changes: { map: boolean; iovaPfn: number; pageCount: number; gpaPfn: number }[],
+    ) => {
       for (const { map, iovaPfn, pageCount, gpaPfn } of changes) {
         if (map) container.map(iovaPfn, pageCount, gpaPfn, RW);
         else container.unmap(iovaPfn, pageCount);
       }
     };
     fc.assert(
-      fc.property(fc.constantFrom(shadow, type1v2, type1), fc.array(change), fc.array(change), (profile, before, within) => {
-        const container = new MemoryContainer(profile);
-        const plain = new MemoryContainer(profile);
-        apply(container, before);
-        apply(plain, before);
-        const seen = targets(container, 40);
+      fc.property(
+        fc.constantFrom(shadow, type1v2, type1),
+        fc.array(change),
+        fc.array(change),
+        (profile, before, within) => {
+          const container = new MemoryContainer(profile);
+          const plain = new MemoryContainer(profile);
+          apply(container, before);
+          apply(plain, before);
+          const seen = targets(container, 40);
 
-        container.begin();
-        apply(container, within);
-        expect(targets(container, 40)).toEqual(seen);
+          container.begin();
+          apply(container, within);
+          expect(targets(container, 40)).toEqual(seen);
 
-        container.commit();
-        apply(plain, within);
-        expect(targets(container, 40)).toEqual(targets(plain, 40));
-      }),
+          container.commit();
+          apply(plain, within);
+          expect(targets(container, 40)).toEqual(targets(plain, 40));
+        },
+      ),
       { numRuns: 300 },
     );
   });
@@ -231,7 +301,8 @@ describe("what a device reaches", () => {
 });
 
 describe("the dirty log", () => {
-  const page = (container: MemoryContainer, iovaPfn: number) => container.translate(iovaPfn, Access.write, shadowBlock());
+  const page = (container: MemoryContainer, iovaPfn: number) =>
+    container.translate(iovaPfn, Access.write, shadowBlock());
 
   it("reports what devices wrote, once, where the kind knows it", async () => {
     const container = new MemoryContainer(vfioUser);
@@ -282,7 +353,11 @@ describe("the dirty log", () => {
   });
 
   it("never reports less than a naive set of written frames", () => {
-    const step = fc.record({ write: fc.boolean(), pfn: fc.nat({ max: 12_400 }), pageCount: fc.integer({ min: 1, max: 9000 }) });
+    const step = fc.record({
+      write: fc.boolean(),
+      pfn: fc.nat({ max: 12_400 }),
+      pageCount: fc.integer({ min: 1, max: 9000 }),
+    });
     fc.assert(
       fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
         const container = new MemoryContainer(shadow);
@@ -345,7 +420,12 @@ class NaiveContainer {
     this.profile = profile;
   }
 
-  map(iovaPfn: number, pageCount: number, gpaPfn: number, _access: Access): { ok: true } | { ok: false; cause: string } {
+  map(
+    iovaPfn: number,
+    pageCount: number,
+    gpaPfn: number,
+    _access: Access,
+  ): { ok: true } | { ok: false; cause: string } {
     const { overlap, entryLimit, usableRanges } = this.profile;
     const end = iovaPfn + pageCount;
     if (pageCount === 0) return { ok: false, cause: "invalid" };
@@ -356,7 +436,8 @@ class NaiveContainer {
       return answer === "accept" ? { ok: true } : { ok: false, cause: answer };
     }
     if (this.held.length >= entryLimit) return { ok: false, cause: "no-space" };
-    if (!usableRanges.some((r) => iovaPfn >= r.firstPfn && end <= r.firstPfn + r.pageCount)) return { ok: false, cause: "invalid" };
+    if (!usableRanges.some((r) => iovaPfn >= r.firstPfn && end <= r.firstPfn + r.pageCount))
+      return { ok: false, cause: "invalid" };
     this.held = [...this.held, { iovaPfn, pageCount, gpaPfn }].sort((a, b) => a.iovaPfn - b.iovaPfn);
     return { ok: true };
   }
@@ -393,9 +474,13 @@ function said(answer: { ok: true; removedPageCount?: number } | { ok: false; cau
 /** The target frame that a device reads through each of the first frames. */
 function targets(container: MemoryContainer, count: number): (number | undefined)[] {
   const out = shadowBlock();
-  return Array.from({ length: count }, (_, pfn) => (container.translate(pfn, Access.read, out) ? out.gpaPfn : undefined));
+  return Array.from({ length: count }, (_, pfn) =>
+    container.translate(pfn, Access.read, out) ? out.gpaPfn : undefined,
+  );
 }
 
 function bitsOf(bitmap: Uint8Array): number[] {
-  return [...bitmap].flatMap((byte, i) => [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => (byte >> bit) % 2 === 1).map((bit) => i * 8 + bit));
+  return [...bitmap].flatMap((byte, i) =>
+    [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => (byte >> bit) % 2 === 1).map((bit) => i * 8 + bit),
+  );
 }

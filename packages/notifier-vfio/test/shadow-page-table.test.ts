@@ -44,8 +44,24 @@ class NaiveShadow {
 const access = fc.constantFrom<Access>(Access.read, Access.write, Access.readWrite);
 const anyFrame = fc.nat({ max: 160 });
 const command = fc.oneof(
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("insert" as const), iovaPfn: anyFrame, pageCount: fc.integer({ min: 1, max: 6 }), gpaPfn: fc.nat({ max: 1000 }), access }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("remove" as const), firstPfn: anyFrame, pageCount: fc.integer({ min: 1, max: 20 }) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant("insert" as const),
+      iovaPfn: anyFrame,
+      pageCount: fc.integer({ min: 1, max: 6 }),
+      gpaPfn: fc.nat({ max: 1000 }),
+      access,
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("remove" as const),
+      firstPfn: anyFrame,
+      pageCount: fc.integer({ min: 1, max: 20 }),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("removeBlock" as const), iovaPfn: anyFrame }) },
 );
 
@@ -78,20 +94,24 @@ describe("ShadowPageTable", () => {
   it("holds thousands of scattered blocks, inserted and removed in any order", () => {
     const firsts = Array.from({ length: 4000 }, (_, i) => i * 3);
     fc.assert(
-      fc.property(fc.shuffledSubarray(firsts, { minLength: 1500, maxLength: 2500 }), fc.nat({ max: 6000 }), (order, cut) => {
-        const table = new ShadowPageTable();
-        const naive = new NaiveShadow();
-        for (const pfn of order) {
-          table.insert(pfn, 2, pfn + 7, Access.readWrite);
-          naive.insert(pfn, 2, pfn + 7, Access.readWrite);
-        }
-        for (const pfn of order.slice(0, 1200)) {
-          table.remove(pfn + 1, 2);
-          naive.remove(pfn + 1, 2);
-        }
-        expect(table.remove(cut, 3000)).toBe(naive.remove(cut, 3000));
-        expectEqual(table, naive, 0, 12_010, 7);
-      }),
+      fc.property(
+        fc.shuffledSubarray(firsts, { minLength: 1500, maxLength: 2500 }),
+        fc.nat({ max: 6000 }),
+        (order, cut) => {
+          const table = new ShadowPageTable();
+          const naive = new NaiveShadow();
+          for (const pfn of order) {
+            table.insert(pfn, 2, pfn + 7, Access.readWrite);
+            naive.insert(pfn, 2, pfn + 7, Access.readWrite);
+          }
+          for (const pfn of order.slice(0, 1200)) {
+            table.remove(pfn + 1, 2);
+            naive.remove(pfn + 1, 2);
+          }
+          expect(table.remove(cut, 3000)).toBe(naive.remove(cut, 3000));
+          expectEqual(table, naive, 0, 12_010, 7);
+        },
+      ),
       { numRuns: 8 },
     );
   });
@@ -133,7 +153,10 @@ function expectEqual(table: ShadowPageTable, naive: NaiveShadow, base: number, s
     const frame = naive.frames.get(pfn);
     wanted.push([frame?.gpaPfn, frame?.access]);
     got.push(table.lookup(pfn, target) ? [target.gpaPfn, target.access] : [undefined, undefined]);
-    wanted.push([blocks.findLast((b) => b.iovaPfn < pfn)?.iovaPfn, blocks.find((b) => b.iovaPfn + b.pageCount > pfn)?.iovaPfn]);
+    wanted.push([
+      blocks.findLast((b) => b.iovaPfn < pfn)?.iovaPfn,
+      blocks.find((b) => b.iovaPfn + b.pageCount > pfn)?.iovaPfn,
+    ]);
     got.push([table.blockBefore(pfn, at) ? at.iovaPfn : undefined, table.blockFrom(pfn, at) ? at.iovaPfn : undefined]);
   }
   expect(got).toEqual(wanted);

@@ -22,9 +22,36 @@ const policies: Coalescing[] = ["leaf", "aligned", "free"];
 
 /** Changes of a guest's tables, with superpages, spread over a few leaf tables. */
 const change = fc.oneof(
-  { weight: 4, arbitrary: fc.record({ kind: fc.constant("map" as const), first: fc.nat({ max: 1500 }), count: fc.integer({ min: 1, max: 40 }), gpa: fc.nat({ max: 4000 }), access: fc.constantFrom<Access>(1, 2, 3), leaf: fc.constant(1) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("map" as const), first: fc.constantFrom(0, 512, 1024), count: fc.constant(512), gpa: fc.constantFrom(0, 512, 7 * 512), access: fc.constant<Access>(3), leaf: fc.constantFrom(1, 512) }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant("unmap" as const), first: fc.nat({ max: 1500 }), count: fc.integer({ min: 1, max: 200 }) }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant("map" as const),
+      first: fc.nat({ max: 1500 }),
+      count: fc.integer({ min: 1, max: 40 }),
+      gpa: fc.nat({ max: 4000 }),
+      access: fc.constantFrom<Access>(1, 2, 3),
+      leaf: fc.constant(1),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("map" as const),
+      first: fc.constantFrom(0, 512, 1024),
+      count: fc.constant(512),
+      gpa: fc.constantFrom(0, 512, 7 * 512),
+      access: fc.constant<Access>(3),
+      leaf: fc.constantFrom(1, 512),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant("unmap" as const),
+      first: fc.nat({ max: 1500 }),
+      count: fc.integer({ min: 1, max: 200 }),
+    }),
+  },
 );
 type Change = typeof change extends fc.Arbitrary<infer T> ? T : never;
 
@@ -41,51 +68,60 @@ function apply(table: GuestTable, changes: readonly Change[]): void {
 }
 
 describe.each(policies)("with the %s policy", (coalescing) => {
-  it.each([type1v2, type1, iommufd, vfioUser, shadow])("a container of kind $name always holds what the guest's tables say", async (profile) => {
-    await fc.assert(
-      fc.asyncProperty(fc.array(fc.array(change, { minLength: 1, maxLength: 4 }), { maxLength: 8 }), async (rounds) => {
-        const guest = new Guest();
-        const container = new MemoryContainer(profile);
-        const notifier = new VfioNotifier(container, { coalescing });
-        const attachment = notifier.attachTo(guest.device(3));
-        for (const changes of rounds) {
-          apply(guest.table, changes);
-          await guest.flush();
-          expect(pagesOf(container)).toEqual(guest.table.pages());
-          expect([...notifier.entries()]).toEqual([...container.entries()]);
-        }
-        expect(attachment.state).toBe("active");
-        await notifier.detach();
-        expect(container.entriesHeld).toBe(0);
-      }),
-      { numRuns: 25 },
-    );
-  });
+  it.each([type1v2, type1, iommufd, vfioUser, shadow])(
+    "a container of kind $name always holds what the guest's tables say",
+    async (profile) => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(fc.array(change, { minLength: 1, maxLength: 4 }), { maxLength: 8 }),
+          async (rounds) => {
+            const guest = new Guest();
+            const container = new MemoryContainer(profile);
+            const notifier = new VfioNotifier(container, { coalescing });
+            const attachment = notifier.attachTo(guest.device(3));
+            for (const changes of rounds) {
+              apply(guest.table, changes);
+              await guest.flush();
+              expect(pagesOf(container)).toEqual(guest.table.pages());
+              expect([...notifier.entries()]).toEqual([...container.entries()]);
+            }
+            expect(attachment.state).toBe("active");
+            await notifier.detach();
+            expect(container.entriesHeld).toBe(0);
+          },
+        ),
+        { numRuns: 25 },
+      );
+    },
+  );
 
   it("never makes a page vanish that stays mapped, in a container that applies steps: seen after every single call", async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(fc.array(change, { minLength: 1, maxLength: 3 }), { minLength: 1, maxLength: 6 }), async (rounds) => {
-        const guest = new Guest();
-        const container = new MemoryContainer(type1v2);
-        const watched = new SteppedContainer(container);
-        new VfioNotifier(watched, { coalescing }).attachTo(guest.device(3));
-        for (const changes of rounds) {
-          const before = new Map(guest.table.pages().map((page) => [Number(page.split(":")[0]), page]));
-          apply(guest.table, changes);
-          const lasting = guest.table.pages().filter((page) => before.get(Number(page.split(":")[0])) === page);
-          const wanted = lasting.map((page) => page.split(":").map(Number));
-          const vanished = new Set<number | undefined>();
-          const out = shadowBlock();
-          watched.afterCall = () => {
-            for (const [iova = 0, gpa, access] of wanted) {
-              const reached = container.translate(iova, access === 2 ? Access.write : Access.read, out);
-              if (!reached || out.gpaPfn !== gpa) vanished.add(iova);
-            }
-          };
-          await guest.flush();
-          expect([...vanished]).toEqual([]);
-        }
-      }),
+      fc.asyncProperty(
+        fc.array(fc.array(change, { minLength: 1, maxLength: 3 }), { minLength: 1, maxLength: 6 }),
+        async (rounds) => {
+          const guest = new Guest();
+          const container = new MemoryContainer(type1v2);
+          const watched = new SteppedContainer(container);
+          new VfioNotifier(watched, { coalescing }).attachTo(guest.device(3));
+          for (const changes of rounds) {
+            const before = new Map(guest.table.pages().map((page) => [Number(page.split(":")[0]), page]));
+            apply(guest.table, changes);
+            const lasting = guest.table.pages().filter((page) => before.get(Number(page.split(":")[0])) === page);
+            const wanted = lasting.map((page) => page.split(":").map(Number));
+            const vanished = new Set<number | undefined>();
+            const out = shadowBlock();
+            watched.afterCall = () => {
+              for (const [iova = 0, gpa, access] of wanted) {
+                const reached = container.translate(iova, access === 2 ? Access.write : Access.read, out);
+                if (!reached || out.gpaPfn !== gpa) vanished.add(iova);
+              }
+            };
+            await guest.flush();
+            expect([...vanished]).toEqual([]);
+          }
+        },
+      ),
       { numRuns: 15 },
     );
   });
@@ -135,8 +171,12 @@ describe("entries", () => {
 
   it("refuses a block size that is no power of two, and levels that do not ascend", () => {
     const container = new MemoryContainer(type1v2);
-    expect(() => new VfioNotifier(container, { largestBlock: 3 })).toThrow(/expected a power of two of pages, got 3 \(512 for 2 MiB/);
-    expect(() => new VfioNotifier(container, { pressureLevels: [0.9, 0.5] })).toThrow(/expected ascending parts of the limit in \(0, 1\], got 0.9, 0.5/);
+    expect(() => new VfioNotifier(container, { largestBlock: 3 })).toThrow(
+      /expected a power of two of pages, got 3 \(512 for 2 MiB/,
+    );
+    expect(() => new VfioNotifier(container, { pressureLevels: [0.9, 0.5] })).toThrow(
+      /expected ascending parts of the limit in \(0, 1\], got 0.9, 0.5/,
+    );
     expect(() => new VfioNotifier(container, { pressureLevels: [1.5] })).toThrow(IommuError);
   });
 });
@@ -193,28 +233,31 @@ describe("windows, in a container that applies each call by itself", () => {
 describe("a container that is full", () => {
   const small = { ...type1v2, entryLimit: 10 };
 
-  it.each(["memory", "plain"] as const)("refuses, the address space says what is missing, and freed entries are used at once (%s)", (kind) => {
-    const { guest, space, notifier, attachment, container } = machine({}, small, kind);
-    const refused: string[] = [];
-    const told: RefusalEvent[] = [];
-    space.events.on("refused", ({ iovaPfn, answer }) => refused.push(`${iovaPfn} ${answer}`));
-    notifier.events.on("refused", (event) => told.push(event));
-    guest.table.map(0, 12, 100);
+  it.each(["memory", "plain"] as const)(
+    "refuses, the address space says what is missing, and freed entries are used at once (%s)",
+    (kind) => {
+      const { guest, space, notifier, attachment, container } = machine({}, small, kind);
+      const refused: string[] = [];
+      const told: RefusalEvent[] = [];
+      space.events.on("refused", ({ iovaPfn, answer }) => refused.push(`${iovaPfn} ${answer}`));
+      notifier.events.on("refused", (event) => told.push(event));
+      guest.table.map(0, 12, 100);
 
-    expect(() => guest.flush()).not.toThrow();
-    expect(attachment.state).toBe("active");
-    expect(attachment.refusedPages).toBe(2);
-    expect(refused).toEqual(["10 full", "11 full"]);
-    expect(told[0]).toEqual({ iovaPfn: 10, pageCount: 1, gpaPfn: 110, cause: "no-space" });
+      expect(() => guest.flush()).not.toThrow();
+      expect(attachment.state).toBe("active");
+      expect(attachment.refusedPages).toBe(2);
+      expect(refused).toEqual(["10 full", "11 full"]);
+      expect(told[0]).toEqual({ iovaPfn: 10, pageCount: 1, gpaPfn: 110, cause: "no-space" });
 
-    guest.table.unmap(3, 1);
-    void guest.flush();
-    expect(attachment.refusedPages).toBe(1);
-    guest.table.unmap(4, 1);
-    void guest.flush();
-    expect(attachment.refusedPages).toBe(0);
-    expect(pagesOf(container)).toEqual(guest.table.pages());
-  });
+      guest.table.unmap(3, 1);
+      void guest.flush();
+      expect(attachment.refusedPages).toBe(1);
+      guest.table.unmap(4, 1);
+      void guest.flush();
+      expect(attachment.refusedPages).toBe(0);
+      expect(pagesOf(container)).toEqual(guest.table.pages());
+    },
+  );
 
   it("does not offer again what the guest has unmapped meanwhile", () => {
     const { guest, attachment, container } = machine({}, small);
@@ -245,11 +288,17 @@ describe("a container that is full", () => {
     void guest.flush();
     guest.table.map(0, 99, 100);
     void guest.flush();
-    expect(told.map(({ level, rising, entriesHeld }) => [level, rising, entriesHeld])).toEqual([[0.8, true, 80], [0.95, true, 95]]);
+    expect(told.map(({ level, rising, entriesHeld }) => [level, rising, entriesHeld])).toEqual([
+      [0.8, true, 80],
+      [0.95, true, 95],
+    ]);
     expect(refused).toEqual([]);
     guest.table.unmap(0, 50);
     void guest.flush();
-    expect(told.slice(2).map(({ level, rising }) => [level, rising])).toEqual([[0.95, false], [0.8, false]]);
+    expect(told.slice(2).map(({ level, rising }) => [level, rising])).toEqual([
+      [0.95, false],
+      [0.8, false],
+    ]);
   });
 
   it("is offered everything again when somebody else frees its entries", async () => {
@@ -269,7 +318,11 @@ describe("a container that is full", () => {
   });
 
   it("takes a run of merged entries whole or not at all", () => {
-    const { guest, attachment, container, notifier } = machine({ coalescing: "aligned" }, { ...type1v2, entryLimit: 3 }, "plain");
+    const { guest, attachment, container, notifier } = machine(
+      { coalescing: "aligned" },
+      { ...type1v2, entryLimit: 3 },
+      "plain",
+    );
     guest.table.map(1, 30, 100);
 
     void guest.flush();
@@ -300,7 +353,11 @@ describe("a container that is full", () => {
   });
 
   it("pays what it owes when somebody else frees entries, and forgets what the guest has unmapped", async () => {
-    const { guest, notifier, container } = machine({ coalescing: "aligned", exclusive: false }, { ...type1v2, entryLimit: 4 }, "plain");
+    const { guest, notifier, container } = machine(
+      { coalescing: "aligned", exclusive: false },
+      { ...type1v2, entryLimit: 4 },
+      "plain",
+    );
     container.map(5000, 1, 1, Access.read);
     guest.table.map(0, 16, 100);
     void guest.flush();
@@ -322,7 +379,9 @@ describe("targets", () => {
   const barFirstPfn = 0x80000;
 
   it("that the container does not accept are reported and left out; all else is mapped", () => {
-    const { guest, space, notifier, attachment, container } = machine({ acceptsTarget: (gpaPfn) => gpaPfn < barFirstPfn });
+    const { guest, space, notifier, attachment, container } = machine({
+      acceptsTarget: (gpaPfn) => gpaPfn < barFirstPfn,
+    });
     const answers: string[] = [];
     const causes: string[] = [];
     space.events.on("refused", ({ iovaPfn, answer }) => answers.push(`${iovaPfn} ${answer}`));
@@ -474,50 +533,69 @@ describe("a container behind a pipe", () => {
     expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
   });
 
-  it.each(policies)("ends with what the tables say, whatever is under way when the guest goes on (%s)", async (coalescing) => {
-    await fc.assert(
-      fc.asyncProperty(fc.array(fc.record({ changes: fc.array(change, { minLength: 1, maxLength: 3 }), answers: fc.nat({ max: 60 }) }), { maxLength: 8 }), fc.constantFrom(type1v2, vfioUser, shadow), async (rounds, profile) => {
-        const remote = new RemoteContainer(new MemoryContainer(profile));
-        const guest = new Guest();
-        const notifier = new VfioNotifier(remote, { coalescing });
-        const attachment = notifier.attachTo(guest.device(3));
-        for (const { changes, answers } of rounds) {
-          apply(guest.table, changes);
-          void guest.flush();
-          await remote.answer(answers);
-        }
-        await remote.answer();
+  it.each(policies)(
+    "ends with what the tables say, whatever is under way when the guest goes on (%s)",
+    async (coalescing) => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(
+            fc.record({ changes: fc.array(change, { minLength: 1, maxLength: 3 }), answers: fc.nat({ max: 60 }) }),
+            { maxLength: 8 },
+          ),
+          fc.constantFrom(type1v2, vfioUser, shadow),
+          async (rounds, profile) => {
+            const remote = new RemoteContainer(new MemoryContainer(profile));
+            const guest = new Guest();
+            const notifier = new VfioNotifier(remote, { coalescing });
+            const attachment = notifier.attachTo(guest.device(3));
+            for (const { changes, answers } of rounds) {
+              apply(guest.table, changes);
+              void guest.flush();
+              await remote.answer(answers);
+            }
+            await remote.answer();
 
-        expect(attachment.state).toBe("active");
-        expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
-        expect([...notifier.entries()]).toEqual([...remote.inner.entries()]);
-      }),
-      { numRuns: 25 },
-    );
-  });
+            expect(attachment.state).toBe("active");
+            expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
+            expect([...notifier.entries()]).toEqual([...remote.inner.entries()]);
+          },
+        ),
+        { numRuns: 25 },
+      );
+    },
+  );
 
-  it.each(policies)("that is nearly full never holds what the tables do not, and ends with all that has room (%s)", async (coalescing) => {
-    await fc.assert(
-      fc.asyncProperty(fc.array(fc.record({ changes: fc.array(change, { minLength: 1, maxLength: 3 }), answers: fc.nat({ max: 60 }) }), { maxLength: 8 }), async (rounds) => {
-        const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 30 }));
-        const guest = new Guest();
-        const notifier = new VfioNotifier(remote, { coalescing });
-        const attachment = notifier.attachTo(guest.device(3));
-        for (const { changes, answers } of rounds) {
-          apply(guest.table, changes);
-          void guest.flush();
-          await remote.answer(answers);
-        }
-        await remote.answer();
+  it.each(policies)(
+    "that is nearly full never holds what the tables do not, and ends with all that has room (%s)",
+    async (coalescing) => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(
+            fc.record({ changes: fc.array(change, { minLength: 1, maxLength: 3 }), answers: fc.nat({ max: 60 }) }),
+            { maxLength: 8 },
+          ),
+          async (rounds) => {
+            const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 30 }));
+            const guest = new Guest();
+            const notifier = new VfioNotifier(remote, { coalescing });
+            const attachment = notifier.attachTo(guest.device(3));
+            for (const { changes, answers } of rounds) {
+              apply(guest.table, changes);
+              void guest.flush();
+              await remote.answer(answers);
+            }
+            await remote.answer();
 
-        expect(attachment.state).toBe("active");
-        const wanted = new Set(guest.table.pages());
-        expect(pagesOf(remote.inner).filter((page) => !wanted.has(page))).toEqual([]);
-        expect(remote.inner.pagesHeld + attachment.refusedPages + notifier.owedPages).toBe(wanted.size);
-      }),
-      { numRuns: 40 },
-    );
-  });
+            expect(attachment.state).toBe("active");
+            const wanted = new Set(guest.table.pages());
+            expect(pagesOf(remote.inner).filter((page) => !wanted.has(page))).toEqual([]);
+            expect(remote.inner.pagesHeld + attachment.refusedPages + notifier.owedPages).toBe(wanted.size);
+          },
+        ),
+        { numRuns: 40 },
+      );
+    },
+  );
 
   it("that refuses a part of a run while the guest unmaps that part does not map it later", async () => {
     const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 2 }));
@@ -579,7 +657,9 @@ describe("several devices", () => {
     const notifier = new VfioNotifier(new MemoryContainer(type1v2));
     notifier.attachTo(guest.device(3));
 
-    expect(() => notifier.attachTo(guest.device(4, new GuestTable("domain 2")))).toThrow(/00:04.0 sees domain 2, 00:03.0 sees domain 1/);
+    expect(() => notifier.attachTo(guest.device(4, new GuestTable("domain 2")))).toThrow(
+      /00:04.0 sees domain 2, 00:03.0 sees domain 1/,
+    );
   });
 
   it("follow a device into another domain by differences only", () => {
@@ -642,7 +722,11 @@ it("keeps what a listener throws out of the guest's path", async () => {
 });
 
 /** A guest with one device behind a notifier. */
-function machine(options: ConstructorParameters<typeof VfioNotifier>[1] = {}, profile = type1v2, kind: "memory" | "plain" = "memory") {
+function machine(
+  options: ConstructorParameters<typeof VfioNotifier>[1] = {},
+  profile = type1v2,
+  kind: "memory" | "plain" = "memory",
+) {
   const guest = new Guest();
   const container = new MemoryContainer(profile);
   const plain = new PlainContainer(container);
