@@ -97,6 +97,20 @@ export class InvalidationQueue {
     this.#parts.file.set("IQH", IQH.fields.QH, 0);
   }
 
+  /** Takes up the state of a snapshot: registers are in place, `waiting` had been fetched. Goes on when `completion` is done. */
+  restore(enabled: boolean, waiting: Int32Array | undefined, completion: Completion): void {
+    this.#abandon();
+    this.#enabled = enabled;
+    this.#waiting = waiting;
+    const { file } = this.#parts;
+    this.#suspendUntil(
+      (resume) => whenDone(completion, resume),
+      () => {
+        if (waiting !== undefined) this.#complete(file.get("IQH", IQH.fields.QH) * NARROW_BYTES, waiting);
+      },
+    );
+  }
+
   /** A device did not answer an invalidation: pending waits are aborted, nothing is fetched until software clears ITE (§6.5.2.11). */
   timedOut(sourceId: number): void {
     const { file, faults } = this.#parts;

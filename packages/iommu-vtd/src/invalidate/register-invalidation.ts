@@ -36,6 +36,18 @@ export class RegisterInvalidation {
     this.#epoch += 1;
   }
 
+  /** Takes up the registers of a snapshot: commands that were in flight complete when `completion` is done, which covers everything they asked for. */
+  restore(completion: Completion): void {
+    this.#finish(completion, () => {
+      const { ICC, CIRG, CAIG } = CCMD.fields;
+      const { IVT, IIRG, IAIG } = IOTLB.fields;
+      if (this.#file.get("CCMD", ICC) === 1) this.#file.set("CCMD", CAIG, this.#file.get("CCMD", CIRG));
+      if (this.#file.get("IOTLB", IVT) === 1) this.#file.set("IOTLB", IAIG, this.#file.get("IOTLB", IIRG));
+      this.#file.set("CCMD", ICC, 0);
+      this.#file.set("IOTLB", IVT, 0);
+    });
+  }
+
   /** The high word of CCMD was written. */
   contextCommand(): void {
     const { ICC, CIRG, CAIG, SID, FM } = CCMD.fields;

@@ -20,6 +20,11 @@ export interface CommandTargets {
 }
 
 type Level = "TE" | "QIE" | "IRE" | "CFI";
+const LEVELS: readonly Level[] = ["TE", "QIE", "IRE", "CFI"];
+
+/** What has been commanded. Levels are 0 or 1. */
+export type CommandState = Readonly<Record<Level, number>> & { readonly latching: boolean };
+
 const LEVEL_STATUS = { TE: "TES", QIE: "QIES", IRE: "IRES", CFI: "CFIS" } as const;
 
 const command = GCMD.fields;
@@ -33,6 +38,8 @@ export class GlobalCommand {
   /** Bits that the unit has: others cannot be commanded. */
   readonly #writable: Int32Array;
   #levels: Record<Level, number> = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
+  /** Root pointers being latched. */
+  #latching = 0;
   #epoch = 0;
 
   constructor(file: RegisterFile, targets: CommandTargets, writable: Int32Array) {
@@ -49,13 +56,23 @@ export class GlobalCommand {
   /** Levels return to 0; commands in flight are forgotten. */
   reset(): void {
     this.#levels = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
+    this.#latching = 0;
     this.#epoch += 1;
   }
 
-  /** Takes the levels from GSTS: after a restore. */
-  restore(): void {
-    for (const level of ["TE", "QIE", "IRE", "CFI"] as const)
-      this.#levels[level] = this.#file.get("GSTS", status[LEVEL_STATUS[level]]);
+  /** The levels as commanded, and whether a root pointer is being latched: what GSTS does not show yet. For a snapshot. */
+  get state(): CommandState {
+    return { ...this.#levels, latching: this.#latching > 0 };
+  }
+
+  /** Takes up the state of a snapshot; GSTS follows when `completion` is done. */
+  restore(state: CommandState, completion: Completion): void {
+    const { latching, ...levels } = state;
+    this.#levels = levels;
+    this.#complete(completion, () => {
+      for (const level of LEVELS) this.#file.set("GSTS", status[LEVEL_STATUS[level]], this.#levels[level]);
+      if (latching) this.#file.set("GSTS", status.RTPS, 1);
+    });
   }
 
   /** GCMD was written. */
@@ -82,7 +99,11 @@ export class GlobalCommand {
   #oneShot(name: "SRTP" | "SIRTP", done: "RTPS" | "IRTPS", act: () => Completion): void {
     if (command[name].get(this.#word, 0) === 0) return;
     this.#file.set("GSTS", status[done], 0);
-    this.#complete(act(), () => this.#file.set("GSTS", status[done], 1));
+    this.#latching += 1;
+    this.#complete(act(), () => {
+      this.#latching -= 1;
+      this.#file.set("GSTS", status[done], 1);
+    });
   }
 
   #complete(completion: Completion, done: () => void): void {

@@ -39,10 +39,15 @@ export class ProtectedMemory {
     });
   }
 
-  /** Takes the regions from the registers: after a reset or a restore. Announces nothing. */
+  /** Takes the regions from the registers, after a reset or a restore; whoever calls announces. */
   reload(): void {
     this.#epoch += 1;
     this.#filter.protect(this.#file.get("PMEN", PMEN.fields.EPM) === 1 ? this.#regions() : []);
+  }
+
+  /** PRS follows EPM: after a restore, when every notifier has completed. */
+  settle(): void {
+    this.#file.set("PMEN", PMEN.fields.PRS, this.#file.get("PMEN", PMEN.fields.EPM));
   }
 
   #regions(): FrameRange[] {

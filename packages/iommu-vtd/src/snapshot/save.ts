@@ -1,0 +1,68 @@
+/**
+ * A unit's state as plain data.
+ */
+
+import type { Unit } from "../unit.js";
+import { VtdIommu } from "../vtd-iommu.js";
+
+/** Version of the format. A snapshot of another version is refused. */
+export const SNAPSHOT_VERSION = 1;
+
+/** JSON-safe. Words are signed 32-bit integers. */
+export interface VtdSnapshot {
+  readonly format: "iommu-kit/vtd";
+  readonly version: number;
+  /** What the unit was: a restore needs the same. VER, CAP (2 words), ECAP (2 words), host address width. */
+  readonly identity: readonly number[];
+  /** [word index, value] of every register word that is not 0. */
+  readonly registers: readonly (readonly [number, number])[];
+  readonly root: { readonly enabled: boolean; readonly mode: number; readonly rootPfn: number };
+  readonly interrupts: {
+    readonly enabled: boolean;
+    readonly entryCount: number;
+    readonly extended: boolean;
+    readonly tablePfn: number;
+    readonly compatibility: boolean;
+  };
+  readonly command: {
+    readonly TE: number;
+    readonly QIE: number;
+    readonly IRE: number;
+    readonly CFI: number;
+    readonly latching: boolean;
+  };
+  /** The record that is written next. */
+  readonly nextFault: number;
+  /** The wait descriptor in flight, or null. */
+  readonly waiting: readonly number[] | null;
+}
+
+/** The state of one unit. Page requests that wait for a response belong to the device models: they ask again after a restore. */
+export function save(iommu: VtdIommu): VtdSnapshot {
+  const unit = VtdIommu.unitOf(iommu);
+  const registers: [number, number][] = [];
+  for (const [word, value] of unit.file.words.entries()) if (value !== 0) registers.push([word, value]);
+  const { waiting } = unit.queue;
+  return {
+    format: "iommu-kit/vtd",
+    version: SNAPSHOT_VERSION,
+    identity: identityOf(unit),
+    registers,
+    root: { ...unit.root },
+    interrupts: { ...unit.interrupts.pointer },
+    command: unit.command.state,
+    nextFault: unit.faults.next,
+    waiting: waiting === undefined ? null : [...waiting],
+  };
+}
+
+/** The states of several units, in order. */
+export function saveAll(iommus: readonly VtdIommu[]): VtdSnapshot[] {
+  return iommus.map(save);
+}
+
+/** @internal What two units must have in common to exchange a snapshot. */
+export function identityOf(unit: Unit): number[] {
+  const { ver, capabilities } = unit.config;
+  return [...ver, ...capabilities.cap, ...capabilities.ecap, capabilities.hostAddressBits];
+}
