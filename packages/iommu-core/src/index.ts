@@ -21,6 +21,7 @@ export {
   type Scheduler,
   timerScheduler,
 } from "./ports.js";
+export { BufferMemory, type RamRegion } from "./buffer-memory.js";
 export { TRANSLATED, Translation } from "./translation.js";
 export {
   type DeviceTlbNotifier,

@@ -1,0 +1,107 @@
+/**
+ * Guest memory in array buffers: what most emulators have.
+ *
+ * Shared buffers work too: words are then read and written with atomics, so a second thread may run the guest. Hosts are assumed to be little-endian, as every host of
+ * JavaScript is.
+ */
+
+import { PAGE_BYTES } from "./address.js";
+import { IommuError } from "./errors.js";
+import type { GuestMemory, RamWindow } from "./ports.js";
+import { checkRange, type FrameRange } from "./range.js";
+
+/** A region of RAM: `bytes` hold it from frame `firstPfn` on. A whole number of pages, at an offset in its buffer that is a multiple of 8. */
+export interface RamRegion {
+  readonly firstPfn: number;
+  readonly bytes: Uint8Array;
+}
+
+interface Region extends RamWindow {
+  readonly bytes: Uint8Array;
+  readonly firstGpa: number;
+}
+
+/** `GuestMemory` over buffers that the host owns. Nothing is copied. */
+export class BufferMemory implements GuestMemory {
+  readonly ram: readonly FrameRange[];
+  readonly #regions: readonly Region[];
+  #last: Region | undefined;
+
+  /** @throws {IommuError} `bad-range` for regions that overlap, are not ascending, or are not whole aligned pages. */
+  constructor(regions: readonly RamRegion[]) {
+    let end = 0;
+    this.#regions = regions.map(({ firstPfn, bytes }) => {
+      const pageCount = bytes.byteLength / PAGE_BYTES;
+      checkRange({ firstPfn, pageCount }, "BufferMemory");
+      if (firstPfn < end || bytes.byteOffset % 8 !== 0) {
+        throw new IommuError(
+          "bad-range",
+          `expected ascending, disjoint, 8-byte aligned regions, got one at frame ${firstPfn}`,
+          {
+            hint: "sort the regions, and give each buffer of its own or an aligned part of one",
+          },
+        );
+      }
+      end = firstPfn + pageCount;
+      const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+      return { firstPfn, pageCount, words, bytes, firstGpa: firstPfn * PAGE_BYTES };
+    });
+    this.ram = this.#regions.map(({ firstPfn, pageCount }) => ({ firstPfn, pageCount }));
+  }
+
+  read(gpa: number, into: Uint8Array): boolean {
+    const region = this.#find(gpa, into.length);
+    if (region === undefined) return false;
+    const at = gpa - region.firstGpa;
+    into.set(region.bytes.subarray(at, at + into.length));
+    return true;
+  }
+
+  write(gpa: number, from: Uint8Array): boolean {
+    const region = this.#find(gpa, from.length);
+    if (region === undefined) return false;
+    region.bytes.set(from, gpa - region.firstGpa);
+    return true;
+  }
+
+  fetch(gpa: number, into: Int32Array): boolean {
+    const region = this.#find(gpa, into.length * 4);
+    if (region === undefined) return false;
+    const at = (gpa - region.firstGpa) / 4;
+    for (let i = 0; i < into.length; i++) into[i] = Atomics.load(region.words, at + i);
+    return true;
+  }
+
+  writeWord(gpa: number, word: number): boolean {
+    const region = this.#find(gpa, 4);
+    if (region === undefined) return false;
+    Atomics.store(region.words, (gpa - region.firstGpa) / 4, word);
+    return true;
+  }
+
+  compareExchange(gpa: number, expected: number, replacement: number): boolean {
+    const region = this.#find(gpa, 4);
+    if (region === undefined) return false;
+    return Atomics.compareExchange(region.words, (gpa - region.firstGpa) / 4, expected, replacement) === expected;
+  }
+
+  window(pfn: number): RamWindow | undefined {
+    return this.#find(pfn * PAGE_BYTES, PAGE_BYTES);
+  }
+
+  /** The region that holds all of these bytes. Regions are few: the last one first, then all in order. */
+  #find(gpa: number, byteLength: number): Region | undefined {
+    const last = this.#last;
+    if (last !== undefined && holds(last, gpa, byteLength)) return last;
+    for (const region of this.#regions) {
+      if (!holds(region, gpa, byteLength)) continue;
+      this.#last = region;
+      return region;
+    }
+    return undefined;
+  }
+}
+
+function holds(region: Region, gpa: number, byteLength: number): boolean {
+  return gpa >= region.firstGpa && gpa + byteLength <= region.firstGpa + region.bytes.byteLength;
+}

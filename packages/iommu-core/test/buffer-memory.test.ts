@@ -1,0 +1,70 @@
+import { describe, expect, it } from "vitest";
+import { BufferMemory, IommuError } from "../src/index.js";
+
+function twoRegions(): { memory: BufferMemory; low: Uint8Array; high: Uint8Array } {
+  const low = new Uint8Array(2 * 4096);
+  const high = new Uint8Array(new SharedArrayBuffer(4096));
+  return {
+    memory: new BufferMemory([
+      { firstPfn: 1, bytes: low },
+      { firstPfn: 2 ** 20, bytes: high },
+    ]),
+    low,
+    high,
+  };
+}
+
+describe("BufferMemory", () => {
+  it("reads and writes bytes of every region at its guest-physical address", () => {
+    const { memory, low, high } = twoRegions();
+    expect(memory.write(4096 + 10, Uint8Array.of(1, 2, 3))).toBe(true);
+    expect([...low.subarray(10, 13)]).toEqual([1, 2, 3]);
+    expect(memory.write(2 ** 32, Uint8Array.of(9))).toBe(true);
+    expect(high[0]).toBe(9);
+    const into = new Uint8Array(2);
+    expect(memory.read(4096 + 11, into)).toBe(true);
+    expect([...into]).toEqual([2, 3]);
+  });
+
+  it("answers false where a byte is not RAM, and changes nothing", () => {
+    const { memory, low } = twoRegions();
+    expect(memory.read(0, new Uint8Array(1))).toBe(false);
+    expect(memory.write(3 * 4096 - 1, Uint8Array.of(5, 5))).toBe(false);
+    expect(low.at(-1)).toBe(0);
+    expect(memory.fetch(3 * 4096, new Int32Array(1))).toBe(false);
+    expect(memory.writeWord(0, 1)).toBe(false);
+    expect(memory.compareExchange(0, 0, 1)).toBe(false);
+  });
+
+  it("exchanges a word only if it still is what was expected, in private and shared buffers", () => {
+    const { memory } = twoRegions();
+    for (const gpa of [4096, 2 ** 32]) {
+      const word = new Int32Array(1);
+      expect(memory.compareExchange(gpa, 0, -7)).toBe(true);
+      expect(memory.compareExchange(gpa, 0, 8)).toBe(false);
+      expect(memory.fetch(gpa, word) && word[0]).toBe(-7);
+    }
+  });
+
+  it("gives the same window for every frame of a region, and none outside", () => {
+    const { memory } = twoRegions();
+    expect(memory.window(1)).toBe(memory.window(2));
+    expect(memory.window(1)).toMatchObject({ firstPfn: 1, pageCount: 2 });
+    expect(memory.window(3)).toBeUndefined();
+  });
+
+  it("refuses regions that overlap or are not whole aligned pages", () => {
+    const page = new Uint8Array(8192);
+    expect(
+      () =>
+        new BufferMemory([
+          { firstPfn: 1, bytes: page },
+          { firstPfn: 2, bytes: page },
+        ]),
+    ).toThrow(IommuError);
+    expect(() => new BufferMemory([{ firstPfn: 1, bytes: page.subarray(0, 100) }])).toThrow(/whole frames/);
+    expect(() => new BufferMemory([{ firstPfn: 1, bytes: new Uint8Array(new ArrayBuffer(8200), 4, 4096) }])).toThrow(
+      /aligned/,
+    );
+  });
+});
