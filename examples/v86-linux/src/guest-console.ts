@@ -22,7 +22,7 @@ export class GuestConsole {
   /** Guest uptime in seconds when user space came up, or `undefined` before. */
   upAfter: number | undefined;
   readonly #onLine: (line: string) => void;
-  readonly #waiting: { readonly pattern: RegExp; readonly resolve: () => void }[] = [];
+  readonly #waiting: { readonly pattern: RegExp; readonly action: () => void }[] = [];
   #line = "";
   #inTable = false;
 
@@ -45,7 +45,12 @@ export class GuestConsole {
 
   /** Resolves when a line matches. */
   waitFor(pattern: RegExp): Promise<void> {
-    return new Promise((resolve) => this.#waiting.push({ pattern, resolve }));
+    return new Promise((resolve) => this.when(pattern, resolve));
+  }
+
+  /** Runs `action` once, when a line matches: in the guest's own instruction that ends the line, so nothing of the machine goes on meanwhile. */
+  when(pattern: RegExp, action: () => void): void {
+    this.#waiting.push({ pattern, action });
   }
 
   /** The last value of a fact, or `undefined`. */
@@ -70,7 +75,7 @@ export class GuestConsole {
     }
     for (const waiter of this.#waiting.filter(({ pattern }) => pattern.test(line))) {
       this.#waiting.splice(this.#waiting.indexOf(waiter), 1);
-      waiter.resolve();
+      waiter.action();
     }
   }
 

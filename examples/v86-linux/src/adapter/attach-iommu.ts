@@ -5,45 +5,39 @@
  * one process, each with a unit of its own, do not know of each other.
  */
 
-import { type AddressSpace, type Iommu, IommuError, type MsiSink, type Scheduler, timerScheduler } from "@iommu-kit/iommu-core";
+import { type AddressSpace, IommuError, type Scheduler, type SourceId, timerScheduler } from "@iommu-kit/iommu-core";
+import type { VtdConfig } from "@iommu-kit/iommu-vtd";
 import { buildDmar } from "@iommu-kit/iommu-vtd/acpi";
-import { type DmaCounters, newCounters, redirect, translatedCpu } from "./device-dma.js";
+import { type DeviceMemory, type DmaCounters, type DmaObserver, newCounters, observed, redirect, translatedCpu } from "./device-dma.js";
 import { localApicMsi, type MsiCounters } from "./local-apic-msi.js";
 import { mapRegisters, type RegisterBlock } from "./mmio-page.js";
 import { type PciIdentity, type PciSlot, plugPciDevice } from "./pci-slot.js";
 import { checkVirtio, internalsOf, type V86Cpu, type V86DmaUser, type V86Emulator } from "./v86-internals.js";
+import { createVtdUnit, type V86Unit } from "./vtd-unit.js";
 import { V86GuestMemory } from "./v86-guest-memory.js";
 
 /** v86's own devices that do DMA, by the names v86 has for them. */
 export type V86DeviceName = "ide" | "virtio_9p" | "virtio_net" | "virtio_console" | "virtio_balloon";
 
-/** The unit as the adapter needs it. */
-export interface V86Unit {
-  readonly iommu: Iommu;
-  readonly registers: RegisterBlock;
-  /** Where a device behind the unit sends its messages. */
-  msiOf(space: AddressSpace): MsiSink;
-}
-
-/** What the adapter supplies to a unit. */
-export interface UnitPorts {
-  readonly memory: V86GuestMemory;
-  readonly msi: MsiSink;
-  readonly scheduler: Scheduler;
-}
-
 /** How to attach. */
 export interface AttachIommuOptions {
-  /** Makes the unit. */
-  readonly createUnit: (ports: UnitPorts) => V86Unit;
+  /** What the unit can do. The default is what suits v86: see `vtd-unit.ts`. */
+  readonly unit?: VtdConfig;
   /** Address of the registers, a multiple of 4096 in a 128 KiB block that nothing else of v86 uses. Default 0xFED90000, where chipsets have it. */
   readonly registerGpa?: number;
   /** Width of a physical address that the firmware table states, in bits. Default 36. */
   readonly hostAddressWidthBits?: number;
   /** Devices that go on reaching memory directly, as if the machine had forgotten to put them behind the unit. Default: none. */
   readonly bypass?: readonly V86DeviceName[];
-  /** Virtio devices say that their DMA is subject to the platform's remapping (VIRTIO_F_ACCESS_PLATFORM): drivers then give them IOVAs. Default true. */
-  readonly accessPlatform?: boolean;
+  /**
+   * Virtio devices that do not say that their DMA is subject to the platform's remapping (VIRTIO_F_ACCESS_PLATFORM): their drivers give them physical
+   * addresses, which the unit then refuses. Default: none.
+   */
+  readonly withoutAccessPlatform?: readonly V86DeviceName[];
+  /** Hears of every DMA of every device behind the unit, before it is made. Costs nothing when left out. */
+  readonly onDma?: DmaObserver;
+  /** Hears of every 32-bit write to the unit's registers, before it takes effect. */
+  readonly onRegisterWrite?: (offsetBytes: number, value: number) => void;
   /** Work of the unit that is done later. Default: the host's timers. */
   readonly scheduler?: Scheduler;
 }
@@ -61,6 +55,8 @@ export interface AttachedIommu {
   readonly memory: V86GuestMemory;
   readonly devices: readonly AttachedDevice[];
   readonly interrupts: MsiCounters;
+  /** Source-ids of every function on the bus now, whether or not it does DMA. */
+  readonly pciFunctions: readonly SourceId[];
   /**
    * Puts a device of the host's own behind the unit. Answers how to take it out again.
    * @throws {IommuError} `bad-option` if the slot is taken.
@@ -94,27 +90,33 @@ class V86Attachment implements AttachedIommu {
   readonly devices: readonly AttachedDevice[];
   readonly interrupts: MsiCounters;
   readonly #cpu: V86Cpu;
+  readonly #onDma: DmaObserver | undefined;
   readonly #undo: (() => void)[] = [];
 
   constructor(cpu: V86Cpu, options: AttachIommuOptions) {
     const registerGpa = options.registerGpa ?? DEFAULT_REGISTER_GPA;
     this.#cpu = cpu;
+    this.#onDma = options.onDma;
     this.memory = new V86GuestMemory(cpu);
     // The guest waits for its interrupts: a microtask runs as soon as v86 returns to the event loop, a timer a millisecond later.
     const apic = localApicMsi(cpu, queueMicrotask);
     this.#undo.push(() => apic.close());
     this.interrupts = apic.counters;
-    this.unit = options.createUnit({ memory: this.memory, msi: apic.sink, scheduler: options.scheduler ?? timerScheduler });
-    this.#undo.push(mapRegisters(cpu, registerGpa, this.unit.registers));
+    this.unit = createVtdUnit(options.unit ?? {}, { memory: this.memory, msi: apic.sink, scheduler: options.scheduler ?? timerScheduler });
+    this.#undo.push(mapRegisters(cpu, registerGpa, watched(this.unit.registers, options.onRegisterWrite)));
     this.#addFirmwareTable(registerGpa, options.hostAddressWidthBits ?? 36);
     const bypass = new Set(options.bypass ?? []);
-    if (options.accessPlatform !== false) this.#offerAccessPlatform();
+    this.#offerAccessPlatform(new Set(options.withoutAccessPlatform ?? []));
     this.devices = dmaUsers(cpu).flatMap(({ name, sourceId, users }) => (bypass.has(name) ? [] : [this.#putBehind(name, sourceId, users)]));
+  }
+
+  get pciFunctions(): readonly SourceId[] {
+    return this.#cpu.devices.pci.devices.flatMap((device, sourceId) => (device === undefined ? [] : [sourceId]));
   }
 
   plug(identity: PciIdentity, makeRegisters: (slot: PciSlot) => RegisterBlock): () => void {
     const space = this.unit.iommu.addressSpace(identity.sourceId);
-    const unplug = plugPciDevice(this.#cpu, identity, { dma: space.dma, msi: this.unit.msiOf(space) }, makeRegisters);
+    const unplug = plugPciDevice(this.#cpu, identity, { dma: this.#memoryOf(space), msi: this.unit.msiOf(space) }, makeRegisters);
     const once = (): void => {
       const index = this.#undo.indexOf(once);
       if (index < 0) return;
@@ -132,6 +134,10 @@ class V86Attachment implements AttachedIommu {
     for (const { space } of this.devices) void space.unplug();
   }
 
+  #memoryOf(space: AddressSpace): DeviceMemory {
+    return this.#onDma === undefined ? space.dma : observed(space.dma, space.sourceId, this.#onDma);
+  }
+
   #addFirmwareTable(registerGpa: number, hostAddressWidthBits: number): void {
     const data = buildDmar({ hostAddressWidthBits, units: [{ registerGpa, includeAll: true }] });
     const file = { name: FIRMWARE_NAME, data };
@@ -139,10 +145,10 @@ class V86Attachment implements AttachedIommu {
     this.#undo.push(() => this.#cpu.option_roms.splice(this.#cpu.option_roms.indexOf(file), 1));
   }
 
-  #offerAccessPlatform(): void {
+  #offerAccessPlatform(except: ReadonlySet<V86DeviceName>): void {
     for (const name of VIRTIO_NAMES) {
       const virtio = this.#cpu.devices[name]?.virtio;
-      if (virtio === undefined) continue;
+      if (virtio === undefined || except.has(name)) continue;
       const words = [virtio.device_feature, virtio.driver_feature];
       for (const word of words) word[1] = (word[1] ?? 0) | ACCESS_PLATFORM;
       this.#undo.push(() => {
@@ -154,9 +160,22 @@ class V86Attachment implements AttachedIommu {
   #putBehind(name: V86DeviceName, sourceId: number, users: readonly V86DmaUser[]): AttachedDevice {
     const space = this.unit.iommu.addressSpace(sourceId);
     const counters = newCounters();
-    this.#undo.push(redirect(users, translatedCpu(this.#cpu, space.dma, counters)));
+    this.#undo.push(redirect(users, translatedCpu(this.#cpu, this.#memoryOf(space), counters, name === "ide" ? 0xff : 0x00)));
     return { name, space, counters };
   }
+}
+
+/** `registers` with an ear in front of them. */
+function watched(registers: RegisterBlock, onWrite: AttachIommuOptions["onRegisterWrite"]): RegisterBlock {
+  if (onWrite === undefined) return registers;
+  return {
+    byteLength: registers.byteLength,
+    read32: (offsetBytes) => registers.read32(offsetBytes),
+    write32: (offsetBytes, value) => {
+      onWrite(offsetBytes, value);
+      registers.write32(offsetBytes, value);
+    },
+  };
 }
 
 interface DmaUsers {

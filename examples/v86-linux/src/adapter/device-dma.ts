@@ -2,15 +2,35 @@
  * DMA of v86's own devices through their address spaces.
  *
  * Such a device reaches memory through its `cpu` field. `translatedCpu` makes a stand-in for that field: everything of the real processor, except that
- * memory accesses take IOVAs and go through a DMA port. What the unit refuses reads as ones, as on a bus where nobody answers, and writes vanish.
+ * memory accesses take IOVAs and go through a DMA port. Refused writes vanish. What a refused read gives is chosen so that v86's device comes to an
+ * end: its IDE controller follows a list whose last entry has a bit set, and would never end on zeros; its virtio queues follow a chain that goes on
+ * while a bit is set, and would never end on ones.
  */
 
+import type { SourceId } from "@iommu-kit/iommu-core";
 import type { V86Cpu, V86DmaUser } from "./v86-internals.js";
 
 /** What a device needs of memory: satisfied by `AddressSpace.dma`, and by guest memory itself. `false`: refused. */
 export interface DeviceMemory {
   read(address: number, into: Uint8Array): boolean;
   write(address: number, from: Uint8Array): boolean;
+}
+
+/** Hears of every DMA before it is made: who, the first byte's IOVA, and how many bytes. */
+export type DmaObserver = (sourceId: SourceId, address: number, byteLength: number) => void;
+
+/** `memory` with an observer in front of it. */
+export function observed(memory: DeviceMemory, sourceId: SourceId, observer: DmaObserver): DeviceMemory {
+  return {
+    read: (address, into) => {
+      observer(sourceId, address, into.length);
+      return memory.read(address, into);
+    },
+    write: (address, from) => {
+      observer(sourceId, address, from.length);
+      return memory.write(address, from);
+    },
+  };
 }
 
 /** Counts of one device, for people. */
@@ -24,8 +44,8 @@ export interface DmaCounters {
 
 const NOTHING = new Uint8Array(0);
 
-/** A stand-in for `cpu` that reaches memory through `memory`; `counters` are counted up. */
-export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCounters): V86Cpu {
+/** A stand-in for `cpu` that reaches memory through `memory`; `counters` are counted up. Refused reads are filled with `refusedByte`. */
+export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCounters, refusedByte: 0x00 | 0xff): V86Cpu {
   const small = new Uint8Array(4);
   const view = new DataView(small.buffer);
   const pieces = [0, 1, 2, 3, 4].map((length) => small.subarray(0, length));
@@ -35,7 +55,7 @@ export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCo
     counters.bytesRead += into.length;
     if (memory.read(address >>> 0, into)) return true;
     counters.refused += 1;
-    into.fill(0xff);
+    into.fill(refusedByte);
     return false;
   };
   const write = (address: number, from: Uint8Array): void => {
@@ -44,7 +64,7 @@ export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCo
     if (!memory.write(address >>> 0, from)) counters.refused += 1;
   };
   const piece = (length: number): Uint8Array => pieces[length] ?? NOTHING;
-  /** A refused range has no bytes at all: devices size their copies by what they asked for, and ones could make them overrun. */
+  /** A refused range has no bytes at all: the length in a made-up descriptor could make the device overrun its own buffer. */
   const readRange = (address: number, length: number): Uint8Array => {
     const bytes = new Uint8Array(length);
     return read(address, bytes) ? bytes : NOTHING;

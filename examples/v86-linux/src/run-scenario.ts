@@ -1,0 +1,165 @@
+/**
+ * Runs one scenario in this process: builds the machine, attaches what the scenario asks for, boots, waits for the guest, and judges.
+ */
+
+import { createHash } from "node:crypto";
+import { type Iommu, IommuError } from "@iommu-kit/iommu-core";
+import { type AttachedIommu, attachIommu } from "./adapter/attach-iommu.js";
+import { localApicMsi } from "./adapter/local-apic-msi.js";
+import { plugPciDevice } from "./adapter/pci-slot.js";
+import { V86GuestMemory } from "./adapter/v86-guest-memory.js";
+import { internalsOf } from "./adapter/v86-internals.js";
+import { DMA_ENGINE, DmaEngine } from "./devices/dma-engine.js";
+import type { GuestFiles } from "./guest/guest-files.js";
+import { compareDump, type DumpComparison } from "./judge/driver-dump.js";
+import { FreshWalk } from "./judge/fresh-walk.js";
+import { ShadowJudge } from "./judge/shadow-judge.js";
+import { createMachine, type Machine } from "./machine.js";
+import type { Check, RunEvidence, Scenario, UnitCounters } from "./scenario.js";
+
+/** How a scenario ended. */
+export interface ScenarioResult {
+  readonly name: string;
+  readonly title: string;
+  readonly ok: boolean;
+  readonly seconds: number;
+  readonly checks: readonly Check[];
+  readonly unit: UnitCounters;
+  readonly dma: RunEvidence["dma"];
+  readonly interruptsDelivered: number;
+  readonly judge: RunEvidence["judge"];
+  readonly dump: DumpComparison | undefined;
+  /** Disagreements found by the judge, the first few. */
+  readonly examples: readonly string[];
+}
+
+/** Longest time from start to the guest's last word: a busy machine boots in half a minute. */
+const DEADLINE_MILLISECONDS = 300_000;
+
+/** Runs it. `onLine` gets the console. */
+export async function runScenario(scenario: Scenario, files: GuestFiles, onLine: (line: string) => void): Promise<ScenarioResult> {
+  const begin = performance.now();
+  const machine = await createMachine({ files, tasks: scenario.tasks, commandLine: `intel_iommu=on ${scenario.commandLine}`, onLine });
+  let judge: ShadowJudge | undefined;
+  const attached = attachIommu(machine.emulator, {
+    unit: scenario.unit,
+    ...(scenario.bypass === undefined ? {} : { bypass: scenario.bypass }),
+    ...(scenario.withoutAccessPlatform === undefined ? {} : { withoutAccessPlatform: scenario.withoutAccessPlatform }),
+    ...(scenario.judge === true ? { onDma: (...dma) => judge?.observer(...dma), onRegisterWrite: (...write) => judge?.walk.onRegisterWrite(...write) } : {}),
+  });
+  const unit = countEvents(attached.unit.iommu);
+  plugEngine(scenario, machine, attached);
+  if (scenario.judge === true) judge = followEverything(attached);
+  const notifierRefusal = scenario.tryNotifier === true ? tryToFollow(attached) : undefined;
+  const dump = compareWhenDumped(machine, judge);
+
+  const finished = await boot(machine);
+  const evidence: RunEvidence = {
+    console: machine.console,
+    virtioConsole: machine.virtioConsole(),
+    sharedFileSha256: await sharedFileSha256(machine),
+    unit: { ...unit },
+    dma: Object.fromEntries(attached.devices.map(({ name, counters }) => [name, counters])),
+    interruptsDelivered: attached.interrupts.delivered,
+    // Copies: taking the unit away unmaps everything, and that is not what is judged.
+    judge: judge === undefined ? undefined : { ...judge.counters },
+    dump: dump(),
+    notifierRefusal,
+  };
+  const examples = [...(judge?.examples ?? []), ...(evidence.dump?.examples ?? [])];
+  const checks: readonly Check[] = [finished, ...scenario.expect(evidence)];
+  await machine.emulator.destroy();
+  attached.detach();
+  return {
+    name: scenario.name,
+    title: scenario.title,
+    ok: checks.every((check) => check.ok),
+    seconds: (performance.now() - begin) / 1000,
+    checks,
+    unit: evidence.unit,
+    dma: evidence.dma,
+    interruptsDelivered: evidence.interruptsDelivered,
+    judge: evidence.judge,
+    dump: evidence.dump,
+    examples,
+  };
+}
+
+async function boot({ emulator, console }: Machine): Promise<Check> {
+  const done = console.waitFor(/^@@ done/);
+  await emulator.run();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(() => resolve(`no end after ${DEADLINE_MILLISECONDS / 1000} s; last line: ${console.lines.at(-1) ?? "none"}`), DEADLINE_MILLISECONDS);
+  });
+  const found = await Promise.race([done.then(() => "all tasks ended"), late]);
+  clearTimeout(timer);
+  return { what: "the guest runs to the end", expected: "all tasks ended", found, ok: found === "all tasks ended" };
+}
+
+function plugEngine(scenario: Scenario, { emulator }: Machine, attached: AttachedIommu): void {
+  if (scenario.engine === undefined) return;
+  const defer = (task: () => void): void => void setImmediate(task);
+  if (scenario.engine === "behind") {
+    attached.plug(DMA_ENGINE, (slot) => new DmaEngine(slot, defer));
+    return;
+  }
+  const cpu = internalsOf(emulator);
+  plugPciDevice(cpu, DMA_ENGINE, { dma: new V86GuestMemory(cpu), msi: localApicMsi(cpu, queueMicrotask).sink }, (slot) => new DmaEngine(slot, defer));
+}
+
+/** Every function of the bus gets a shadow, also those that do no DMA: the driver's dump has all of them. */
+function followEverything(attached: AttachedIommu): ShadowJudge {
+  const judge = new ShadowJudge(new FreshWalk(attached.memory));
+  for (const sourceId of attached.pciFunctions) judge.follow(attached.unit.iommu.addressSpace(sourceId));
+  return judge;
+}
+
+function tryToFollow(attached: AttachedIommu): string | undefined {
+  const judge = new ShadowJudge(new FreshWalk(attached.memory));
+  const [device] = attached.devices;
+  try {
+    if (device !== undefined) judge.follow(device.space);
+    return undefined;
+  } catch (error) {
+    if (error instanceof IommuError) return error.message;
+    throw error;
+  }
+}
+
+/** The shadows are copied at the moment at which the guest begins to send the dump: no device is working then. */
+function compareWhenDumped({ console }: Machine, judge: ShadowJudge | undefined): () => DumpComparison | undefined {
+  let comparison: DumpComparison | undefined;
+  if (judge !== undefined) {
+    let held: ReadonlyMap<number, ReturnType<ShadowJudge["heldBy"]>> = new Map();
+    console.when(/^@@ table-begin/, () => {
+      held = new Map(judge.sourceIds.map((sourceId) => [sourceId, judge.heldBy(sourceId)]));
+    });
+    console.when(/^@@ table-end/, () => {
+      comparison = compareDump(console.table, held);
+    });
+  }
+  return () => comparison;
+}
+
+function countEvents({ events }: Iommu): UnitCounters {
+  const counters: UnitCounters = { faults: 0, invalidations: 0, maps: 0, unmaps: 0, changes: 0, windowPages: 0, failedAttachments: 0 };
+  events.on("fault", () => (counters.faults += 1));
+  events.on("invalidate", () => (counters.invalidations += 1));
+  events.on("map", () => (counters.maps += 1));
+  events.on("unmap", () => (counters.unmaps += 1));
+  events.on("change", () => (counters.changes += 1));
+  events.on("window", ({ pageCount }) => (counters.windowPages += pageCount));
+  events.on("failed", () => (counters.failedAttachments += 1));
+  return counters;
+}
+
+async function sharedFileSha256({ emulator }: Machine): Promise<string | undefined> {
+  try {
+    const bytes = await emulator.read_file("/sent.bin");
+    return createHash("sha256").update(bytes).digest("hex");
+  } catch {
+    // v86 rejects with an error of its own when there is no such file, which is an answer here.
+    return undefined;
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * A machine saved in the middle of disk I/O and restored in another process: v86's state, the unit's, and the DMA engine's.
+ *
+ * The machine is stopped between two instructions while the guest copies a file. What a disk transfer needs is in v86's state: its transfers complete
+ * within the instruction that starts them.
+ */
+
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type AttachedIommu, attachIommu } from "./adapter/attach-iommu.js";
+import type { GuestFiles } from "./guest/guest-files.js";
+import { createMachine, type Machine } from "./machine.js";
+import { type Check, equal, moreThan } from "./scenario.js";
+
+/** How saving or restoring went. */
+export interface SnapshotResult {
+  readonly ok: boolean;
+  readonly checks: readonly Check[];
+  readonly machineBytes: number;
+  readonly unitBytes: number;
+  readonly milliseconds: number;
+}
+
+const UNIT = { interruptRemapping: false, hostAddressWidth: 36, addressWidths: [39] } as const;
+/** DMA accesses of the disk after which the machine is stopped: in the middle of the first copy. */
+const ACCESSES_BEFORE_STOP = 600;
+
+/** Boots, stops in the middle of I/O, and writes `machine.bin` and `unit.json` to the directory. */
+export async function saveSnapshot(directory: string, files: GuestFiles, onLine: (line: string) => void): Promise<SnapshotResult> {
+  let accesses = 0;
+  let counting = false;
+  let stop: (() => void) | undefined;
+  const inFullSwing = new Promise<void>((resolve) => (stop = resolve));
+  const { machine, attached } = await build(files, onLine, () => {
+    accesses += counting ? 1 : 0;
+    if (accesses === ACCESSES_BEFORE_STOP) stop?.();
+  });
+  machine.console.when(/^@@ fact hold running/, () => (counting = true));
+  await machine.emulator.run();
+  await inFullSwing;
+  await machine.emulator.stop();
+  const begin = performance.now();
+  const machineState = new Uint8Array(await machine.emulator.save_state());
+  const unitState = JSON.stringify(attached.unit.save());
+  const milliseconds = performance.now() - begin;
+  await writeFile(join(directory, "machine.bin"), machineState);
+  await writeFile(join(directory, "unit.json"), unitState);
+  const original = machine.console.fact("hold", "original") ?? "";
+  await writeFile(join(directory, "original.txt"), original);
+  await machine.emulator.destroy();
+  const copies = machine.console.tasks.get("hold")?.facts.get("copy") ?? [];
+  const checks = [moreThan("disk accesses before the stop", accesses, ACCESSES_BEFORE_STOP - 1), equal("copies finished before the stop", copies.length, 0)];
+  return { ok: checks.every((check) => check.ok), checks, machineBytes: machineState.length, unitBytes: unitState.length, milliseconds };
+}
+
+/** Restores what `saveSnapshot` wrote, lets the guest finish, and compares its checksums. */
+export async function restoreSnapshot(directory: string, files: GuestFiles, onLine: (line: string) => void): Promise<SnapshotResult> {
+  const { machine, attached } = await build(files, onLine);
+  const machineState = await readFile(join(directory, "machine.bin"));
+  const unitState = await readFile(join(directory, "unit.json"), "utf8");
+  const original = await readFile(join(directory, "original.txt"), "utf8");
+  // The reports of the guest begin in the middle: its task has begun in the other process.
+  machine.console.tasks.set("hold", { result: "running", facts: new Map() });
+  const begin = performance.now();
+  await machine.emulator.restore_state(machineState.buffer.slice(machineState.byteOffset, machineState.byteOffset + machineState.byteLength) as ArrayBuffer);
+  await attached.unit.restore(JSON.parse(unitState));
+  const milliseconds = performance.now() - begin;
+  const done = machine.console.waitFor(/^@@ done/);
+  await machine.emulator.run();
+  await done;
+  const copies = machine.console.tasks.get("hold")?.facts.get("copy") ?? [];
+  const disk = attached.devices.find(({ name }) => name === "ide")?.counters;
+  const checks = [
+    equal("copies finished after the restore", copies.length, 6),
+    equal("copies whose SHA-256 is the original's", copies.filter((copy) => copy === original).length, 6),
+    moreThan("bytes that the disk wrote by IOVA after the restore", disk?.bytesWritten ?? 0, 10_000_000),
+    equal("DMA refused", disk?.refused, 0),
+    equal("task", machine.console.tasks.get("hold")?.result, "ok"),
+  ];
+  await machine.emulator.destroy();
+  attached.detach();
+  return { ok: checks.every((check) => check.ok), checks, machineBytes: machineState.length, unitBytes: unitState.length, milliseconds };
+}
+
+async function build(files: GuestFiles, onLine: (line: string) => void, onDma?: () => void): Promise<{ readonly machine: Machine; readonly attached: AttachedIommu }> {
+  const machine = await createMachine({ files, tasks: ["hold"], commandLine: "intel_iommu=on", onLine });
+  return { machine, attached: attachIommu(machine.emulator, { unit: UNIT, ...(onDma === undefined ? {} : { onDma }) }) };
+}
