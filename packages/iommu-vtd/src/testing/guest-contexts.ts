@@ -37,7 +37,7 @@ export interface GuestContext {
 export interface GuestScalableContext {
   /** PASID of requests without PASID. Default 0. */
   readonly requestPasid?: number;
-  /** Requests with PASID are allowed. Default true. */
+  /** Requests with PASID are allowed. Default false: a unit without PASIDs reserves the bit. */
   readonly pasids?: boolean;
   readonly fields?: ScalableFields;
 }

@@ -54,6 +54,18 @@ export interface GuestOptions extends VtdConfig {
   readonly limits?: Partial<Limits>;
 }
 
+/** What `GuestDriver.map` writes. */
+export interface GuestMapping {
+  readonly iovaPfn: number;
+  /** Default: one leaf. */
+  readonly pageCount?: number;
+  readonly gpaPfn: number;
+  /** Default: read and write. */
+  readonly access?: Access;
+  /** Pages of a leaf: 1 (default), 512 or 2^18. */
+  readonly leafPages?: number;
+}
+
 /** A fault record as software reads it. */
 export interface GuestFault {
   /** FR, 8 bits. */
@@ -142,8 +154,9 @@ export class GuestDriver {
     return this.#frames.take();
   }
 
-  /** Maps frames of a domain to consecutive targets, in leaves of 1 (default), 512 or 2^18 pages; the unit is not told. */
-  map(did: number, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access = 3, leafPages = 1): void {
+  /** Maps frames of a domain to consecutive targets; the unit is not told. */
+  map(did: number, mapping: GuestMapping): void {
+    const { iovaPfn, pageCount = mapping.leafPages ?? 1, gpaPfn, access = 3, leafPages = 1 } = mapping;
     this.tables(did).map(iovaPfn, pageCount, gpaPfn, access, leafPages);
   }
 
