@@ -1,0 +1,280 @@
+/**
+ * `vtd-linux-trace`: what the unmodified Linux driver did, given to our unit event by event; what the recorded unit concluded, compared.
+ *
+ * Inputs are M, W, R, T and I. All other events tell what the oracle made of the input before them (E and G of a fault: of the input after them).
+ * A and the page walks P and K explain the oracle's notifications and have nothing to be compared with; Q is seen in the queue's head (and names what was invalidated).
+ */
+
+import type { DeviationName } from "../deviations.js";
+import type { Header } from "../files/header.js";
+import { hex, hexPfn, highWord, lowWord, numberIn, pagesOfMask, pfnIn } from "../files/numbers.js";
+import { type DmaAnswer, formatMessage, formatRead, isMessage, Machine, maskPasid } from "../machine/machine.js";
+import { ReferenceWalk } from "../reference/walk.js";
+import type { Tally } from "../report/tally.js";
+import type { Difference } from "../view/page-view.js";
+import { type WatchedDevice, WatchedDevices } from "../view/watched-devices.js";
+import { follow } from "./replay.js";
+import { type TraceEvent, unfold } from "./trace-events.js";
+
+type Named<Name extends string> = Extract<TraceEvent, readonly [Name, ...unknown[]]>;
+
+const GCMD = 0x18;
+const RTADDR = 0x20;
+const TRANSLATION_ENABLE = 0x8000_0000;
+const SET_ROOT = 0x4000_0000;
+const FSTS = 0x34;
+const IQA = 0x90;
+const WRITE_REFUSED = 5;
+
+/** See the file's header. Feed it every line in order, then `finish`. */
+export class TraceRunner {
+  readonly #machine: Machine;
+  readonly #walk: ReferenceWalk;
+  readonly #devices: WatchedDevices;
+  readonly #tally: Tally;
+  /** The fault and the messages that belong to the next T. */
+  #fault: Named<"E"> | undefined;
+  #expected: Named<"G">[] = [];
+  /** Status writes of the present input: the last value of each. */
+  readonly #stores = new Map<string, string>();
+  /** IOTLB invalidations of the present input. */
+  readonly #descriptors: { readonly first: number; readonly pages: number }[] = [];
+  #rootText = "0";
+  #rootPfn = 0;
+  /** Whether something has happened since views were last compared. */
+  #pending = false;
+
+  constructor(header: Header, tally: Tally) {
+    this.#machine = new Machine(header);
+    this.#walk = new ReferenceWalk(header, this.#machine.memory);
+    this.#tally = tally;
+    const watched = (header.cap[0] & 0x80) === 0 ? [] : header.sourceIds;
+    this.#devices = new WatchedDevices(this.#machine, watched, tally);
+  }
+
+  event(event: TraceEvent): void {
+    switch (event[0]) {
+      case "M":
+        this.#endOfInput();
+        return this.#machine.store(numberIn(event[1]), event, 2);
+      case "W":
+        return this.#write(event);
+      case "R":
+        return this.#read(event);
+      case "T":
+        return this.#translate(event);
+      case "I":
+        return this.#interrupt(event);
+      case "S":
+        return this.#registers(event);
+      case "X":
+        this.#stores.set(event[1], event[2]);
+        return;
+      case "E":
+        this.#endOfInput();
+        this.#fault = event;
+        return;
+      case "G":
+        this.#expected.push(event);
+        if (this.#fault === undefined) this.#messages();
+        return;
+      case "Q":
+        return this.#descriptor(event);
+      case "N":
+      case "L":
+        return follow(this.#devices, event[0] === "N" ? [...event.slice(0, 6), Number(event[6])] as never : event);
+      default:
+        this.#tally.note(`events without a counterpart (${event[0]})`);
+    }
+  }
+
+  /** Ends the trace. */
+  finish(): void {
+    this.#endOfInput();
+    this.#devices.finish();
+  }
+
+  #write([, at, size, text]: Named<"W">): void {
+    this.#endOfInput();
+    const offset = numberIn(at);
+    const value = lowWord(text);
+    if (offset === RTADDR) this.#rootText = text;
+    if (offset === GCMD && (value & SET_ROOT) !== 0) this.#rootPfn = highWord(this.#rootText) * 2 ** 20 + (lowWord(this.#rootText) >>> 12);
+    const wasOn = this.#machine.unit.mmio.read32(0x1c) >= TRANSLATION_ENABLE;
+    if (offset === GCMD && value < TRANSLATION_ENABLE && wasOn) this.#finalViews();
+    this.#machine.writeRegister(offset, size, text);
+    this.#devices.settle();
+    this.#pending = true;
+  }
+
+  #read([, at, size, text]: Named<"R">): void {
+    this.#endOfInput();
+    const offset = numberIn(at);
+    const ours = this.#machine.readRegister(offset, size);
+    const [low, theirs] = [this.#masked(offset, ours.low), this.#masked(offset, lowWord(text))];
+    this.#judge("register read", low === theirs && ours.high === highWord(text), () => [`read of ${at}`, formatRead(ours), text]);
+  }
+
+  #registers([, ...pairs]: Named<"S">): void {
+    for (let index = 0; index < pairs.length; index += 2) {
+      const offset = numberIn(pairs[index] ?? "0");
+      // The recorder shows IQA when the queue is enabled, and never its DW bit; the driver does not read it.
+      if (offset === IQA || offset === IQA + 4) continue;
+      const theirs = this.#masked(offset, lowWord(pairs[index + 1] ?? "0"));
+      const ours = this.#masked(offset, this.#machine.unit.mmio.read32(offset));
+      this.#judge("register after write", ours === theirs, () => [`register ${hex(offset)}`, hex(ours), hex(theirs)]);
+    }
+  }
+
+  #translate(event: Named<"T">): void {
+    this.#endOfInput();
+    const { parts, times } = unfold(event as readonly (string | number | { x: number })[]);
+    const [, sid, access, iova, gpa, mask, rights] = parts as [string, string, 1 | 2, string, string?, string?, number?];
+    const asked = { sourceId: numberIn(sid), iovaPfn: pfnIn(iova), access };
+    for (let time = 0; time < times; time++) {
+      const ours = this.#machine.translate(asked.sourceId, asked.iovaPfn, access);
+      if (gpa === undefined || mask === undefined || rights === undefined) this.#refused(asked, ours);
+      else this.#answered(asked, ours, { gpaPfn: pfnIn(gpa), pageCount: pagesOfMask(mask), access: rights });
+      this.#fault = undefined;
+      this.#messages();
+    }
+  }
+
+  #refused(asked: Asked, ours: DmaAnswer): void {
+    const reason = this.#fault?.[2];
+    this.#judge("dma", ours.reason !== undefined && ours.reason === reason, () => [describe(asked), formatAnswer(ours), `refused, reason ${reason ?? "missing"}`]);
+  }
+
+  #answered(asked: Asked, ours: DmaAnswer, theirs: Block): void {
+    if ((theirs.access & asked.access) === 0) return this.#silence(asked, ours, theirs);
+    const untranslated = this.#machine.space(asked.sourceId).domain.kind === "bypass";
+    // Where nothing is translated, the size of the answer is nobody's mapping.
+    const same = ours.reason === undefined && ours.access === theirs.access && (untranslated ? ours.gpaPfn === theirs.gpaPfn : isBlock(ours, asked.iovaPfn, theirs));
+    this.#judge("dma", same, () => [describe(asked), formatAnswer(ours), formatAnswer(theirs)]);
+  }
+
+  /**
+   * The oracle answered from its cache with rights that do not cover the request, and recorded nothing. By the architecture this is a fault like any other; it is
+   * acknowledged here as the driver would, because the recorded driver never saw one.
+   */
+  #silence(asked: Asked, ours: DmaAnswer, theirs: Block): void {
+    const name: DeviationName = "write-refused-in-silence";
+    const { mmio } = this.#machine.unit;
+    const at = this.#machine.faultOffset;
+    const [status, low, high, source, reason] = this.#machine.faultWords();
+    const record = [asked.iovaPfn % 2 ** 20 * 4096, Math.floor(asked.iovaPfn / 2 ** 20), asked.sourceId, TRANSLATION_ENABLE + WRITE_REFUSED];
+    const recorded = status === 2 && [low, high, source, reason].every((word, index) => word === record[index]);
+    const context = this.#walk.context(this.#rootPfn, asked.sourceId);
+    const walked = context.valid ? this.#walk.walk(context.rootPfn, context.levels, asked.iovaPfn, theirs.access) : context.reason;
+    const entry = typeof walked === "number" ? undefined : walked;
+    const told = entry !== undefined && entry.gpaPfn === theirs.gpaPfn && entry.pageCount === theirs.pageCount && entry.access === theirs.access;
+    const here = context.valid ? this.#walk.walk(context.rootPfn, context.levels, asked.iovaPfn, asked.access) : context.reason;
+    mmio.write32(at + 12, TRANSLATION_ENABLE);
+    const event = this.#machine.takeMessages();
+    if (asked.access === 2 && ours.reason === here && here === WRITE_REFUSED && recorded && told && event.length === 1 && mmio.read32(FSTS) === 0) this.#tally.deviate("dma", name);
+    else this.#tally.fail("dma", describe(asked), formatAnswer(ours), `${formatAnswer(theirs)}, in silence`);
+  }
+
+  #interrupt(event: Named<"I">): void {
+    this.#endOfInput();
+    const { parts, times } = unfold(event as readonly (string | { x: number })[]);
+    const [, sid, address, data, address2, data2] = parts as [string, string, string, string, string?, string?];
+    for (let time = 0; time < times; time++) {
+      const ours = this.#machine.interrupt(sid === "-" ? undefined : numberIn(sid), address, lowWord(data));
+      const same = address2 === undefined || data2 === undefined ? ours === undefined : isMessage(ours, address2, data2);
+      this.#judge("interrupt", same, () => [`message ${address} ${data} of ${sid}`, formatMessage(ours), address2 === undefined ? "none" : `${address2} ${data2 ?? ""}`]);
+    }
+  }
+
+  /** Compares the messages of the unit itself with what the file says it sent. */
+  #messages(): void {
+    const theirs = this.#expected;
+    this.#expected = [];
+    const ours = this.#machine.takeMessages();
+    for (let index = 0; index < Math.max(ours.length, theirs.length); index++) {
+      const [, address, data] = theirs[index] ?? [];
+      const same = address !== undefined && data !== undefined && isMessage(ours[index], address, data);
+      this.#judge("message of the unit", same, () => ["fault event or completion", formatMessage(ours[index]), address === undefined ? "none" : `${address} ${data ?? ""}`]);
+    }
+  }
+
+  /** Everything that followed the last input has been read: compare what it left behind. */
+  #endOfInput(): void {
+    for (const [at, value] of this.#stores) {
+      const ours = this.#machine.memory.wordAt(numberIn(at));
+      this.#judge("status write", ours === lowWord(value), () => [`memory at ${at}`, hex(ours), value]);
+    }
+    this.#stores.clear();
+    if (!this.#pending) return;
+    this.#pending = false;
+    this.#messages();
+    this.#devices.compareTouched("view after write", (device, difference) => this.#explain(device, difference));
+    this.#descriptors.length = 0;
+  }
+
+  /** A page-selective invalidation whose base is not aligned to its size: the oracle walks from the base on, not from the start of the aligned range. */
+  #explain({ sourceId }: WatchedDevice, { iovaPfn, pageCount, other }: Difference): DeviationName | undefined {
+    const context = this.#walk.context(this.#rootPfn, sourceId);
+    if (!context.valid) return undefined;
+    const walked = this.#walk.walk(context.rootPfn, context.levels, iovaPfn, 1);
+    // Theirs by the trait: what the tables say now. Ours by the architecture: untouched, because no descriptor names it.
+    const inTables = typeof walked === "number" ? 0 : (walked.gpaPfn + iovaPfn - walked.firstPfn) * 4 + walked.access;
+    if (inTables !== other) return undefined;
+    const walkedOver = this.#descriptors.some(({ first, pages }) => overlaps(first, pages, iovaPfn, pageCount));
+    const named = this.#descriptors.some(({ first, pages }) => overlaps(first - (first % pages), pages, iovaPfn, pageCount));
+    return walkedOver && !named ? "page-selective-base-not-aligned" : undefined;
+  }
+
+  #descriptor([, low, high]: Named<"Q">): void {
+    const word = lowWord(low);
+    if ((word & 15) !== 2) return;
+    const pageSelective = ((word >> 4) & 3) === 3;
+    this.#descriptors.push(pageSelective ? { first: pfnIn(high), pages: 2 ** (lowWord(high) & 63) } : { first: 0, pages: 2 ** 52 });
+  }
+
+  #finalViews(): void {
+    for (const device of this.#devices) this.#devices.compareAll(device, "final view");
+  }
+
+  /** A word of a register without what means nothing in it. */
+  #masked(offset: number, value: number): number {
+    if (offset !== this.#machine.faultOffset + 12) return value;
+    return maskPasid(value, this.#machine.unit.mmio.read32(offset - 4));
+  }
+
+  #judge(kind: string, same: boolean, details: () => readonly [string, string, string]): void {
+    if (same) this.#tally.pass(kind);
+    else this.#tally.fail(kind, ...details());
+  }
+}
+
+interface Asked {
+  readonly sourceId: number;
+  readonly iovaPfn: number;
+  readonly access: 1 | 2;
+}
+
+interface Block {
+  readonly gpaPfn: number;
+  readonly pageCount: number;
+  readonly access: number;
+}
+
+function overlaps(first: number, pages: number, otherFirst: number, otherPages: number): boolean {
+  return first < otherFirst + otherPages && otherFirst < first + pages;
+}
+
+/** Whether an answer lies in this block; the file tells of the start of the block. */
+function isBlock(ours: { readonly gpaPfn: number; readonly pageCount: number }, iovaPfn: number, block: Block): boolean {
+  return ours.pageCount === block.pageCount && ours.gpaPfn === block.gpaPfn + (iovaPfn % block.pageCount);
+}
+
+function describe({ sourceId, iovaPfn, access }: Asked): string {
+  return `${access === 2 ? "write" : "read"} of ${hex(sourceId)} at ${hexPfn(iovaPfn)}`;
+}
+
+function formatAnswer(answer: DmaAnswer | Block): string {
+  if ("reason" in answer && answer.reason !== undefined) return `refused, reason ${hex(answer.reason)}`;
+  const { gpaPfn, pageCount, access } = answer as Block;
+  return `to ${hexPfn(gpaPfn)}, ${pageCount} pages, rights ${access}`;
+}

@@ -1,0 +1,128 @@
+/**
+ * One `page` and one `block` notifier on every device of a file, and what they reveal after each step.
+ */
+
+import { ALL_FRAMES } from "@iommu-kit/iommu-core";
+import type { Machine } from "../machine/machine.js";
+import type { Tally } from "../report/tally.js";
+import { hex } from "../files/numbers.js";
+import type { DeviationName } from "../deviations.js";
+import { type Difference, formatDifference, PageView } from "./page-view.js";
+import { type TouchedRange, ViewNotifier } from "./view-notifier.js";
+
+/** A device, what our notifiers on it hold, and what the oracle's holds. */
+export interface WatchedDevice {
+  readonly sourceId: number;
+  readonly page: ViewNotifier;
+  readonly block: ViewNotifier;
+  readonly theirs: PageView;
+  /** Notifier sections that the oracle has registered: none while translation is off or the device is passed through. */
+  readonly sections: Set<string>;
+  /** Ranges that the oracle told of since the last comparison. */
+  touched: TouchedRange[];
+}
+
+/** Figures of block notifiers and left-out views are notes with these names. */
+export const NOTE = {
+  live: "pages that stay mapped unmapped on a page notifier",
+  windows: "windows of block notifiers",
+  windowPages: "pages in windows of block notifiers",
+  leftOut: "final views left out (translation off or pass-through: the oracle holds nothing)",
+  pages: "mapped pages compared in final views",
+  calls: "notifications to page notifiers",
+} as const;
+
+/** See the file's header. */
+export class WatchedDevices {
+  readonly #tally: Tally;
+  readonly #devices = new Map<number, WatchedDevice>();
+  #windowPages = 0;
+
+  constructor(machine: Machine, sourceIds: readonly number[], tally: Tally) {
+    this.#tally = tally;
+    for (const name of [NOTE.live, NOTE.windows, NOTE.windowPages, NOTE.leftOut, NOTE.pages, NOTE.calls]) tally.note(name, 0);
+    machine.unit.events.on("window", ({ pageCount, attachment }) => {
+      this.#windowPages += pageCount;
+      this.#tally.note(NOTE.windows);
+      this.#tally.note(NOTE.windowPages, pageCount);
+      if (attachment.notifier.kind === "map" && attachment.notifier.granularity === "page") this.#tally.note("changes announced to page notifiers as unmap and map");
+    });
+    machine.unit.events.on("failed", ({ error }) => this.#tally.fail("contract", "attachment failed", error.message, "no failure"));
+    for (const sourceId of sourceIds) {
+      const page = new ViewNotifier("page", `page ${hex(sourceId)}`);
+      const block = new ViewNotifier("block", `block ${hex(sourceId)}`);
+      const space = machine.space(sourceId);
+      space.attach(page);
+      space.attach(block);
+      this.#devices.set(sourceId, { sourceId, page, block, theirs: new PageView(), sections: new Set(), touched: [] });
+    }
+  }
+
+  [Symbol.iterator](): IterableIterator<WatchedDevice> {
+    return this.#devices.values();
+  }
+
+  /** The device; every source-id that a file speaks of is in its header. */
+  of(sourceId: number): WatchedDevice {
+    const device = this.#devices.get(sourceId);
+    if (device === undefined) throw new Error(`source-id ${hex(sourceId)} is not in the file's header`);
+    return device;
+  }
+
+  /** Ends a step: looks for pages that were unmapped although they stay mapped. */
+  settle(): void {
+    for (const { page, block } of this.#devices.values()) {
+      for (const run of page.settle()) {
+        this.#tally.note(NOTE.live);
+        this.#tally.fail("live pages", page.name, `unmapped ${run} although it stays mapped`, "stays mapped");
+      }
+      const windows = block.settle();
+      if (windows.length > 0 && this.#windowPages === 0) this.#tally.fail("live pages", block.name, `unmapped ${windows.join(", ")} without a window event`, "a window event");
+    }
+    this.#windowPages = 0;
+  }
+
+  /** Ends a case or trace: one check of the contract for each notifier. */
+  finish(): void {
+    for (const { page, block } of this.#devices.values()) {
+      this.#tally.note(NOTE.calls, page.calls);
+      for (const { name, breaches } of [page, block]) {
+        if (breaches.length === 0) this.#tally.pass("contract");
+        else this.#tally.fail("contract", name, `${breaches.length} breaches: ${breaches[0] ?? ""}`, "none");
+      }
+    }
+  }
+
+  /** Compares what both sides hold for a device, everywhere. */
+  compareAll(device: WatchedDevice, kind: string, { theirs = device.theirs, explain }: { readonly theirs?: PageView | undefined; readonly explain?: Comparison["explain"] } = {}): void {
+    if (device.sections.size === 0) return this.#tally.note(NOTE.leftOut);
+    this.#tally.note(NOTE.pages, device.page.view.count(ALL_FRAMES.firstPfn, ALL_FRAMES.pageCount));
+    this.#compare(device, kind, { theirs, ranges: [ALL_FRAMES], ...(explain && { explain }) });
+  }
+
+  /** Compares the ranges that either side was told of since the last comparison. `explain` may know better than calling a difference a failure. */
+  compareTouched(kind: string, explain: (device: WatchedDevice, difference: Difference) => DeviationName | undefined): void {
+    for (const device of this.#devices.values()) {
+      const ranges = [...device.touched, ...device.page.takeTouched(), ...device.block.takeTouched()];
+      device.touched = [];
+      if (ranges.length > 0 && device.sections.size > 0) this.#compare(device, kind, { theirs: device.theirs, ranges, explain });
+    }
+  }
+
+  #compare(device: WatchedDevice, kind: string, { theirs, ranges, explain }: Comparison): void {
+    for (const { view, name } of [device.page, device.block]) {
+      const found = ranges.flatMap((range) => view.difference(theirs, range));
+      const causes = new Set(found.map((difference) => explain?.(device, difference)));
+      const [cause] = causes;
+      if (found.length === 0) this.#tally.pass(kind);
+      else if (causes.size === 1 && cause !== undefined) this.#tally.deviate(kind, cause);
+      else this.#tally.fail(kind, name, found.slice(0, 3).map(formatDifference).join("; "), "");
+    }
+  }
+}
+
+interface Comparison {
+  readonly theirs: PageView;
+  readonly ranges: readonly TouchedRange[];
+  readonly explain?: ((device: WatchedDevice, difference: Difference) => DeviationName | undefined) | undefined;
+}
