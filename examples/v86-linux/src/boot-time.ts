@@ -24,7 +24,11 @@ export interface BootComparison {
 }
 
 /** Boots once. */
-export async function measureBoot(withUnit: boolean, files: GuestFiles, onLine: (line: string) => void): Promise<BootTime> {
+export async function measureBoot(
+  withUnit: boolean,
+  files: GuestFiles,
+  onLine: (line: string) => void,
+): Promise<BootTime> {
   const { emulator, console } = await createMachine({ files, tasks: [], commandLine: "intel_iommu=on", onLine });
   if (withUnit) attachIommu(emulator, {});
   const wall = performance.now();
@@ -39,7 +43,10 @@ export async function measureBoot(withUnit: boolean, files: GuestFiles, onLine: 
 }
 
 /** Runs `pairCount` pairs in alternating order, so that a slow drift of the machine hits both kinds alike. */
-export async function compareBoots(pairCount: number, boot: (withUnit: boolean) => Promise<BootTime>): Promise<BootComparison> {
+export async function compareBoots(
+  pairCount: number,
+  boot: (withUnit: boolean) => Promise<BootTime>,
+): Promise<BootComparison> {
   const pairs: { withUnit: BootTime; without: BootTime }[] = [];
   for (let pair = 0; pair < pairCount; pair += 1) {
     const unitFirst = pair % 2 === 0;
@@ -47,7 +54,8 @@ export async function compareBoots(pairCount: number, boot: (withUnit: boolean) 
     const second = await boot(!unitFirst);
     pairs.push(unitFirst ? { withUnit: first, without: second } : { withUnit: second, without: first });
   }
-  const ratio = (measure: keyof BootTime): number => median(pairs.map(({ withUnit, without }) => withUnit[measure] / without[measure]));
+  const ratio = (measure: keyof BootTime): number =>
+    median(pairs.map(({ withUnit, without }) => withUnit[measure] / without[measure]));
   return { pairs, medianWallRatio: ratio("wallMilliseconds"), medianCpuRatio: ratio("cpuMilliseconds") };
 }
 

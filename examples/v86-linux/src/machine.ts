@@ -33,8 +33,11 @@ const MEMORY_BYTES = 128 * 1024 * 1024;
 /** Resolves when v86 has loaded everything; the caller attaches what it wants to attach, then calls `emulator.run()`. */
 export async function createMachine(options: MachineOptions): Promise<Machine> {
   const { files } = options;
-  const [bios, kernel, initrd, disk] = await Promise.all([files.bios, files.kernel.file, files.initrd, files.disk].map(arrayBufferOf));
-  if (bios === undefined || kernel === undefined || initrd === undefined || disk === undefined) throw new TypeError("unreachable: four files were read");
+  const [bios, kernel, initrd, disk] = await Promise.all(
+    [files.bios, files.kernel.file, files.initrd, files.disk].map(arrayBufferOf),
+  );
+  if (bios === undefined || kernel === undefined || initrd === undefined || disk === undefined)
+    throw new TypeError("unreachable: four files were read");
   const settings: V86Options = {
     wasm_path: join(dirname(createRequire(import.meta.url).resolve("v86")), "v86.wasm"),
     memory_size: MEMORY_BYTES,
@@ -63,8 +66,8 @@ export async function createMachine(options: MachineOptions): Promise<Machine> {
   return { emulator, console, virtioConsole: () => virtioText };
 }
 
-/** A private copy: v86 writes to the disk's buffer. */
-async function arrayBufferOf(file: string): Promise<ArrayBuffer> {
+/** The bytes of a file in a buffer of their own: v86 writes to the disk's. */
+export async function arrayBufferOf(file: string): Promise<ArrayBuffer> {
   const bytes = await readFile(file);
   const copy = new ArrayBuffer(bytes.byteLength);
   new Uint8Array(copy).set(bytes);

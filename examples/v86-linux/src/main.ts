@@ -55,37 +55,52 @@ async function main(): Promise<void> {
   }
   const chosen = values.scenario ?? names;
   const unknown = chosen.find((name) => !names.includes(name));
-  if (unknown !== undefined) throw new BuildProblem("bad-option", `There is no scenario "${unknown}": the names are ${names.join(", ")}.`);
+  if (unknown !== undefined)
+    throw new BuildProblem("bad-option", `There is no scenario "${unknown}": the names are ${names.join(", ")}.`);
   const pairCount = Number(values.pairs);
-  if (!Number.isInteger(pairCount) || pairCount < 1) throw new BuildProblem("bad-option", `--pairs takes a number from 1 on, and got "${values.pairs}".`);
+  if (!Number.isInteger(pairCount) || pairCount < 1)
+    throw new BuildProblem("bad-option", `--pairs takes a number from 1 on, and got "${values.pairs}".`);
 
   const say = values.json ? (line: string) => console.error(line) : (line: string) => console.log(line);
   const onLine = values.quiet ? () => undefined : (line: string) => say(`  | ${line}`);
-  const files = await guestFiles({ progress: say, refresh: values.refresh, ...(values.kernel === undefined ? {} : { kernel: values.kernel }) });
+  const files = await guestFiles({
+    progress: say,
+    refresh: values.refresh,
+    ...(values.kernel === undefined ? {} : { kernel: values.kernel }),
+  });
   say(`kernel: ${files.kernel.version}`);
 
   const scenarios: ScenarioResult[] = [];
   for (const { name, title } of SCENARIOS.filter((scenario) => chosen.includes(scenario.name))) {
     say(`\n== ${name}: ${title}`);
-    const result = await runJob({ kind: "scenario", name, files }, onLine).catch((error: unknown) => brokenOff(name, title, error));
+    const result = await runJob({ kind: "scenario", name, files }, onLine).catch((error: unknown) =>
+      brokenOff(name, title, error),
+    );
     scenarios.push(result);
     for (const line of scenarioReport(result)) say(line);
   }
   const snapshot = chosen.includes(SNAPSHOT) ? await runSnapshot(files, say, onLine) : undefined;
   const bootTime = chosen.includes(BOOT_TIME) ? await runBoots(files, pairCount, say) : undefined;
-  const ok = scenarios.every((result) => result.ok) && (snapshot === undefined || (snapshot.save.ok && snapshot.restore.ok));
+  const ok =
+    scenarios.every((result) => result.ok) && (snapshot === undefined || (snapshot.save.ok && snapshot.restore.ok));
   const report: Report = { ok, kernel: files.kernel.version, scenarios, snapshot, bootTime };
   for (const line of verdict(scenarios, snapshot, bootTime)) say(line);
   if (values.json) console.log(JSON.stringify(report));
   process.exitCode = ok ? 0 : 1;
 }
 
-async function runSnapshot(files: GuestFiles, say: (line: string) => void, onLine: (line: string) => void): Promise<Report["snapshot"]> {
+async function runSnapshot(
+  files: GuestFiles,
+  say: (line: string) => void,
+  onLine: (line: string) => void,
+): Promise<Report["snapshot"]> {
   say(`\n== ${SNAPSHOT}: saved in the middle of disk I/O, restored in a new process`);
   const directory = await mkdtemp(join(tmpdir(), "iommu-kit-snapshot-"));
   try {
     const save = await runJob({ kind: "save", directory, files }, onLine).catch(failedSnapshot);
-    const restore = save.ok ? await runJob({ kind: "restore", directory, files }, onLine).catch(failedSnapshot) : failedSnapshot("nothing was saved");
+    const restore = save.ok
+      ? await runJob({ kind: "restore", directory, files }, onLine).catch(failedSnapshot)
+      : failedSnapshot("nothing was saved");
     for (const line of snapshotReport(save, restore)) say(line);
     return { save, restore };
   } finally {
@@ -95,20 +110,44 @@ async function runSnapshot(files: GuestFiles, say: (line: string) => void, onLin
 
 async function runBoots(files: GuestFiles, pairCount: number, say: (line: string) => void): Promise<BootComparison> {
   say(`\n== ${BOOT_TIME}: ${pairCount} pairs of boots to user space, with the unit and without`);
-  const comparison = await compareBoots(pairCount, (withUnit) => runJob({ kind: "boot", withUnit, files }, () => undefined));
+  const comparison = await compareBoots(pairCount, (withUnit) =>
+    runJob({ kind: "boot", withUnit, files }, () => undefined),
+  );
   for (const line of bootReport(comparison)) say(line);
   return comparison;
 }
 
 /** A machine that ended without an answer is a result like any other: the others still run. */
 function brokenOff(name: string, title: string, error: unknown): ScenarioResult {
-  const check: Check = { what: "the machine runs to the end", expected: "an answer", found: error instanceof Error ? error.message : String(error), ok: false };
+  const check: Check = {
+    what: "the machine runs to the end",
+    expected: "an answer",
+    found: error instanceof Error ? error.message : String(error),
+    ok: false,
+  };
   const unit = { faults: 0, invalidations: 0, maps: 0, unmaps: 0, changes: 0, windowPages: 0, failedAttachments: 0 };
-  return { name, title, ok: false, seconds: 0, checks: [check], unit, dma: {}, interruptsDelivered: 0, judge: undefined, dump: undefined, examples: [] };
+  return {
+    name,
+    title,
+    ok: false,
+    seconds: 0,
+    checks: [check],
+    unit,
+    dma: {},
+    interruptsDelivered: 0,
+    judge: undefined,
+    dump: undefined,
+    examples: [],
+  };
 }
 
 function failedSnapshot(error: unknown): SnapshotResult {
-  const check: Check = { what: "the machine answers", expected: "an answer", found: error instanceof Error ? error.message : String(error), ok: false };
+  const check: Check = {
+    what: "the machine answers",
+    expected: "an answer",
+    found: error instanceof Error ? error.message : String(error),
+    ok: false,
+  };
   return { ok: false, checks: [check], machineBytes: 0, unitBytes: 0, milliseconds: 0 };
 }
 

@@ -8,7 +8,7 @@ import { type AttachedIommu, attachIommu } from "./adapter/attach-iommu.js";
 import { localApicMsi } from "./adapter/local-apic-msi.js";
 import { plugPciDevice } from "./adapter/pci-slot.js";
 import { V86GuestMemory } from "./adapter/v86-guest-memory.js";
-import { internalsOf } from "./adapter/v86-internals.js";
+import { internalsOf, type V86Cpu } from "./adapter/v86-internals.js";
 import { DMA_ENGINE, DmaEngine } from "./devices/dma-engine.js";
 import type { GuestFiles } from "./guest/guest-files.js";
 import { compareDump, type DumpComparison } from "./judge/driver-dump.js";
@@ -36,17 +36,36 @@ export interface ScenarioResult {
 /** Longest time from start to the guest's last word: a busy machine boots in half a minute. */
 const DEADLINE_MILLISECONDS = 300_000;
 
+/** CAP.CM (§11.4.2). */
+const CAPABILITY_GPA = 0xfed90008;
+const CACHING_MODE = 0x80;
+
 /** Runs it. `onLine` gets the console. */
-export async function runScenario(scenario: Scenario, files: GuestFiles, onLine: (line: string) => void): Promise<ScenarioResult> {
+export async function runScenario(
+  scenario: Scenario,
+  files: GuestFiles,
+  onLine: (line: string) => void,
+): Promise<ScenarioResult> {
   const begin = performance.now();
-  const machine = await createMachine({ files, tasks: scenario.tasks, commandLine: `intel_iommu=on ${scenario.commandLine}`, onLine });
+  const machine = await createMachine({
+    files,
+    tasks: scenario.tasks,
+    commandLine: `intel_iommu=on ${scenario.commandLine}`,
+    onLine,
+  });
   let judge: ShadowJudge | undefined;
   const attached = attachIommu(machine.emulator, {
     unit: scenario.unit,
     ...(scenario.bypass === undefined ? {} : { bypass: scenario.bypass }),
     ...(scenario.withoutAccessPlatform === undefined ? {} : { withoutAccessPlatform: scenario.withoutAccessPlatform }),
-    ...(scenario.judge === true ? { onDma: (...dma) => judge?.observer(...dma), onRegisterWrite: (...write) => judge?.walk.onRegisterWrite(...write) } : {}),
+    ...(scenario.judge === true
+      ? {
+          onDma: (...dma) => judge?.observer(...dma),
+          onRegisterWrite: (...write) => judge?.walk.onRegisterWrite(...write),
+        }
+      : {}),
   });
+  if (scenario.hideCachingMode === true) hideCachingMode(internalsOf(machine.emulator));
   const unit = countEvents(attached.unit.iommu);
   plugEngine(scenario, machine, attached);
   if (scenario.judge === true) judge = followEverything(attached);
@@ -90,7 +109,10 @@ async function boot({ emulator, console }: Machine): Promise<Check> {
   await emulator.run();
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<string>((resolve) => {
-    timer = setTimeout(() => resolve(`no end after ${DEADLINE_MILLISECONDS / 1000} s; last line: ${console.lines.at(-1) ?? "none"}`), DEADLINE_MILLISECONDS);
+    timer = setTimeout(
+      () => resolve(`no end after ${DEADLINE_MILLISECONDS / 1000} s; last line: ${console.lines.at(-1) ?? "none"}`),
+      DEADLINE_MILLISECONDS,
+    );
   });
   const found = await Promise.race([done.then(() => "all tasks ended"), late]);
   clearTimeout(timer);
@@ -105,7 +127,12 @@ function plugEngine(scenario: Scenario, { emulator }: Machine, attached: Attache
     return;
   }
   const cpu = internalsOf(emulator);
-  plugPciDevice(cpu, DMA_ENGINE, { dma: new V86GuestMemory(cpu), msi: localApicMsi(cpu, queueMicrotask).sink }, (slot) => new DmaEngine(slot, defer));
+  plugPciDevice(
+    cpu,
+    DMA_ENGINE,
+    { dma: new V86GuestMemory(cpu), msi: localApicMsi(cpu, queueMicrotask).sink },
+    (slot) => new DmaEngine(slot, defer),
+  );
 }
 
 /** Every function of the bus gets a shadow, also those that do no DMA: the driver's dump has all of them. */
@@ -113,6 +140,16 @@ function followEverything(attached: AttachedIommu): ShadowJudge {
   const judge = new ShadowJudge(new FreshWalk(attached.memory));
   for (const sourceId of attached.pciFunctions) judge.follow(attached.unit.iommu.addressSpace(sourceId));
   return judge;
+}
+
+/** Stands in front of the unit's capability register: the bit of caching mode reads 0. */
+function hideCachingMode(cpu: V86Cpu): void {
+  const block = CAPABILITY_GPA >>> 17;
+  const read = cpu.memory_map_read32[block];
+  cpu.memory_map_read32[block] = (address) => {
+    const word = read?.(address) ?? -1;
+    return address >>> 0 === CAPABILITY_GPA ? word & ~CACHING_MODE : word;
+  };
 }
 
 function tryToFollow(attached: AttachedIommu): string | undefined {
@@ -143,7 +180,15 @@ function compareWhenDumped({ console }: Machine, judge: ShadowJudge | undefined)
 }
 
 function countEvents({ events }: Iommu): UnitCounters {
-  const counters: UnitCounters = { faults: 0, invalidations: 0, maps: 0, unmaps: 0, changes: 0, windowPages: 0, failedAttachments: 0 };
+  const counters: UnitCounters = {
+    faults: 0,
+    invalidations: 0,
+    maps: 0,
+    unmaps: 0,
+    changes: 0,
+    windowPages: 0,
+    failedAttachments: 0,
+  };
   events.on("fault", () => (counters.faults += 1));
   events.on("invalidate", () => (counters.invalidations += 1));
   events.on("map", () => (counters.maps += 1));

@@ -33,7 +33,10 @@ const KILL_AFTER_MILLISECONDS = 400_000;
 type Message = { readonly line: string } | { readonly answer: unknown } | { readonly error: string };
 
 /** Does a job in a process of its own. `onLine` gets the guest's console. Rejects if the process ends without an answer. */
-export function runJob<Kind extends Job["kind"]>(job: Job & { readonly kind: Kind }, onLine: (line: string) => void): Promise<JobAnswers[Kind]> {
+export function runJob<Kind extends Job["kind"]>(
+  job: Job & { readonly kind: Kind },
+  onLine: (line: string) => void,
+): Promise<JobAnswers[Kind]> {
   return new Promise((resolve, reject) => {
     const child = fork(fileURLToPath(import.meta.url), ["--job"], { serialization: "advanced" });
     child.on("message", (message: Message) => {
@@ -53,23 +56,17 @@ export function runJob<Kind extends Job["kind"]>(job: Job & { readonly kind: Kin
 }
 
 function answerOf(job: Job, onLine: (line: string) => void): Promise<JobAnswers[keyof JobAnswers]> {
-  switch (job.kind) {
-    case "scenario": {
-      const scenario = SCENARIOS.find(({ name }) => name === job.name);
-      if (scenario === undefined) throw new RangeError(`no scenario ${job.name}`);
-      return runScenario(scenario, job.files, onLine);
-    }
-    case "boot":
-      return measureBoot(job.withUnit, job.files, onLine);
-    case "save":
-      return saveSnapshot(job.directory, job.files, onLine);
-    case "restore":
-      return restoreSnapshot(job.directory, job.files, onLine);
-  }
+  if (job.kind === "boot") return measureBoot(job.withUnit, job.files, onLine);
+  if (job.kind === "save") return saveSnapshot(job.directory, job.files, onLine);
+  if (job.kind === "restore") return restoreSnapshot(job.directory, job.files, onLine);
+  const scenario = SCENARIOS.find(({ name }) => name === job.name);
+  if (scenario === undefined) throw new RangeError(`no scenario ${job.name}`);
+  return runScenario(scenario, job.files, onLine);
 }
 
 async function doJob(job: Job): Promise<void> {
-  const send = (message: Message): Promise<void> => new Promise((resolve) => void process.send?.(message, () => resolve()));
+  const send = (message: Message): Promise<void> =>
+    new Promise((resolve) => void process.send?.(message, () => resolve()));
   try {
     await send({ answer: await answerOf(job, (line) => void send({ line })) });
   } catch (error) {

@@ -65,6 +65,8 @@ export interface Scenario {
   readonly engine?: "behind" | "raw";
   /** Follow every device with a MAP notifier and judge it. Default false. */
   readonly judge?: boolean;
+  /** The guest reads a unit without caching mode although ours has it: it then does not announce what it maps. Default false. */
+  readonly hideCachingMode?: boolean;
   /** Only try to attach a MAP notifier, which must be refused. */
   readonly tryNotifier?: boolean;
   /** What must be true afterwards. */
@@ -78,7 +80,12 @@ export function equal(what: string, found: string | number | undefined, expected
 
 /** More than a limit. */
 export function moreThan(what: string, found: number, limit: number): Check {
-  return { what, expected: `more than ${limit.toLocaleString("en")}`, found: found.toLocaleString("en"), ok: found > limit };
+  return {
+    what,
+    expected: `more than ${limit.toLocaleString("en")}`,
+    found: found.toLocaleString("en"),
+    ok: found > limit,
+  };
 }
 
 /** Something that holds or does not. */

@@ -7,9 +7,10 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { restore, save } from "@iommu-kit/iommu-vtd/snapshot";
 import { type AttachedIommu, attachIommu } from "./adapter/attach-iommu.js";
 import type { GuestFiles } from "./guest/guest-files.js";
-import { createMachine, type Machine } from "./machine.js";
+import { arrayBufferOf, createMachine, type Machine } from "./machine.js";
 import { type Check, equal, moreThan } from "./scenario.js";
 
 /** How saving or restoring went. */
@@ -26,7 +27,11 @@ const UNIT = { interruptRemapping: false, hostAddressWidth: 36, addressWidths: [
 const ACCESSES_BEFORE_STOP = 600;
 
 /** Boots, stops in the middle of I/O, and writes `machine.bin` and `unit.json` to the directory. */
-export async function saveSnapshot(directory: string, files: GuestFiles, onLine: (line: string) => void): Promise<SnapshotResult> {
+export async function saveSnapshot(
+  directory: string,
+  files: GuestFiles,
+  onLine: (line: string) => void,
+): Promise<SnapshotResult> {
   let accesses = 0;
   let counting = false;
   let stop: (() => void) | undefined;
@@ -41,7 +46,7 @@ export async function saveSnapshot(directory: string, files: GuestFiles, onLine:
   await machine.emulator.stop();
   const begin = performance.now();
   const machineState = new Uint8Array(await machine.emulator.save_state());
-  const unitState = JSON.stringify(attached.unit.save());
+  const unitState = JSON.stringify(save(attached.unit.iommu));
   const milliseconds = performance.now() - begin;
   await writeFile(join(directory, "machine.bin"), machineState);
   await writeFile(join(directory, "unit.json"), unitState);
@@ -49,21 +54,35 @@ export async function saveSnapshot(directory: string, files: GuestFiles, onLine:
   await writeFile(join(directory, "original.txt"), original);
   await machine.emulator.destroy();
   const copies = machine.console.tasks.get("hold")?.facts.get("copy") ?? [];
-  const checks = [moreThan("disk accesses before the stop", accesses, ACCESSES_BEFORE_STOP - 1), equal("copies finished before the stop", copies.length, 0)];
-  return { ok: checks.every((check) => check.ok), checks, machineBytes: machineState.length, unitBytes: unitState.length, milliseconds };
+  const checks = [
+    moreThan("disk accesses before the stop", accesses, ACCESSES_BEFORE_STOP - 1),
+    equal("copies finished before the stop", copies.length, 0),
+  ];
+  return {
+    ok: checks.every((check) => check.ok),
+    checks,
+    machineBytes: machineState.length,
+    unitBytes: unitState.length,
+    milliseconds,
+  };
 }
 
 /** Restores what `saveSnapshot` wrote, lets the guest finish, and compares its checksums. */
-export async function restoreSnapshot(directory: string, files: GuestFiles, onLine: (line: string) => void): Promise<SnapshotResult> {
+export async function restoreSnapshot(
+  directory: string,
+  files: GuestFiles,
+  onLine: (line: string) => void,
+): Promise<SnapshotResult> {
   const { machine, attached } = await build(files, onLine);
-  const machineState = await readFile(join(directory, "machine.bin"));
+  const machineState = await arrayBufferOf(join(directory, "machine.bin"));
   const unitState = await readFile(join(directory, "unit.json"), "utf8");
   const original = await readFile(join(directory, "original.txt"), "utf8");
   // The reports of the guest begin in the middle: its task has begun in the other process.
   machine.console.tasks.set("hold", { result: "running", facts: new Map() });
   const begin = performance.now();
-  await machine.emulator.restore_state(machineState.buffer.slice(machineState.byteOffset, machineState.byteOffset + machineState.byteLength) as ArrayBuffer);
-  await attached.unit.restore(JSON.parse(unitState));
+  await machine.emulator.restore_state(machineState);
+  const snapshot: unknown = JSON.parse(unitState);
+  await restore(attached.unit.iommu, snapshot);
   const milliseconds = performance.now() - begin;
   const done = machine.console.waitFor(/^@@ done/);
   await machine.emulator.run();
@@ -79,10 +98,23 @@ export async function restoreSnapshot(directory: string, files: GuestFiles, onLi
   ];
   await machine.emulator.destroy();
   attached.detach();
-  return { ok: checks.every((check) => check.ok), checks, machineBytes: machineState.length, unitBytes: unitState.length, milliseconds };
+  return {
+    ok: checks.every((check) => check.ok),
+    checks,
+    machineBytes: machineState.byteLength,
+    unitBytes: unitState.length,
+    milliseconds,
+  };
 }
 
-async function build(files: GuestFiles, onLine: (line: string) => void, onDma?: () => void): Promise<{ readonly machine: Machine; readonly attached: AttachedIommu }> {
+async function build(
+  files: GuestFiles,
+  onLine: (line: string) => void,
+  onDma?: () => void,
+): Promise<{ readonly machine: Machine; readonly attached: AttachedIommu }> {
   const machine = await createMachine({ files, tasks: ["hold"], commandLine: "intel_iommu=on", onLine });
-  return { machine, attached: attachIommu(machine.emulator, { unit: UNIT, ...(onDma === undefined ? {} : { onDma }) }) };
+  return {
+    machine,
+    attached: attachIommu(machine.emulator, { unit: UNIT, ...(onDma === undefined ? {} : { onDma }) }),
+  };
 }

@@ -9,7 +9,12 @@ import type { SnapshotResult } from "./snapshot.js";
 
 /** A scenario's lines. */
 export function scenarioReport(result: ScenarioResult): readonly string[] {
-  return [...result.checks.map(checkLine), ...unitLines(result), ...result.examples.map((example) => `     ${example}`), `  ${mark(result.ok)} ${result.name} (${result.seconds.toFixed(1)} s)`];
+  return [
+    ...result.checks.map(checkLine),
+    ...unitLines(result),
+    ...(result.ok ? [] : result.examples).map((example) => `     ${example}`),
+    `  ${mark(result.ok)} ${result.name} (${result.seconds.toFixed(1)} s)`,
+  ];
 }
 
 /** The snapshot's lines. */
@@ -32,16 +37,33 @@ export function bootReport({ pairs, medianWallRatio, medianCpuRatio }: BootCompa
 }
 
 /** The table at the end. */
-export function verdict(scenarios: readonly ScenarioResult[], snapshot: { readonly save: SnapshotResult; readonly restore: SnapshotResult } | undefined, boots: BootComparison | undefined): readonly string[] {
-  const rows: (readonly [ok: boolean, name: string, detail: string])[] = scenarios.map((result) => [result.ok, result.name, detailOf(result)]);
-  if (snapshot !== undefined) rows.push([snapshot.save.ok && snapshot.restore.ok, "snapshot", `machine ${megabytes(snapshot.save.machineBytes)}, restored in ${snapshot.restore.milliseconds.toFixed(0)} ms`]);
+export function verdict(
+  scenarios: readonly ScenarioResult[],
+  snapshot: { readonly save: SnapshotResult; readonly restore: SnapshotResult } | undefined,
+  boots: BootComparison | undefined,
+): readonly string[] {
+  const rows: (readonly [ok: boolean, name: string, detail: string])[] = scenarios.map((result) => [
+    result.ok,
+    result.name,
+    detailOf(result),
+  ]);
+  if (snapshot !== undefined)
+    rows.push([
+      snapshot.save.ok && snapshot.restore.ok,
+      "snapshot",
+      `machine ${megabytes(snapshot.save.machineBytes)}, restored in ${snapshot.restore.milliseconds.toFixed(0)} ms`,
+    ]);
   const width = Math.max(0, ...rows.map(([, name]) => name.length));
   const passed = rows.filter(([ok]) => ok).length;
   return [
     "",
     "== verdict",
     ...rows.map(([ok, name, detail]) => `  ${mark(ok)} ${name.padEnd(width)}  ${detail}`),
-    ...(boots === undefined ? [] : [`       boot with the unit: ${boots.medianWallRatio.toFixed(3)} times without (median of ${boots.pairs.length} pairs; not judged)`]),
+    ...(boots === undefined
+      ? []
+      : [
+          `       boot with the unit: ${boots.medianWallRatio.toFixed(3)} times without (median of ${boots.pairs.length} pairs; not judged)`,
+        ]),
     `  ${passed} of ${rows.length} passed`,
   ];
 }
@@ -50,8 +72,12 @@ function detailOf({ checks, judge, dump, unit }: ScenarioResult): string {
   const failed = checks.find((check) => !check.ok);
   if (failed !== undefined) return `${failed.what}: wanted ${failed.expected}, found ${failed.found}`;
   const parts = [`${checks.length} checks`];
-  if (judge !== undefined) parts.push(`${judge.checks.toLocaleString("en")} pages judged, ${judge.mismatches} mismatches, ${judge.vanished} vanished`);
-  if (dump !== undefined) parts.push(`driver's dump ${dump.pages.toLocaleString("en")} pages, ${dump.different} different`);
+  if (judge !== undefined)
+    parts.push(
+      `${judge.checks.toLocaleString("en")} pages judged, ${judge.mismatches} mismatches, ${judge.vanished} vanished`,
+    );
+  if (dump !== undefined)
+    parts.push(`driver's dump ${dump.pages.toLocaleString("en")} pages, ${dump.different} different`);
   if (unit.faults > 0) parts.push(`${unit.faults.toLocaleString("en")} faults`);
   return parts.join("; ");
 }
@@ -63,9 +89,17 @@ function checkLine({ ok, what, expected, found }: Check): string {
 function unitLines({ unit, dma, interruptsDelivered, judge }: ScenarioResult): readonly string[] {
   const devices = Object.entries(dma)
     .filter(([, { reads, writes }]) => reads + writes > 0)
-    .map(([name, { reads, writes, bytesRead, bytesWritten, refused }]) => `     ${name}: ${reads} reads (${megabytes(bytesRead)}), ${writes} writes (${megabytes(bytesWritten)}), ${refused} refused`);
+    .map(
+      ([name, { reads, writes, bytesRead, bytesWritten, refused }]) =>
+        `     ${name}: ${reads} reads (${megabytes(bytesRead)}), ${writes} writes (${megabytes(bytesWritten)}), ${refused} refused`,
+    );
   const did = `     the unit: ${unit.invalidations} invalidations, ${unit.maps} maps, ${unit.unmaps} unmaps, ${unit.changes} changes, ${unit.faults} faults, ${interruptsDelivered} messages`;
-  const judged = judge === undefined ? [] : [`     the judge: ${judge.checks} pages checked, ${judge.maps} maps, ${judge.unmaps} unmaps, ${judge.replaces} replaces`];
+  const judged =
+    judge === undefined
+      ? []
+      : [
+          `     the judge: ${judge.checks} pages checked, ${judge.maps} maps, ${judge.unmaps} unmaps, ${judge.replaces} replaces`,
+        ];
   return [...devices, did, ...judged];
 }
 

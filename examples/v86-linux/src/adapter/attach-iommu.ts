@@ -8,7 +8,15 @@
 import { type AddressSpace, IommuError, type Scheduler, type SourceId, timerScheduler } from "@iommu-kit/iommu-core";
 import type { VtdConfig } from "@iommu-kit/iommu-vtd";
 import { buildDmar } from "@iommu-kit/iommu-vtd/acpi";
-import { type DeviceMemory, type DmaCounters, type DmaObserver, newCounters, observed, redirect, translatedCpu } from "./device-dma.js";
+import {
+  type DeviceMemory,
+  type DmaCounters,
+  type DmaObserver,
+  newCounters,
+  observed,
+  redirect,
+  translatedCpu,
+} from "./device-dma.js";
 import { localApicMsi, type MsiCounters } from "./local-apic-msi.js";
 import { mapRegisters, type RegisterBlock } from "./mmio-page.js";
 import { type PciIdentity, type PciSlot, plugPciDevice } from "./pci-slot.js";
@@ -79,7 +87,11 @@ const ACCESS_PLATFORM = 2;
 export function attachIommu(emulator: V86Emulator, options: AttachIommuOptions): AttachedIommu {
   const cpu = internalsOf(emulator);
   if (cpu.option_roms.some(({ name }) => name === FIRMWARE_NAME)) {
-    throw new IommuError("already-attached", "expected an emulator without a remapping unit, got one that has a DMAR table", { hint: "detach the other unit first" });
+    throw new IommuError(
+      "already-attached",
+      "expected an emulator without a remapping unit, got one that has a DMAR table",
+      { hint: "detach the other unit first" },
+    );
   }
   return new V86Attachment(cpu, options);
 }
@@ -102,12 +114,18 @@ class V86Attachment implements AttachedIommu {
     const apic = localApicMsi(cpu, queueMicrotask);
     this.#undo.push(() => apic.close());
     this.interrupts = apic.counters;
-    this.unit = createVtdUnit(options.unit ?? {}, { memory: this.memory, msi: apic.sink, scheduler: options.scheduler ?? timerScheduler });
+    this.unit = createVtdUnit(options.unit ?? {}, {
+      memory: this.memory,
+      msi: apic.sink,
+      scheduler: options.scheduler ?? timerScheduler,
+    });
     this.#undo.push(mapRegisters(cpu, registerGpa, watched(this.unit.registers, options.onRegisterWrite)));
     this.#addFirmwareTable(registerGpa, options.hostAddressWidthBits ?? 36);
     const bypass = new Set(options.bypass ?? []);
     this.#offerAccessPlatform(new Set(options.withoutAccessPlatform ?? []));
-    this.devices = dmaUsers(cpu).flatMap(({ name, sourceId, users }) => (bypass.has(name) ? [] : [this.#putBehind(name, sourceId, users)]));
+    this.devices = dmaUsers(cpu).flatMap(({ name, sourceId, users }) =>
+      bypass.has(name) ? [] : [this.#putBehind(name, sourceId, users)],
+    );
   }
 
   get pciFunctions(): readonly SourceId[] {
@@ -116,7 +134,12 @@ class V86Attachment implements AttachedIommu {
 
   plug(identity: PciIdentity, makeRegisters: (slot: PciSlot) => RegisterBlock): () => void {
     const space = this.unit.iommu.addressSpace(identity.sourceId);
-    const unplug = plugPciDevice(this.#cpu, identity, { dma: this.#memoryOf(space), msi: this.unit.msiOf(space) }, makeRegisters);
+    const unplug = plugPciDevice(
+      this.#cpu,
+      identity,
+      { dma: this.#memoryOf(space), msi: this.unit.msiOf(space) },
+      makeRegisters,
+    );
     const once = (): void => {
       const index = this.#undo.indexOf(once);
       if (index < 0) return;
@@ -160,7 +183,9 @@ class V86Attachment implements AttachedIommu {
   #putBehind(name: V86DeviceName, sourceId: number, users: readonly V86DmaUser[]): AttachedDevice {
     const space = this.unit.iommu.addressSpace(sourceId);
     const counters = newCounters();
-    this.#undo.push(redirect(users, translatedCpu(this.#cpu, this.#memoryOf(space), counters, name === "ide" ? 0xff : 0x00)));
+    this.#undo.push(
+      redirect(users, translatedCpu(this.#cpu, this.#memoryOf(space), counters, name === "ide" ? 0xff : 0x00)),
+    );
     return { name, space, counters };
   }
 }

@@ -45,7 +45,12 @@ export interface DmaCounters {
 const NOTHING = new Uint8Array(0);
 
 /** A stand-in for `cpu` that reaches memory through `memory`; `counters` are counted up. Refused reads are filled with `refusedByte`. */
-export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCounters, refusedByte: 0x00 | 0xff): V86Cpu {
+export function translatedCpu(
+  cpu: V86Cpu,
+  memory: DeviceMemory,
+  counters: DmaCounters,
+  refusedByte: 0x00 | 0xff,
+): V86Cpu {
   const small = new Uint8Array(4);
   const view = new DataView(small.buffer);
   const pieces = [0, 1, 2, 3, 4].map((length) => small.subarray(0, length));
@@ -70,18 +75,39 @@ export function translatedCpu(cpu: V86Cpu, memory: DeviceMemory, counters: DmaCo
     return read(address, bytes) ? bytes : NOTHING;
   };
 
-  const overrides: Partial<Record<keyof V86Cpu, PropertyDescriptor>> = {
-    read8: { value: (address: number): number => (read(address, piece(1)), view.getUint8(0)) },
-    read16: { value: (address: number): number => (read(address, piece(2)), view.getUint16(0, true)) },
-    read32s: { value: (address: number): number => (read(address, piece(4)), view.getInt32(0, true)) },
-    write8: { value: (address: number, value: number): void => (view.setUint8(0, value), write(address, piece(1))) },
-    write16: { value: (address: number, value: number): void => (view.setUint16(0, value, true), write(address, piece(2))) },
-    write32: { value: (address: number, value: number): void => (view.setInt32(0, value, true), write(address, piece(4))) },
-    read_blob: { value: readRange },
-    write_blob: { value: (bytes: Uint8Array, address: number): void => write(address, bytes) },
-    mem8: { value: { subarray: (begin: number, end: number): Uint8Array => readRange(begin, end - begin) } },
+  // Small accesses pass through four bytes of scratch.
+  const read8 = (address: number): number => {
+    read(address, piece(1));
+    return view.getUint8(0);
   };
-  return Object.create(cpu, overrides as PropertyDescriptorMap) as V86Cpu;
+  const read16 = (address: number): number => {
+    read(address, piece(2));
+    return view.getUint16(0, true);
+  };
+  const read32s = (address: number): number => {
+    read(address, piece(4));
+    return view.getInt32(0, true);
+  };
+  const write8 = (address: number, value: number): void => {
+    view.setUint8(0, value);
+    write(address, piece(1));
+  };
+  const write16 = (address: number, value: number): void => {
+    view.setUint16(0, value, true);
+    write(address, piece(2));
+  };
+  const write32 = (address: number, value: number): void => {
+    view.setInt32(0, value, true);
+    write(address, piece(4));
+  };
+  const overrides: Partial<V86Cpu> = {
+    ...{ read8, read16, read32s, write8, write16, write32 },
+    read_blob: readRange,
+    write_blob: (bytes, address) => write(address, bytes),
+    mem8: { byteOffset: 0, length: 0, subarray: (begin, end) => readRange(begin, end - begin) },
+  };
+  const descriptors = Object.entries(overrides).map(([name, value]) => [name, { value }] as const);
+  return Object.create(cpu, Object.fromEntries(descriptors)) as V86Cpu;
 }
 
 /** Puts `users` behind `cpu`. Answers how to put them back. */

@@ -37,12 +37,12 @@ export function mapRegisters(cpu: V86Cpu, gpa: number, registers: RegisterBlock)
     if (inside(offset)) registers.write32(offset, value >>> 0);
   };
   const block = blockGpa / BLOCK_BYTES;
-  const maps = [cpu.memory_map_read8, cpu.memory_map_write8, cpu.memory_map_read32, cpu.memory_map_write32];
-  const before = maps.map((map) => map[block]);
+  const { memory_map_read8, memory_map_write8, memory_map_read32, memory_map_write32 } = cpu;
+  const reads = [memory_map_read8, memory_map_read32].map((map) => ({ map, before: map[block] }));
+  const writes = [memory_map_write8, memory_map_write32].map((map) => ({ map, before: map[block] }));
   cpu.io.mmap_register(blockGpa, BLOCK_BYTES, read8, write8, read32, write32);
   return () => {
-    maps.forEach((map, index) => {
-      (map as (unknown | undefined)[])[block] = before[index];
-    });
+    for (const { map, before } of reads) map[block] = before;
+    for (const { map, before } of writes) map[block] = before;
   };
 }

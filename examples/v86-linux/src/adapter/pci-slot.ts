@@ -53,15 +53,31 @@ const MSI_ENABLE = 1;
  * Puts a device into a slot. Answers how to take it out again.
  * @throws {IommuError} `bad-option` if the slot is taken or the BAR is not aligned.
  */
-export function plugPciDevice(cpu: V86Cpu, identity: PciIdentity, ports: DevicePorts, makeRegisters: (slot: PciSlot) => RegisterBlock): () => void {
+export function plugPciDevice(
+  cpu: V86Cpu,
+  identity: PciIdentity,
+  ports: DevicePorts,
+  makeRegisters: (slot: PciSlot) => RegisterBlock,
+): () => void {
   const { pci } = cpu.devices;
   if (pci.devices[identity.sourceId] !== undefined) {
-    throw new IommuError("bad-option", `expected a free slot for ${identity.name}, got ${formatSourceId(identity.sourceId)}, which has a device`, { hint: "choose another source-id" });
+    throw new IommuError(
+      "bad-option",
+      `expected a free slot for ${identity.name}, got ${formatSourceId(identity.sourceId)}, which has a device`,
+      { hint: "choose another source-id" },
+    );
   }
   if (identity.barGpa % BAR_BYTES !== 0) {
-    throw new IommuError("bad-option", `expected a BAR at a multiple of ${BAR_BYTES}, got ${identity.barGpa}`, { hint: "v86 maps registers in blocks of 128 KiB" });
+    throw new IommuError("bad-option", `expected a BAR at a multiple of ${BAR_BYTES}, got ${identity.barGpa}`, {
+      hint: "v86 maps registers in blocks of 128 KiB",
+    });
   }
-  const config = pci.register_device({ pci_id: identity.sourceId, pci_space: configurationSpace(identity), pci_bars: [{ size: BAR_BYTES }], name: identity.name });
+  const config = pci.register_device({
+    pci_id: identity.sourceId,
+    pci_space: configurationSpace(identity),
+    pci_bars: [{ size: BAR_BYTES }],
+    name: identity.name,
+  });
   const slot = new Slot(cpu, config, identity.sourceId, ports);
   const unmap = mapRegisters(cpu, identity.barGpa, makeRegisters(slot));
   return () => {
@@ -96,7 +112,11 @@ class Slot implements PciSlot {
     if (!this.#open) return;
     const first = MSI_CAPABILITY / 4;
     if ((this.#word(first) & (MSI_ENABLE << 16)) !== 0) {
-      this.#msi({ address: this.#word(first + 1) >>> 0, addressHigh: this.#word(first + 2) >>> 0, data: this.#word(first + 3) & 0xffff });
+      this.#msi({
+        address: this.#word(first + 1) >>> 0,
+        addressHigh: this.#word(first + 2) >>> 0,
+        data: this.#word(first + 3) & 0xffff,
+      });
     } else if ((this.#word(COMMAND_WORD) & INTX_DISABLE) === 0) {
       this.#cpu.devices.pci.raise_irq(this.#sourceId);
     }

@@ -18,7 +18,14 @@ export type MmioWrite = (address: number, value: number) => void;
 /** v86's port and memory-mapped I/O. */
 export interface V86Io {
   /** Blocks of 128 KiB only: `address` and `byteLength` are multiples of 0x20000. */
-  mmap_register(address: number, byteLength: number, read8: MmioRead, write8: MmioWrite, read32?: MmioRead, write32?: MmioWrite): void;
+  mmap_register(
+    address: number,
+    byteLength: number,
+    read8: MmioRead,
+    write8: MmioWrite,
+    read32?: MmioRead,
+    write32?: MmioWrite,
+  ): void;
 }
 
 /** A PCI function as v86 keeps it. */
@@ -93,7 +100,11 @@ export interface V86Cpu {
   readonly option_roms: V86FirmwareFile[];
   readonly memory_size: ArrayLike<number>;
   /** RAM as bytes. A proxy in v86: every access makes a new view, so it is used for its place in `wasm_memory` only. */
-  readonly mem8: { readonly byteOffset: number; readonly length: number; subarray(begin: number, end: number): Uint8Array };
+  readonly mem8: {
+    readonly byteOffset: number;
+    readonly length: number;
+    subarray(begin: number, end: number): Uint8Array;
+  };
   readonly wasm_memory: { readonly buffer: ArrayBuffer };
   readonly memory_map_read8: (MmioRead | undefined)[];
   readonly memory_map_write8: (MmioWrite | undefined)[];
@@ -118,7 +129,19 @@ export interface V86Cpu {
 /** What the adapter needs of a `V86` object: nothing that is typed in v86's own declarations. */
 export type V86Emulator = object;
 
-const FUNCTIONS_OF_CPU = ["read8", "read16", "read32s", "write8", "write16", "write32", "read_blob", "write_blob", "jit_dirty_cache", "handle_irqs", "get_apic_addr"] as const;
+const FUNCTIONS_OF_CPU = [
+  "read8",
+  "read16",
+  "read32s",
+  "write8",
+  "write16",
+  "write32",
+  "read_blob",
+  "write_blob",
+  "jit_dirty_cache",
+  "handle_irqs",
+  "get_apic_addr",
+] as const;
 const FUNCTIONS_OF_PCI = ["register_device", "raise_irq", "lower_irq"] as const;
 const MAPS_OF_CPU = ["memory_map_read8", "memory_map_write8", "memory_map_read32", "memory_map_write32"] as const;
 
@@ -128,7 +151,8 @@ const MAPS_OF_CPU = ["memory_map_read8", "memory_map_write8", "memory_map_read32
  */
 export function internalsOf(emulator: V86Emulator): V86Cpu {
   const machine = part(emulator, "v86");
-  if (machine === undefined) throw missing("emulator.v86", "an object", machine, 'wait for the event "emulator-loaded" and attach before run()');
+  if (machine === undefined)
+    throw missing("emulator.v86", "an object", machine, 'wait for the event "emulator-loaded" and attach before run()');
   const cpu = part(machine, "cpu");
   const checks: [path: string, wanted: string, value: unknown][] = [
     ["cpu", "object", cpu],
@@ -137,7 +161,11 @@ export function internalsOf(emulator: V86Emulator): V86Cpu {
     ["cpu.io.mmap_register", "function", part(part(cpu, "io"), "mmap_register")],
     ["cpu.devices", "object", part(cpu, "devices")],
     ["cpu.devices.pci", "object", part(part(cpu, "devices"), "pci")],
-    ...FUNCTIONS_OF_PCI.map((name): [string, string, unknown] => [`cpu.devices.pci.${name}`, "function", part(part(part(cpu, "devices"), "pci"), name)]),
+    ...FUNCTIONS_OF_PCI.map((name): [string, string, unknown] => [
+      `cpu.devices.pci.${name}`,
+      "function",
+      part(part(part(cpu, "devices"), "pci"), name),
+    ]),
     ["cpu.option_roms", "array", part(cpu, "option_roms")],
     ["cpu.memory_size[0]", "number", part(part(cpu, "memory_size"), "0")],
     ["cpu.mem8.byteOffset", "number", part(part(cpu, "mem8"), "byteOffset")],
@@ -146,7 +174,13 @@ export function internalsOf(emulator: V86Emulator): V86Cpu {
   ];
   for (const [path, wanted, value] of checks) {
     const kind = Array.isArray(value) ? "array" : typeof value;
-    if (kind !== wanted || value === null) throw missing(path, wanted, value, `this adapter is written for v86 ${V86_VERSION}: install exactly that version`);
+    if (kind !== wanted || value === null)
+      throw missing(
+        path,
+        wanted,
+        value,
+        `this adapter is written for v86 ${V86_VERSION}: install exactly that version`,
+      );
   }
   return cpu as V86Cpu;
 }
@@ -159,9 +193,12 @@ export function checkVirtio(name: string, device: V86VirtioDevice): void {
   const virtio = part(device, "virtio");
   const queues = part(virtio, "queues");
   const hint = `this adapter is written for v86 ${V86_VERSION}: install exactly that version`;
-  if (typeof part(virtio, "pci_id") !== "number") throw missing(`cpu.devices.${name}.virtio.pci_id`, "number", part(virtio, "pci_id"), hint);
-  if (!Array.isArray(queues) || queues.some((queue) => typeof part(queue, "cpu") !== "object")) throw missing(`cpu.devices.${name}.virtio.queues[].cpu`, "object", queues, hint);
-  if (!(part(virtio, "device_feature") instanceof Uint32Array)) throw missing(`cpu.devices.${name}.virtio.device_feature`, "Uint32Array", part(virtio, "device_feature"), hint);
+  if (typeof part(virtio, "pci_id") !== "number")
+    throw missing(`cpu.devices.${name}.virtio.pci_id`, "number", part(virtio, "pci_id"), hint);
+  if (!Array.isArray(queues) || queues.some((queue) => typeof part(queue, "cpu") !== "object"))
+    throw missing(`cpu.devices.${name}.virtio.queues[].cpu`, "object", queues, hint);
+  if (!(part(virtio, "device_feature") instanceof Uint32Array))
+    throw missing(`cpu.devices.${name}.virtio.device_feature`, "Uint32Array", part(virtio, "device_feature"), hint);
 }
 
 function part(value: unknown, name: string): unknown {
@@ -169,5 +206,9 @@ function part(value: unknown, name: string): unknown {
 }
 
 function missing(path: string, wanted: string, value: unknown, hint: string): IommuError {
-  return new IommuError("not-supported", `v86 internal ${path}: expected ${wanted}, got ${value === null ? "null" : typeof value}`, { hint });
+  return new IommuError(
+    "not-supported",
+    `v86 internal ${path}: expected ${wanted}, got ${value === null ? "null" : typeof value}`,
+    { hint },
+  );
 }

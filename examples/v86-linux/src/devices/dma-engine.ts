@@ -20,12 +20,29 @@ import type { PciIdentity, PciSlot } from "../adapter/pci-slot.js";
 import type { RegisterBlock } from "../adapter/mmio-page.js";
 
 /** Where the engine sits: 00:03.0, BAR 0 at 0xF0000000. The vendor is one that is used for such experiments and belongs to nobody. */
-export const DMA_ENGINE: PciIdentity = { name: "iommu-kit DMA engine", sourceId: 0x18, vendorId: 0x1234, deviceId: 0x6b69, classCode: 0xff0000, barGpa: 0xf0000000 };
+export const DMA_ENGINE: PciIdentity = {
+  name: "iommu-kit DMA engine",
+  sourceId: 0x18,
+  vendorId: 0x1234,
+  deviceId: 0x6b69,
+  classCode: 0xff0000,
+  barGpa: 0xf0000000,
+};
 
 const IDENTITY = 0x00444d41;
 const LOCAL_BYTES = 0x10000;
 
-const Register = { identity: 0x00, addressLow: 0x04, addressHigh: 0x08, length: 0x0c, localOffset: 0x10, command: 0x14, status: 0x18, transfers: 0x1c, acknowledge: 0x20 } as const;
+const Register = {
+  identity: 0x00,
+  addressLow: 0x04,
+  addressHigh: 0x08,
+  length: 0x0c,
+  localOffset: 0x10,
+  command: 0x14,
+  status: 0x18,
+  transfers: 0x1c,
+  acknowledge: 0x20,
+} as const;
 const Command = { toDevice: 1, fromDevice: 2, interrupt: 8 } as const;
 const Status = { busy: 0, done: 1, refused: 2, notBusMaster: 3, badLength: 4 } as const;
 

@@ -6,7 +6,15 @@
  */
 
 /** Stable names of the causes, for `--json`. */
-export type BuildProblemCode = "missing-tool" | "no-apt" | "unknown-package" | "no-network" | "no-space" | "wrong-kernel" | "command-failed" | "bad-option";
+export type BuildProblemCode =
+  | "missing-tool"
+  | "no-apt"
+  | "unknown-package"
+  | "no-network"
+  | "no-space"
+  | "wrong-kernel"
+  | "command-failed"
+  | "bad-option";
 
 /** A build that cannot go on. `message` is one sentence with the cause and the remedy. */
 export class BuildProblem extends Error {
@@ -22,10 +30,20 @@ export class BuildProblem extends Error {
 /** Reads the output of a failed tool for a cause that has a remedy of its own; `undefined` if it names none. */
 export function recogniseProblem(output: string, where: string): BuildProblem | undefined {
   if (/No space left on device|Disk quota exceeded/i.test(output)) {
-    return new BuildProblem("no-space", `The disk is full: free about 3 GB under ${where}, or set IOMMU_KIT_CACHE to a directory on a larger disk.`);
+    return new BuildProblem(
+      "no-space",
+      `The disk is full: free about 3 GB under ${where}, or set IOMMU_KIT_CACHE to a directory on a larger disk.`,
+    );
   }
-  if (/Temporary failure resolving|Could not resolve|Could not connect|Network is unreachable|Connection (timed out|refused|failed)/i.test(output)) {
-    return new BuildProblem("no-network", "There is no network to Debian's archive: connect this machine, or point apt at a mirror, and start again; what is already in the cache is kept.");
+  if (
+    /Temporary failure resolving|Could not resolve|Could not connect|Network is unreachable|Connection (timed out|refused|failed)/i.test(
+      output,
+    )
+  ) {
+    return new BuildProblem(
+      "no-network",
+      "There is no network to Debian's archive: connect this machine, or point apt at a mirror, and start again; what is already in the cache is kept.",
+    );
   }
   return undefined;
 }

@@ -17,7 +17,9 @@ const NOTHING = new Uint8Array(0);
 /** The archive, trailer included, padded to whole 512-byte blocks. */
 export function cpioArchive(entries: readonly CpioEntry[]): Uint8Array {
   const parts: Uint8Array[] = [];
-  entries.forEach((entry, index) => parts.push(...member(entry.path, index + 1, modeOf(entry), contentOf(entry), entry.kind === "console")));
+  entries.forEach((entry, index) =>
+    parts.push(...member(entry.path, index + 1, modeOf(entry), contentOf(entry), entry.kind === "console")),
+  );
   parts.push(...member("TRAILER!!!", 0, 0, NOTHING, false));
   const length = parts.reduce((sum, part) => sum + part.length, 0);
   const archive = new Uint8Array(Math.ceil(length / 512) * 512);
@@ -30,16 +32,8 @@ export function cpioArchive(entries: readonly CpioEntry[]): Uint8Array {
 }
 
 function modeOf(entry: CpioEntry): number {
-  switch (entry.kind) {
-    case "directory":
-      return 0o040755;
-    case "file":
-      return entry.executable ? 0o100755 : 0o100644;
-    case "link":
-      return 0o120777;
-    case "console":
-      return 0o020600;
-  }
+  if (entry.kind === "file") return entry.executable ? 0o100755 : 0o100644;
+  return { directory: 0o040755, link: 0o120777, console: 0o020600 }[entry.kind];
 }
 
 function contentOf(entry: CpioEntry): Uint8Array {

@@ -35,7 +35,10 @@ export class DebianPackages {
     if (version !== undefined && version !== "(none)") return version;
     throw (
       recogniseProblem(refreshOutput, cacheRoot()) ??
-      new BuildProblem("unknown-package", `apt knows no package ${name}: add Debian 12 (bookworm, main) to the apt sources of this machine, or give a kernel of your own with --kernel FILE.`)
+      new BuildProblem(
+        "unknown-package",
+        `apt knows no package ${name}: add Debian 12 (bookworm, main) to the apt sources of this machine, or give a kernel of your own with --kernel FILE.`,
+      )
     );
   }
 
@@ -46,7 +49,11 @@ export class DebianPackages {
     return cached(entry, async (directory) => {
       await runCommand("apt-get", [...this.#options(), "download", `${name}=${version}`], { cwd: directory });
       const archive = (await readdir(directory)).find((file) => file.endsWith(".deb"));
-      if (archive === undefined) throw new BuildProblem("command-failed", `apt-get downloaded no file for ${name} ${version}: try again, the mirror may be in the middle of an update.`);
+      if (archive === undefined)
+        throw new BuildProblem(
+          "command-failed",
+          `apt-get downloaded no file for ${name} ${version}: try again, the mirror may be in the middle of an update.`,
+        );
       await runCommand("dpkg-deb", ["-x", archive, "."], { cwd: directory });
       await runCommand("rm", ["--", archive], { cwd: directory });
     });
@@ -54,7 +61,16 @@ export class DebianPackages {
 
   #options(): string[] {
     const state = join(cacheRoot(), `apt-${this.#architecture}`);
-    const own = ["-o", `Dir::State::Lists=${state}/lists`, "-o", `Dir::Cache=${state}/cache`, "-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"];
+    const own = [
+      "-o",
+      `Dir::State::Lists=${state}/lists`,
+      "-o",
+      `Dir::Cache=${state}/cache`,
+      "-o",
+      "APT::Sandbox::User=root",
+      "-o",
+      "Debug::NoLocking=1",
+    ];
     if (this.#architecture === "native") return own;
     return [...own, "-o", `APT::Architecture=${this.#architecture}`, "-o", `APT::Architectures=${this.#architecture}`];
   }
@@ -66,7 +82,10 @@ export class DebianPackages {
 
   async #update(): Promise<string> {
     if (!(await hasCommand("apt-get")) || !(await hasCommand("dpkg-deb"))) {
-      throw new BuildProblem("no-apt", "There is no apt-get here, and the guest is built from Debian packages: run this on Debian 12 (a container will do), or set IOMMU_KIT_CACHE to a cache that was filled there.");
+      throw new BuildProblem(
+        "no-apt",
+        "There is no apt-get here, and the guest is built from Debian packages: run this on Debian 12 (a container will do), or set IOMMU_KIT_CACHE to a cache that was filled there.",
+      );
     }
     const state = join(cacheRoot(), `apt-${this.#architecture}`);
     await mkdir(join(state, "lists", "partial"), { recursive: true });
@@ -87,5 +106,8 @@ export async function requireTools(tools: Readonly<Record<string, string>>): Pro
   }
   if (missing.size === 0) return;
   const names = [...missing].join(" ");
-  throw new BuildProblem("missing-tool", `The guest cannot be built without ${names}: run \`sudo apt-get install --no-install-recommends ${names}\` and start again.`);
+  throw new BuildProblem(
+    "missing-tool",
+    `The guest cannot be built without ${names}: run \`sudo apt-get install --no-install-recommends ${names}\` and start again.`,
+  );
 }

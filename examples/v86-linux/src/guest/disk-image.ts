@@ -21,7 +21,17 @@ export async function buildDisk(progress: (line: string) => void): Promise<strin
     const root = join(draft, "root");
     await mkdir(root);
     await writeFile(join(root, "original.bin"), pseudoRandomBytes(ORIGINAL_BYTES));
-    await runCommand("mke2fs", ["-q", "-t", "ext2", "-L", "iommu-kit", "-d", root, join(draft, "disk.img"), `${DISK_MEGABYTES}M`]);
+    await runCommand("mke2fs", [
+      "-q",
+      "-t",
+      "ext2",
+      "-L",
+      "iommu-kit",
+      "-d",
+      root,
+      join(draft, "disk.img"),
+      `${DISK_MEGABYTES}M`,
+    ]);
     await rm(root, { recursive: true });
   });
   return join(directory, "disk.img");

@@ -62,15 +62,22 @@ async function buildAll(withKernel: boolean, recipe: string, progress: (line: st
   const disk = await buildDisk(progress);
   const kernel = withKernel ? await buildKernel(join(GUEST_DIRECTORY, "kernel.config"), native, progress) : "";
   const built: BuiltFiles = { kernel, initrd, bios, disk };
-  if (withKernel) await writeFile(join(cacheRoot(), "latest.json"), `${JSON.stringify({ recipe, ...built }, undefined, 2)}\n`);
+  if (withKernel)
+    await writeFile(join(cacheRoot(), "latest.json"), `${JSON.stringify({ recipe, ...built }, undefined, 2)}\n`);
   return built;
 }
 
 /** Hash of all files of this package that decide what is built. A change of any of them asks apt again. */
 async function recipeOfSources(): Promise<string> {
-  const builders = ["kernel.js", "initrd.js", "disk-image.js", "cpio-archive.js"].map((name) => fileURLToPath(new URL(name, import.meta.url)));
-  const guest = ["kernel.config", "init", "vfio-exercise.c", "system-calls.h"].map((name) => join(GUEST_DIRECTORY, name));
-  const tasks = (await readdir(join(GUEST_DIRECTORY, "tasks"))).sort().map((name) => join(GUEST_DIRECTORY, "tasks", name));
+  const builders = ["kernel.js", "initrd.js", "disk-image.js", "cpio-archive.js"].map((name) =>
+    fileURLToPath(new URL(name, import.meta.url)),
+  );
+  const guest = ["kernel.config", "init", "vfio-exercise.c", "system-calls.h"].map((name) =>
+    join(GUEST_DIRECTORY, name),
+  );
+  const tasks = (await readdir(join(GUEST_DIRECTORY, "tasks")))
+    .sort()
+    .map((name) => join(GUEST_DIRECTORY, "tasks", name));
   return recipeHash(await Promise.all([...builders, ...guest, ...tasks].map((file) => readFile(file, "utf8"))));
 }
 
@@ -79,5 +86,7 @@ async function recall(recipe: string): Promise<BuiltFiles | undefined> {
   if (!existsSync(file)) return undefined;
   const latest = JSON.parse(await readFile(file, "utf8")) as BuiltFiles & { readonly recipe: string };
   const { kernel, initrd, bios, disk } = latest;
-  return latest.recipe === recipe && [kernel, initrd, bios, disk].every((path) => existsSync(path)) ? { kernel, initrd, bios, disk } : undefined;
+  return latest.recipe === recipe && [kernel, initrd, bios, disk].every((path) => existsSync(path))
+    ? { kernel, initrd, bios, disk }
+    : undefined;
 }

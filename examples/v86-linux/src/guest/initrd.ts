@@ -13,12 +13,28 @@ import { runCommand } from "./run-command.js";
 
 const BUSYBOX_PACKAGE = "busybox-static";
 const COMPILER_OPTIONS = [
-  ...["-m32", "-march=i686", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-nostdlib", "-ffreestanding", "-fno-pic", "-no-pie"],
+  ...[
+    "-m32",
+    "-march=i686",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-static",
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-pic",
+    "-no-pie",
+  ],
   ...["-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-Wl,--build-id=none"],
 ];
 
 /** The initrd in the cache; builds it (a second) if it is not there. `guestDirectory` is this package's `guest/`. */
-export async function buildInitrd(guestDirectory: string, packages: DebianPackages, progress: (line: string) => void): Promise<string> {
+export async function buildInitrd(
+  guestDirectory: string,
+  packages: DebianPackages,
+  progress: (line: string) => void,
+): Promise<string> {
   const files = await guestFiles(guestDirectory);
   const version = await packages.candidateVersion(BUSYBOX_PACKAGE);
   const entry = `initrd-${recipeHash([BUSYBOX_PACKAGE, version, ...COMPILER_OPTIONS, ...files.flatMap((file) => [file.path, file.text])])}`;
@@ -68,6 +84,11 @@ function rootFileSystem(busybox: Uint8Array, program: Uint8Array, files: readonl
     { kind: "file", path: "bin/busybox", bytes: busybox, executable: true },
     { kind: "link", path: "bin/sh", target: "busybox" },
     { kind: "file", path: "bin/vfio-exercise", bytes: program, executable: true },
-    ...scripts.map((file): CpioEntry => ({ kind: "file", path: file.path, bytes: encoder.encode(file.text), executable: true })),
+    ...scripts.map((file): CpioEntry => ({
+      kind: "file",
+      path: file.path,
+      bytes: encoder.encode(file.text),
+      executable: true,
+    })),
   ];
 }

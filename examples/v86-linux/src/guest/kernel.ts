@@ -18,7 +18,16 @@ const SOURCE_TREE = "linux-source-6.1";
 const BUILD_BYTES = 2.6e9;
 
 /** Tools of the build, and the Debian package that has each. */
-const TOOLS = { gcc: "gcc", make: "make", flex: "flex", bison: "bison", bc: "bc", xz: "xz-utils", tar: "tar", perl: "perl" } as const;
+const TOOLS = {
+  gcc: "gcc",
+  make: "make",
+  flex: "flex",
+  bison: "bison",
+  bc: "bc",
+  xz: "xz-utils",
+  tar: "tar",
+  perl: "perl",
+} as const;
 
 interface SourceEdit {
   readonly file: string;
@@ -33,12 +42,17 @@ const SOURCE_EDITS: readonly SourceEdit[] = [
     file: "arch/x86/mm/pat/set_memory.c",
     why: "v86 has no CLFLUSH and says so in CPUID; its memory is coherent",
     find: "\tif (p >= vend)\n\t\treturn;\n\n\tfor (; p < vend; p += clflush_size)\n\t\tclflushopt(p);",
-    replace: "\tif (p >= vend || !boot_cpu_has(X86_FEATURE_CLFLUSH))\n\t\treturn;\n\n\tfor (; p < vend; p += clflush_size)\n\t\tclflushopt(p);",
+    replace:
+      "\tif (p >= vend || !boot_cpu_has(X86_FEATURE_CLFLUSH))\n\t\treturn;\n\n\tfor (; p < vend; p += clflush_size)\n\t\tclflushopt(p);",
   },
 ];
 
 /** The kernel's bzImage in the cache; builds it (about ten minutes) if it is not there. `progress` gets one line per step. */
-export async function buildKernel(configFile: string, packages: DebianPackages, progress: (line: string) => void): Promise<string> {
+export async function buildKernel(
+  configFile: string,
+  packages: DebianPackages,
+  progress: (line: string) => void,
+): Promise<string> {
   const fragment = await readFile(configFile, "utf8");
   const version = await packages.candidateVersion(SOURCE_PACKAGE);
   const entry = `kernel-${recipeHash([SOURCE_PACKAGE, version, fragment, JSON.stringify(SOURCE_EDITS)])}`;
@@ -52,14 +66,21 @@ export async function buildKernel(configFile: string, packages: DebianPackages, 
     await compile(source, build, progress);
     await copyFile(join(build, "arch/x86/boot/bzImage"), join(draft, "bzImage"));
     await copyFile(join(build, ".config"), join(draft, "config"));
-    await writeFile(join(draft, "recipe.txt"), `${SOURCE_PACKAGE} ${version}\n${SOURCE_EDITS.map((edit) => `${edit.file}: ${edit.why}`).join("\n")}\n`);
+    await writeFile(
+      join(draft, "recipe.txt"),
+      `${SOURCE_PACKAGE} ${version}\n${SOURCE_EDITS.map((edit) => `${edit.file}: ${edit.why}`).join("\n")}\n`,
+    );
     await rm(source, { recursive: true });
     await rm(build, { recursive: true });
   });
   return join(directory, "bzImage");
 }
 
-async function unpackSource(packages: DebianPackages, draft: string, progress: (line: string) => void): Promise<string> {
+async function unpackSource(
+  packages: DebianPackages,
+  draft: string,
+  progress: (line: string) => void,
+): Promise<string> {
   progress(`kernel: downloading ${SOURCE_PACKAGE} (140 MB)`);
   const unpacked = await packages.unpacked(SOURCE_PACKAGE);
   progress("kernel: unpacking the source (1.5 GB)");
@@ -73,24 +94,41 @@ async function applyEdits(source: string, progress: (line: string) => void): Pro
     const file = join(source, edit.file);
     const text = await readFile(file, "utf8");
     if (text.split(edit.find).length !== 2) {
-      throw new BuildProblem("command-failed", `${edit.file} of this kernel does not look as expected: give a kernel with --kernel FILE, or adapt SOURCE_EDITS in src/guest/kernel.ts to it.`);
+      throw new BuildProblem(
+        "command-failed",
+        `${edit.file} of this kernel does not look as expected: give a kernel with --kernel FILE, or adapt SOURCE_EDITS in src/guest/kernel.ts to it.`,
+      );
     }
     await writeFile(file, text.replace(edit.find, edit.replace));
   }
 }
 
 /** Configures into `draft/build` and checks that every line of the fragment survived: options that do not exist any more vanish without a word. */
-async function configure(source: string, draft: string, configFile: string, fragment: string, progress: (line: string) => void): Promise<string> {
+async function configure(
+  source: string,
+  draft: string,
+  configFile: string,
+  fragment: string,
+  progress: (line: string) => void,
+): Promise<string> {
   progress("kernel: configuring");
   const build = join(draft, "build");
   await mkdir(build);
   const make = ["-s", "-C", source, "ARCH=i386", `O=${build}`];
   await runCommand("make", [...make, "tinyconfig"]);
-  await runCommand(join(source, "scripts/kconfig/merge_config.sh"), ["-m", "-O", build, join(build, ".config"), configFile], { cwd: build });
+  await runCommand(
+    join(source, "scripts/kconfig/merge_config.sh"),
+    ["-m", "-O", build, join(build, ".config"), configFile],
+    { cwd: build },
+  );
   await runCommand("make", [...make, "olddefconfig"]);
   const config = new Set((await readFile(join(build, ".config"), "utf8")).split("\n"));
   const lost = fragment.split("\n").filter((line) => /^(# )?CONFIG_/.test(line) && !config.has(line));
-  if (lost.length > 0) throw new BuildProblem("command-failed", `This kernel did not take ${lost.join(", ")}: mend guest/kernel.config for it, or give a kernel with --kernel FILE.`);
+  if (lost.length > 0)
+    throw new BuildProblem(
+      "command-failed",
+      `This kernel did not take ${lost.join(", ")}: mend guest/kernel.config for it, or give a kernel with --kernel FILE.`,
+    );
   return build;
 }
 
@@ -103,6 +141,8 @@ async function compile(source: string, build: string, progress: (line: string) =
     files += 1;
     if (files % 250 === 0) progress(`kernel: ${files} of about 1,600 files`);
   };
-  await runCommand("nice", ["-n", "10", "make", `-j${jobs}`, "-C", source, "ARCH=i386", `O=${build}`, "bzImage"], { onLine });
+  await runCommand("nice", ["-n", "10", "make", `-j${jobs}`, "-C", source, "ARCH=i386", `O=${build}`, "bzImage"], {
+    onLine,
+  });
   progress(`kernel: ${files} files compiled`);
 }

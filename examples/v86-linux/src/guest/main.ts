@@ -5,7 +5,9 @@ import { BuildProblem } from "./build-problem.js";
 import { guestFiles } from "./guest-files.js";
 
 try {
-  const { values } = parseArgs({ options: { kernel: { type: "string" }, refresh: { type: "boolean", default: false } } });
+  const { values } = parseArgs({
+    options: { kernel: { type: "string" }, refresh: { type: "boolean", default: false } },
+  });
   const files = await guestFiles({
     refresh: values.refresh,
     progress: (line) => console.error(line),

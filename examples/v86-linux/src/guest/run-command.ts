@@ -26,13 +26,20 @@ export interface CommandResult {
  * Runs `command` with `args` and answers its output (stdout and stderr, in the order they came).
  * @throws {BuildProblem} `missing-tool` if there is no such program; a recognised cause, or `command-failed`, if it fails and `mayFail` is not set.
  */
-export async function runCommand(command: string, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+export async function runCommand(
+  command: string,
+  args: readonly string[],
+  options: CommandOptions = {},
+): Promise<CommandResult> {
   const result = await collect(command, args, options);
   if (result.status === 0 || options.mayFail === true) return result;
   const tail = result.output.trimEnd().split("\n").slice(-12).join("\n");
   throw (
     recogniseProblem(result.output, options.cwd ?? process.cwd()) ??
-    new BuildProblem("command-failed", `\`${command} ${args.slice(0, 4).join(" ")} ...\` ended with status ${result.status}; its last lines were:\n${tail}`)
+    new BuildProblem(
+      "command-failed",
+      `\`${command} ${args.slice(0, 4).join(" ")} ...\` ended with status ${result.status}; its last lines were:\n${tail}`,
+    )
   );
 }
 
@@ -61,7 +68,13 @@ function collect(command: string, args: readonly string[], options: CommandOptio
     child.stdout.setEncoding("utf8").on("data", take);
     child.stderr.setEncoding("utf8").on("data", take);
     child.on("error", (error) => {
-      reject(new BuildProblem("missing-tool", `There is no program "${command}": install the Debian package that has it, and start again.`, error));
+      reject(
+        new BuildProblem(
+          "missing-tool",
+          `There is no program "${command}": install the Debian package that has it, and start again.`,
+          error,
+        ),
+      );
     });
     child.on("close", (code, signal) => resolve({ status: code ?? (signal === null ? 1 : 128), output }));
   });

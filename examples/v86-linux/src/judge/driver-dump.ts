@@ -40,18 +40,25 @@ export function parseDriverDump(lines: readonly string[]): DriverDump {
     const device = /^Device (?:[0-9a-f]{4}:)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])/.exec(line);
     if (device !== null) {
       pages = new Map();
-      devices.set(Number.parseInt(device[1] ?? "", 16) * 256 + Number.parseInt(device[2] ?? "", 16) * 8 + Number(device[3]), pages);
+      devices.set(
+        Number.parseInt(device[1] ?? "", 16) * 256 + Number.parseInt(device[2] ?? "", 16) * 8 + Number(device[3]),
+        pages,
+      );
       continue;
     }
     const entry = /^0x([0-9a-f]+)\s*\|((?:\s+0x[0-9a-f]{16}){1,5})$/.exec(line);
-    if (entry !== null && pages !== undefined) addEntry(pages, Number.parseInt(entry[1] ?? "", 16), (entry[2] ?? "").trim().split(/\s+/));
+    if (entry !== null && pages !== undefined)
+      addEntry(pages, Number.parseInt(entry[1] ?? "", 16), (entry[2] ?? "").trim().split(/\s+/));
     else if (line.trim() !== "" && !line.startsWith("IOVA_PFN")) unreadable += 1;
   }
   return { devices, unreadable };
 }
 
 /** Compares the dump with what each device holds; devices that are not in `held` are counted as different. */
-export function compareDump(lines: readonly string[], held: ReadonlyMap<number, ReadonlyMap<number, Reach>>): DumpComparison {
+export function compareDump(
+  lines: readonly string[],
+  held: ReadonlyMap<number, ReadonlyMap<number, Reach>>,
+): DumpComparison {
   const { devices: dump, unreadable } = parseDriverDump(lines);
   const examples: string[] = [];
   let pages = 0;
@@ -65,9 +72,14 @@ export function compareDump(lines: readonly string[], held: ReadonlyMap<number, 
     for (const [pfn, reach] of theirs) {
       pages += 1;
       const own = ours.get(pfn);
-      if (own?.gpaPfn !== reach.gpaPfn || own.access !== reach.access) differ(`source 0x${sourceId.toString(16)} frame 0x${pfn.toString(16)}: driver 0x${reach.gpaPfn.toString(16)}, shadow ${own === undefined ? "nothing" : `0x${own.gpaPfn.toString(16)}`}`);
+      if (own?.gpaPfn !== reach.gpaPfn || own.access !== reach.access)
+        differ(
+          `source 0x${sourceId.toString(16)} frame 0x${pfn.toString(16)}: driver 0x${reach.gpaPfn.toString(16)}, shadow ${own === undefined ? "nothing" : `0x${own.gpaPfn.toString(16)}`}`,
+        );
     }
-    for (const pfn of ours.keys()) if (!theirs.has(pfn)) differ(`source 0x${sourceId.toString(16)} frame 0x${pfn.toString(16)}: only the shadow has it`);
+    for (const pfn of ours.keys())
+      if (!theirs.has(pfn))
+        differ(`source 0x${sourceId.toString(16)} frame 0x${pfn.toString(16)}: only the shadow has it`);
   }
   return { devices: dump.size, pages, different, unreadable, examples };
 }
@@ -81,5 +93,6 @@ function addEntry(pages: Map<number, Reach>, firstPfn: number, columns: readonly
   const pageCount = 512 ** (COLUMNS - 1 - leaf);
   const gpaPfn = Number((value >> 12n) & 0xffffffffffn);
   const rights = values.filter((entry) => entry !== 0n).reduce((all, entry) => all & entry, 3n);
-  for (let i = 0; i < pageCount; i += 1) pages.set(firstPfn + i, { gpaPfn: gpaPfn + i, access: Number(rights & 3n) as Access });
+  for (let i = 0; i < pageCount; i += 1)
+    pages.set(firstPfn + i, { gpaPfn: gpaPfn + i, access: Number(rights & 3n) as Access });
 }

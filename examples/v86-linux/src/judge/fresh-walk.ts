@@ -68,7 +68,9 @@ export class FreshWalk {
 
   /** With no tables in between a device reaches RAM; what else is there was not announced. */
   #identity(iovaPfn: number): Reach | undefined {
-    const isRam = iovaPfn < this.#ramEndPfn && this.#memory.ram.some((range) => iovaPfn >= range.firstPfn && iovaPfn < range.firstPfn + range.pageCount);
+    const isRam =
+      iovaPfn < this.#ramEndPfn &&
+      this.#memory.ram.some((range) => iovaPfn >= range.firstPfn && iovaPfn < range.firstPfn + range.pageCount);
     return isRam ? { gpaPfn: iovaPfn, access: Access.readWrite } : undefined;
   }
 
@@ -77,7 +79,8 @@ export class FreshWalk {
     if (!this.#memory.fetch(this.#rootPfn * PAGE_BYTES + Math.floor(sourceId / 256) * 16, entry)) return undefined;
     if (((entry[0] ?? 0) & PRESENT) === 0) return undefined;
     const context = this.#context;
-    if (!this.#memory.fetch(frameOf(entry[0] ?? 0, entry[1] ?? 0) * PAGE_BYTES + (sourceId % 256) * 16, context)) return undefined;
+    if (!this.#memory.fetch(frameOf(entry[0] ?? 0, entry[1] ?? 0) * PAGE_BYTES + (sourceId % 256) * 16, context))
+      return undefined;
     return ((context[0] ?? 0) & PRESENT) === 0 ? undefined : context;
   }
 
@@ -94,7 +97,8 @@ export class FreshWalk {
       access &= low & 3;
       if (access === 0) return undefined;
       const pfn = frameOf(low, entry[1] ?? 0);
-      if (level === 1 || (low & LARGE_PAGE) !== 0) return { gpaPfn: pfn + (iovaPfn % framesPerEntry), access: access as Access };
+      if (level === 1 || (low & LARGE_PAGE) !== 0)
+        return { gpaPfn: pfn + (iovaPfn % framesPerEntry), access: access as Access };
       tablePfn = pfn;
     }
     return undefined;

@@ -5,7 +5,7 @@
  * guest's tables; at every unmap the page must really be gone from them: a page that is still mapped has *vanished* under a device that may be using it.
  */
 
-import { type Access, type AddressSpace, IommuError, type MapNotifier } from "@iommu-kit/iommu-core";
+import type { Access, AddressSpace, IommuError, MapNotifier } from "@iommu-kit/iommu-core";
 import type { DmaObserver } from "../adapter/device-dma.js";
 import type { FreshWalk, Reach } from "./fresh-walk.js";
 
@@ -27,11 +27,25 @@ export interface JudgeCounters {
 /** Pages of one device: target frame and rights in one number. */
 type Shadow = Map<number, number>;
 
+interface PageOf {
+  readonly sourceId: number;
+  readonly pfn: number;
+}
+
 /** Follows devices and judges their DMA. */
 export class ShadowJudge {
-  readonly counters: JudgeCounters = { checks: 0, maps: 0, unmaps: 0, replaces: 0, mismatches: 0, vanished: 0, contractBreaches: 0 };
+  readonly counters: JudgeCounters = {
+    checks: 0,
+    maps: 0,
+    unmaps: 0,
+    replaces: 0,
+    mismatches: 0,
+    vanished: 0,
+    contractBreaches: 0,
+  };
   /** The first few disagreements, for people. */
   readonly examples: string[] = [];
+  /** The second opinion that it judges by. */
   readonly walk: FreshWalk;
   readonly #shadows = new Map<number, Shadow>();
 
@@ -58,7 +72,7 @@ export class ShadowJudge {
       this.counters.checks += 1;
       const held = shadow.get(pfn);
       const fresh = packed(this.walk.reach(sourceId, pfn));
-      if (held !== fresh) this.#disagree("mismatches", sourceId, pfn, held, fresh);
+      if (held !== fresh) this.#disagree("mismatches", { sourceId, pfn }, held, fresh);
     }
   };
 
@@ -82,18 +96,21 @@ export class ShadowJudge {
       granularity: "page",
       map: (iovaPfn, pageCount, gpaPfn, access) => {
         counters.maps += 1;
-        this.#put(shadow, iovaPfn, pageCount, gpaPfn, access, false);
+        this.#expectHeld(shadow, iovaPfn, pageCount, false);
+        put(shadow, iovaPfn, pageCount, gpaPfn, access);
       },
       replace: (iovaPfn, pageCount, gpaPfn, access) => {
         counters.replaces += 1;
-        this.#put(shadow, iovaPfn, pageCount, gpaPfn, access, true);
+        this.#expectHeld(shadow, iovaPfn, pageCount, true);
+        put(shadow, iovaPfn, pageCount, gpaPfn, access);
       },
       unmap: (iovaPfn, pageCount) => {
         counters.unmaps += 1;
         for (let pfn = iovaPfn; pfn < iovaPfn + pageCount; pfn += 1) {
           const held = shadow.get(pfn);
           if (held === undefined) counters.contractBreaches += 1;
-          else if (packed(this.walk.reach(sourceId, pfn)) === held) this.#disagree("vanished", sourceId, pfn, undefined, held);
+          else if (packed(this.walk.reach(sourceId, pfn)) === held)
+            this.#disagree("vanished", { sourceId, pfn }, undefined, held);
           shadow.delete(pfn);
         }
       },
@@ -104,19 +121,26 @@ export class ShadowJudge {
     };
   }
 
-  #put(shadow: Shadow, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, isHeld: boolean): void {
-    for (let i = 0; i < pageCount; i += 1) {
-      if (shadow.has(iovaPfn + i) !== isHeld) this.counters.contractBreaches += 1;
-      shadow.set(iovaPfn + i, (gpaPfn + i) * 4 + access);
+  #expectHeld(shadow: Shadow, iovaPfn: number, pageCount: number, isHeld: boolean): void {
+    for (let pfn = iovaPfn; pfn < iovaPfn + pageCount; pfn += 1) {
+      if (shadow.has(pfn) !== isHeld) this.counters.contractBreaches += 1;
     }
   }
 
-  #disagree(kind: "mismatches" | "vanished", sourceId: number, pfn: number, held: number | undefined, fresh: number | undefined): void {
+  #disagree(kind: "mismatches" | "vanished", page: PageOf, held: number | undefined, fresh: number | undefined): void {
+    const { sourceId, pfn } = page;
     this.counters[kind] += 1;
     if (this.examples.length >= 10) return;
-    const text = (value: number | undefined): string => (value === undefined ? "nothing" : `frame 0x${Math.floor(value / 4).toString(16)} rights ${value % 4}`);
-    this.examples.push(`${kind}: source 0x${sourceId.toString(16)} frame 0x${pfn.toString(16)}: shadow ${text(held)}, tables ${text(fresh)}`);
+    const text = (value: number | undefined): string =>
+      value === undefined ? "nothing" : `frame 0x${Math.floor(value / 4).toString(16)} rights ${value % 4}`;
+    this.examples.push(
+      `${kind}: source 0x${sourceId.toString(16)} frame 0x${pfn.toString(16)}: shadow ${text(held)}, tables ${text(fresh)}`,
+    );
   }
+}
+
+function put(shadow: Shadow, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
+  for (let i = 0; i < pageCount; i += 1) shadow.set(iovaPfn + i, (gpaPfn + i) * 4 + access);
 }
 
 function packed(reach: Reach | undefined): number | undefined {
