@@ -81,7 +81,10 @@ export class DmaPort {
     const translation = this.#translation;
     if (this.#inWindow(pfn)) return this.#message(pfn, iova, new Uint8Array(8), Access.readWrite) ? false : undefined;
     if (!this.#space.request(pfn, Access.readWrite, translation, iova)) return this.#refused(pfn);
-    return this.#memory.compareExchange(translation.gpaPfn * PAGE_BYTES + offsetInPage(iova), expected, replacement);
+    const gpa = translation.gpaPfn * PAGE_BYTES + offsetInPage(iova);
+    const exchanged = this.#memory.compareExchange(gpa, expected, replacement);
+    if (exchanged) this.#space.wrote(pfn, translation.gpaPfn, offsetInPage(iova) + 4);
+    return exchanged;
   }
 
   /**
@@ -95,7 +98,8 @@ export class DmaPort {
     let offset = offsetInPage(iova);
     for (let left = byteLength; left > 0; pfn += 1, offset = 0) {
       if (this.#inWindow(pfn)) return this.#noLease(pfn);
-      if (!this.#space.request(pfn, access, this.#translation, iova)) return this.#refused(pfn);
+      const address = pfn === firstPfn ? iova : undefined;
+      if (!this.#space.request(pfn, access, this.#translation, address)) return this.#refused(pfn);
       const length = Math.min(left, PAGE_BYTES - offset);
       appendSegment(segments, this.#translation.gpaPfn * PAGE_BYTES + offset, length);
       left -= length;
@@ -115,7 +119,8 @@ export class DmaPort {
     let offset = offsetInPage(iova);
     for (let at = 0; at < bytes.length;) {
       if (this.#inWindow(pfn)) return this.#message(pfn, iova, at === 0 ? bytes : bytes.subarray(at), access);
-      if (!this.#space.request(pfn, access, translation, iova)) return this.#refused(pfn) ?? false;
+      if (!this.#space.request(pfn, access, translation, at === 0 ? iova : undefined))
+        return this.#refused(pfn) ?? false;
       const pages = this.#pagesFrom(pfn, translation.pageCount);
       const length = Math.min(bytes.length - at, pages * PAGE_BYTES - offset);
       const piece = length === bytes.length ? bytes : bytes.subarray(at, at + length);

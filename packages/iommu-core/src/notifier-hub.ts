@@ -183,9 +183,9 @@ export class NotifierHub {
   }
 
   /** After an address space has left: nobody is left to serve, or those who are left agree again. */
-  *#settleJob(member: Member, group: CompletionGroup): Generator<void, void, void> {
+  *#settleJob(member: Member, left: AddressSpace, group: CompletionGroup): Generator<void, void, void> {
     const domain = this.#agreedDomain(member);
-    if (member.spaces.size === 0) yield* this.#sync.leave(member);
+    if (member.spaces.size === 0) yield* this.#sync.leave(member, [left]);
     else if (member.view === undefined && domain !== undefined && !member.delivery.failed)
       yield* this.#sync.join(member, domain);
     this.#sync.finish(member.view?.members ?? [member], group);
@@ -221,7 +221,7 @@ export class NotifierHub {
     } else {
       member.spaces.delete(space);
       if (member.spaces.size === 0) this.#members.delete(member.delivery.notifier);
-      done = this.queue.run((group) => this.#settleJob(member, group));
+      done = this.queue.run((group) => this.#settleJob(member, space, group));
     }
     this.observers.emit("detach", { space, attachment });
     return done;

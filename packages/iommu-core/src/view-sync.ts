@@ -15,7 +15,7 @@ import { IovaTree } from "./iova-tree.js";
 import type { JobQueue } from "./job-queue.js";
 import type { Limits } from "./limits.js";
 import { ALL_FRAMES, endOf, type FrameRange, intersect } from "./range.js";
-import { scanTree, Transition, type TransitionPlan } from "./transition.js";
+import { scanTree, Transition, TransitionScratch, type TransitionPlan } from "./transition.js";
 import { type Member, View } from "./view.js";
 
 type Steps<T> = Generator<void, T, void>;
@@ -26,6 +26,7 @@ const NOTHING: Scan = () => undefined;
 /** The views of one unit. */
 export class ViewSync {
   readonly #queue: JobQueue;
+  readonly #scratch = new TransitionScratch();
   readonly #limits: Limits;
   readonly #observers: Observers;
   readonly #views = new Map<Domain, View>();
@@ -54,11 +55,11 @@ export class ViewSync {
     const wanted = view.overBudget ? ALL_FRAMES : range;
     view.overBudget = false;
     const plan = this.#planFor(view, wanted);
-    const pass = new Transition(plan, this.#queue.slice);
+    const pass = new Transition(plan, this.#queue.slice, this.#scratch);
     yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
     if (view.overBudget)
       yield* this.#drive(
-        new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice),
+        new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice, this.#scratch),
         NOTHING,
         endOf(ALL_FRAMES),
       );
@@ -70,19 +71,23 @@ export class ViewSync {
     member.view = view ?? this.#create(domain);
     if (view !== undefined) {
       yield* this.sync(view, ALL_FRAMES);
-      yield* this.#between(new IovaTree(), view.tree, [member]);
+      const served = view.spaces;
+      const news = [...member.spaces].filter((space) => !served.has(space));
+      yield* this.#between(new IovaTree(), view.tree, [member], news);
     }
     member.view.members.add(member);
     if (view === undefined) yield* this.sync(member.view, ALL_FRAMES);
   }
 
-  /** Unmaps everything that a member holds, and takes it out of its view. */
-  *leave(member: Member): Steps<void> {
+  /** Unmaps everything that a member holds, and takes it out of its view. `spaces` are those that it served. */
+  *leave(member: Member, spaces: Iterable<AddressSpace> = member.spaces): Steps<void> {
     const view = member.view;
     if (view === undefined) return;
     view.members.delete(member);
     member.view = undefined;
-    yield* this.#between(view.tree, new IovaTree(), [member]);
+    const served = view.spaces;
+    const left = [...spaces].filter((space) => !served.has(space));
+    yield* this.#between(view.tree, new IovaTree(), [member], left);
     this.#dropIfEmpty(view);
   }
 
@@ -127,7 +132,8 @@ export class ViewSync {
     let to = this.#views.get(domain);
     to ??= this.#create(domain);
     yield* this.sync(to, ALL_FRAMES);
-    yield* this.#between(from.tree, to.tree, members);
+    const spaces = new Set(members.flatMap((member) => [...member.spaces]));
+    yield* this.#between(from.tree, to.tree, members, spaces);
     for (const member of members) {
       from.members.delete(member);
       to.members.add(member);
@@ -135,11 +141,18 @@ export class ViewSync {
     }
   }
 
-  *#between(before: IovaTree, after: IovaTree, members: readonly Member[]): Steps<void> {
+  /** Tells members the difference between two trees; `spaces` are those whose announced state this is. */
+  *#between(
+    before: IovaTree,
+    after: IovaTree,
+    members: readonly Member[],
+    spaces: Iterable<AddressSpace>,
+  ): Steps<void> {
     const deliveries = members.map((member) => member.delivery);
-    const plan: TransitionPlan = { range: ALL_FRAMES, before, after, deliveries, holes: [], observer: undefined };
+    const observer = this.#observerOf(spaces);
+    const plan: TransitionPlan = { range: ALL_FRAMES, before, after, deliveries, holes: [], observer };
     yield* this.#drive(
-      new Transition(plan, this.#queue.slice),
+      new Transition(plan, this.#queue.slice, this.#scratch),
       (range, sink) => scanTree(after, range, sink),
       endOf(ALL_FRAMES),
     );
@@ -151,17 +164,24 @@ export class ViewSync {
       if (!scanned) {
         pass.begin();
         scan({ firstPfn: pass.cursor, pageCount: end - pass.cursor }, pass);
-        if (tooMuch()) return;
         scanned = !pass.stopped;
       }
-      if (scanned && pass.finish()) return;
+      const done = scanned && pass.finish();
+      if (tooMuch() || done) return;
       yield;
     }
   }
 
   #planFor(view: View, range: FrameRange): TransitionPlan {
     const { tree: before, deliveries } = view;
-    return { range, before, after: undefined, deliveries, holes: view.domain.holes, observer: this.#observerOf(view) };
+    return {
+      range,
+      before,
+      after: undefined,
+      deliveries,
+      holes: view.domain.holes,
+      observer: this.#observerOf(view.spaces),
+    };
   }
 
   #scanOf(domain: Domain): Scan {
@@ -193,9 +213,9 @@ export class ViewSync {
     return true;
   }
 
-  #observerOf(view: View): TransitionPlan["observer"] {
+  #observerOf(spaces: Iterable<AddressSpace>): TransitionPlan["observer"] {
     const watched: AddressSpace[] = [];
-    for (const space of view.spaces) {
+    for (const space of spaces) {
       if (mappingEvents.some((name) => this.#observers.wants(space, name))) watched.push(space);
     }
     if (watched.length === 0) return undefined;

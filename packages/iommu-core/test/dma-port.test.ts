@@ -1,0 +1,199 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { Access, type MessageWindow } from "../src/index.js";
+import { FakeMemory } from "../src/testing/index.js";
+import { Machine, range } from "./support/machine.js";
+
+function bytes(length: number, seed = 1): Uint8Array {
+  return Uint8Array.from({ length }, (_, i) => (i * 31 + seed) & 0xff);
+}
+
+describe("the DMA port", () => {
+  it("reads and writes across pages that lie apart in guest memory", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    machine.tables.map(1, 1, 10);
+    machine.tables.map(2, 1, 99);
+    const { dma } = machine.nicSpace;
+    const data = bytes(9000);
+    expect(dma.write(100, data)).toBe(true);
+    const first = new Uint8Array(3996);
+    machine.memory.read(50 * 4096 + 100, first);
+    expect(first).toEqual(data.subarray(0, 3996));
+    const second = new Uint8Array(4096);
+    machine.memory.read(10 * 4096, second);
+    expect(second).toEqual(data.subarray(3996, 8092));
+    const all = new Uint8Array(9000);
+    expect(dma.read(100n, all)).toBe(true);
+    expect(all).toEqual(data);
+    expect(dma.failure).toBeUndefined();
+  });
+
+  it("equals a copy of single bytes, each translated on its own", () => {
+    fc.assert(
+      fc.property(
+        fc.array(
+          fc.record({ iova: fc.nat(7), gpa: fc.integer({ min: 8, max: 30 }), access: fc.constantFrom(1, 2, 3) }),
+        ),
+        fc.array(
+          fc.record({
+            at: fc.nat(32_000),
+            length: fc.integer({ min: 1, max: 9000 }),
+            seed: fc.nat(255),
+            isWrite: fc.boolean(),
+          }),
+          { maxLength: 5 },
+        ),
+        (maps, requests) => {
+          const machine = new Machine();
+          const page = new Map<number, { gpa: number; access: number }>();
+          for (const { iova, gpa, access } of maps) {
+            machine.tables.map(iova, 1, gpa, access);
+            page.set(iova, { gpa, access });
+          }
+          const model = new Uint8Array(31 * 4096);
+          const { dma } = machine.nicSpace;
+          for (const { at, length, seed, isWrite } of requests) {
+            const data = bytes(length, seed);
+            const expected = data.slice();
+            let done = true;
+            for (let i = 0; i < length && done; i++) {
+              const target = page.get(Math.floor((at + i) / 4096));
+              done = target !== undefined && (target.access & (isWrite ? 2 : 1)) !== 0;
+              if (!done || target === undefined) break;
+              const gpa = target.gpa * 4096 + ((at + i) % 4096);
+              if (isWrite) model[gpa] = data[i]!;
+              else expected[i] = model[gpa]!;
+            }
+            expect(isWrite ? dma.write(at, data) : dma.read(at, data)).toBe(done);
+            if (!isWrite && done) expect(data).toEqual(expected);
+          }
+          const memory = new Uint8Array(31 * 4096);
+          machine.memory.read(0, memory);
+          expect(memory).toEqual(model);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it("writes the pages before the one that is refused, and says which that is", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    machine.tables.map(1, 1, 51, Access.read);
+    const { dma } = machine.nicSpace;
+    expect(dma.write(4090, bytes(10))).toBe(false);
+    expect(dma.failure).toEqual({ iovaPfn: 1, reason: 3, cause: "no right" });
+    const written = new Uint8Array(6);
+    machine.memory.read(50 * 4096 + 4090, written);
+    expect(written).toEqual(bytes(6));
+  });
+
+  it("answers false where a good translation ends outside RAM", () => {
+    const machine = new Machine({ memory: new FakeMemory({ ram: [range(0, 100)] }) });
+    machine.tables.map(0, 2, 99);
+    const { dma } = machine.nicSpace;
+    expect(dma.read(4000, new Uint8Array(200))).toBe(false);
+    expect(dma.failure).toEqual({ iovaPfn: 1, reason: 0, cause: "no memory at the target" });
+  });
+
+  it("asks for no right in a zero-length read, and reaches no memory", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50, Access.write);
+    machine.memory.resetCounters();
+    const { dma } = machine.nicSpace;
+    expect(dma.read(0, new Uint8Array(0))).toBe(true);
+    expect(dma.read(4096, new Uint8Array(0))).toBe(false);
+    expect(dma.write(4096, new Uint8Array(0))).toBe(true);
+    expect(machine.memory.counters.reads).toBe(0);
+  });
+
+  it("handles scatter lists up to the first piece that is refused", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    const { dma } = machine.nicSpace;
+    const pieces = [
+      { iova: 10, bytes: bytes(4, 1) },
+      { iova: 8192, bytes: bytes(4, 2) },
+      { iova: 30n, bytes: bytes(4, 3) },
+    ];
+    expect(dma.writeScattered(pieces)).toBe(false);
+    expect(dma.writeScattered([pieces[0]!, pieces[2]!])).toBe(true);
+    const back = [
+      { iova: 10, bytes: new Uint8Array(4) },
+      { iova: 30, bytes: new Uint8Array(4) },
+    ];
+    expect(dma.readScattered(back)).toBe(true);
+    expect(back.map((piece) => piece.bytes)).toEqual([bytes(4, 1), bytes(4, 3)]);
+  });
+
+  it("compares and exchanges a word only with both rights", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    machine.tables.map(1, 1, 51, Access.read);
+    machine.tables.map(2, 1, 52, Access.write);
+    machine.memory.poke(50 * 4096 + 8, 7);
+    const { dma } = machine.nicSpace;
+    expect(dma.compareExchange(8, 7, 9)).toBe(true);
+    expect(dma.compareExchange(8, 7, 11)).toBe(false);
+    expect(machine.memory.peek(50 * 4096 + 8)).toBe(9);
+    expect(dma.compareExchange(4096, 0, 1)).toBeUndefined();
+    expect(dma.compareExchange(8192, 0, 1)).toBeUndefined();
+    expect(dma.failure).toMatchObject({ iovaPfn: 2 });
+  });
+
+  it("tells who tracks dirty pages of every page written, compare and exchange included", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 4, 50);
+    const dirty: string[] = [];
+    const space = machine.nicSpace;
+    space.onWrite = (iovaPfn, gpaPfn, pageCount) => dirty.push(`${iovaPfn} ${gpaPfn}+${pageCount}`);
+    space.dma.write(4090, bytes(10));
+    expect(dirty.splice(0)).toEqual(["0 50+1", "1 51+1"]);
+    space.dma.read(0, bytes(10));
+    expect(dirty).toEqual([]);
+    space.dma.compareExchange(8192, 0, 1);
+    expect(dirty.splice(0)).toEqual(["2 52+1"]);
+    space.dma.compareExchange(8192, 0, 1);
+    expect(dirty).toEqual([]);
+  });
+
+  it("joins the pieces of a lease that touch, and splits it at message addresses", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 2, 50);
+    machine.tables.map(2, 1, 10);
+    const lease = machine.nicSpace.dma.segments(0xffe, 0x1004, Access.read)!;
+    expect(lease.segments).toEqual([
+      { gpa: 50 * 4096 + 0xffe, byteLength: 0x1002 },
+      { gpa: 10 * 4096, byteLength: 2 },
+    ]);
+    lease.release();
+    expect(machine.nicSpace.dma.segments(0, 0, Access.read)?.segments).toEqual([]);
+  });
+});
+
+describe("a message window", () => {
+  it("takes requests without PASID to its range, splits transfers at its edge, and is never leased", () => {
+    const seen: string[] = [];
+    const messageWindow: MessageWindow = {
+      range: range(0xfee00, 0x100),
+      write: (requester, address, data) => {
+        seen.push(`${requester.sourceId} ${address.toString(16)} ${data.join(",")}`);
+        return data.length === 4;
+      },
+      read: () => false,
+    };
+    const machine = new Machine();
+    Object.assign(machine.backend, { messageWindow });
+    machine.tables.map(0xfedff, 2, 0x1000);
+    const { dma } = machine.nicSpace;
+    expect(dma.write(0xfee00000, Uint8Array.of(1, 2, 3, 4))).toBe(true);
+    expect(dma.write(0xfedffffe, Uint8Array.of(1, 2, 3, 4, 5, 6))).toBe(true);
+    expect(seen).toEqual(["24 fee00000 1,2,3,4", "24 fee00000 3,4,5,6"]);
+    expect(dma.write(0xfee00000, Uint8Array.of(1))).toBe(false);
+    expect(dma.failure).toMatchObject({ reason: 0, cause: "message refused" });
+    expect(dma.read(0xfee00000, new Uint8Array(4))).toBe(false);
+    expect(dma.segments(0xfee00000, 4, Access.read)).toBeUndefined();
+    expect(machine.unit.addressSpace(machine.nic, { pasid: 1 }).dma.read(0xfee00000, new Uint8Array(1))).toBe(true);
+  });
+});
