@@ -42,6 +42,8 @@ export class Domains {
   readonly #secondStage: SecondStageScan;
   readonly #firstStage: FirstStageScan;
   readonly #known = new Map<string, WeakRef<VtdDomain>>();
+  /** Bindings are cached objects: the same one leads to the same domain without a key. Without and with PASID. */
+  readonly #byBinding = [new WeakMap<Binding, VtdDomain>(), new WeakMap<Binding, VtdDomain>()] as const;
   #sweepAt = LEAST_SWEEP;
 
   constructor(secondStage: SecondStageScan, firstStage: FirstStageScan, filter: OutputFilter) {
@@ -54,6 +56,15 @@ export class Domains {
   /** The domain that a binding leads to, for requests with or without PASID. */
   of(binding: Binding, withPasid: boolean): VtdDomain {
     if (binding.kind === "refused") return this.#blocked;
+    const byBinding = this.#byBinding[withPasid ? 1 : 0];
+    const quick = byBinding.get(binding);
+    if (quick !== undefined) return quick;
+    const domain = this.#find(binding, withPasid);
+    byBinding.set(binding, domain);
+    return domain;
+  }
+
+  #find(binding: Binding, withPasid: boolean): VtdDomain {
     const key = keyOf(binding, withPasid);
     const known = this.#known.get(key)?.deref();
     if (known !== undefined) return known;
