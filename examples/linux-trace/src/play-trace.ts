@@ -16,6 +16,8 @@ import type { Trace } from "./trace/trace-file.js";
 /** Pages mapped for a device at a moment of the trace. */
 export interface Sample extends StepSample {
   readonly lineNumber: number;
+  /** The device reaches RAM as it is: translation is off, or it is passed through. */
+  readonly bypass: boolean;
 }
 
 /** A check: how often it was made and how often it failed. */
@@ -211,7 +213,7 @@ class Player {
   #sample(lineNumber: number): void {
     for (const [device, samples] of this.#samples) {
       const sample = device.container.endStep();
-      if (sample !== undefined) samples.push({ ...sample, lineNumber });
+      if (sample !== undefined) samples.push({ ...sample, lineNumber, bypass: device.space.domain.kind === "bypass" });
     }
   }
 

@@ -1,11 +1,14 @@
 /** The report as one HTML file without anything from outside: plots of both strategies side by side, and the tables of the terminal. Light and dark. */
 
 import type { Playback } from "../play-trace.js";
-import { escapeText, pagePlot } from "./page-plot.js";
+import { escapeText, pagePlot, translated } from "./page-plot.js";
 import { type Comparison, formatCount, lossTotals, summarize, type Table } from "./summary.js";
 
 /** Devices plotted for each trace. */
 const PLOTTED = 4;
+
+const WITHOUT_CACHING_MODE =
+  "Recorded without caching mode, which this machine has so that a container may follow: the driver flushes whole domains, now and then, and a container learns of new pages with the next flush.";
 
 const STYLE = `
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c6370; --paper: #fcfcfb; --card: #fff; --rule: #dfe1e5; --old: #c2410c; --ours: #0b6bcb; }
@@ -50,8 +53,11 @@ export function htmlReport(comparisons: readonly Comparison[]): string {
 <p>An unmodified Linux drove an Intel VT-d unit once, and everything it did was recorded. Here the recording is played into a machine made of iommu-kit. Each device
 has a container behind it, as in VFIO, that must hold what the device may reach. Older emulators followed an invalidation by unmapping everything and mapping it again
 from the tables; iommu-kit announces differences only.</p>
-<p class="soft">In the plots a line that falls and comes back is a live device without its memory. Vertical scale logarithmic.</p>
-${comparisons.map(traceSection).join("\n")}
+<p class="soft">In the plots a line that falls and comes back is a live device without its memory; hundreds of them fill the plot. Vertical scale logarithmic.</p>
+${[...comparisons]
+  .sort((a, b) => lossTotals(b.old).vanishedPages - lossTotals(a.old).vanishedPages)
+  .map(traceSection)
+  .join("\n")}
 </body>
 </html>
 `;
@@ -65,36 +71,41 @@ function traceSection(comparison: Comparison): string {
   const checked = ours.checks.translations;
   return `<section>
 <h2>${escapeText(name)}</h2>
-<p class="soft">${escapeText(header.guest)}, ${escapeText(header.kernelArguments)}: ${escapeText(header.work)}.</p>
+<p class="soft">${escapeText(header.guest)}, ${escapeText(header.kernelArguments)}: ${escapeText(header.work)}.${header.cachingMode ? "" : ` ${WITHOUT_CACHING_MODE}`}</p>
 <div class="figures">
 ${figure("old", formatCount(lost.vanishedPages), "live pages vanished: unmap all, then map")}
 ${figure("ours", formatCount(lossTotals(ours).vanishedPages), "live pages vanished: iommu-kit")}
 ${figure("old", formatCount(lost.refusedRequests), "requests of devices at work refused meanwhile")}
-${figure("", `${formatCount(checked.passed)} / ${formatCount(checked.passed + checked.failed)}`, "DMA requests answered as recorded")}
+${figure("", formatCount(checked.passed), `of ${formatCount(checked.passed + checked.failed)} DMA requests answered as recorded`)}
 </div>
 <h3>Pages mapped, device by device</h3>
 <div class="plots">
 ${plots(comparison)}
 </div>
-${summarize(comparison).map(htmlTable).join("\n")}
+${summarize(comparison).reverse().map(htmlTable).join("\n")}
 </section>`;
 }
 
-/** The devices that asked most, each under both strategies on one scale. */
+/** The devices that made requests, those that lost most first, each under both strategies on one scale. */
 function plots({ old, ours }: Comparison): string {
   const requests = ({ device }: Playback["devices"][number]): number => device.cache.statistics.hits + device.cache.statistics.misses;
-  const busiest = [...ours.devices].sort((a, b) => requests(b) - requests(a)).filter((it) => requests(it) > 0).slice(0, PLOTTED);
+  const lost = ({ device }: Playback["devices"][number]): number =>
+    old.devices.find((it) => it.device.space.sourceId === device.space.sourceId)?.device.container.gaps.vanishedPages ?? 0;
+  const plotted = [...ours.devices]
+    .filter((it) => requests(it) > 0)
+    .sort((a, b) => lost(b) - lost(a) || requests(b) - requests(a))
+    .slice(0, PLOTTED);
   const { lineCount } = ours.trace;
-  return busiest
+  return plotted
     .flatMap((it) => {
       const other = old.devices.find(({ device }) => device.space.sourceId === it.device.space.sourceId);
       if (other === undefined) return [];
-      const mostPages = Math.max(10, ...[...it.samples, ...other.samples].map(({ pages }) => pages));
+      const mostPages = Math.max(10, ...[...translated(it.samples), ...translated(other.samples)].map(({ pages }) => pages));
       const label = `${it.device.space.label} ${it.device.name}`;
       const dips = other.device.container.gaps.steps;
       const draw = (style: "old" | "ours", samples: Playback["devices"][number]["samples"], what: string): string =>
         `<figure><figcaption><i class="${style}"></i><b>${escapeText(label)}</b> ${what}</figcaption>` +
-        `${pagePlot({ title: `Pages mapped for ${label}, ${what}`, samples, lineCount, mostPages, style })}</figure>`;
+        `${pagePlot({ title: `Pages mapped for ${label}, ${what}`, samples: translated(samples), lineCount, mostPages, style })}</figure>`;
       return [
         draw("old", other.samples, `unmap all, then map: gone ${formatCount(dips)} times`),
         draw("ours", it.samples, `iommu-kit: gone ${formatCount(it.device.container.gaps.steps)} times`),

@@ -1,7 +1,8 @@
 /**
  * A plot of mapped pages over the course of a trace, as an SVG element: one device under one strategy. A page lost for a while is a line down to what was left.
  *
- * The vertical scale is logarithmic, with 0 at the bottom. Samples that fall into one pixel become one vertical stroke, so the size of a plot does not grow with the trace.
+ * Drawn is the time in which tables decide; before and after, the device reaches all RAM. The vertical scale is logarithmic, with 0 at the bottom. Samples that fall into one
+ * pixel become one vertical stroke, so the size of a plot does not grow with the trace.
  */
 
 import type { Sample } from "../play-trace.js";
@@ -9,6 +10,7 @@ import type { Sample } from "../play-trace.js";
 /** What to draw, and on which scale. */
 export interface PagePlot {
   readonly title: string;
+  /** In order. */
   readonly samples: readonly Sample[];
   readonly lineCount: number;
   /** The most pages on the scale: the same for plots that are compared. */
@@ -19,7 +21,7 @@ export interface PagePlot {
 
 const WIDTH = 560;
 const HEIGHT = 190;
-const LEFT = 44;
+const LEFT = 52;
 const RIGHT = 8;
 const TOP = 10;
 const BOTTOM = 24;
@@ -48,6 +50,11 @@ export function pagePlot(plot: PagePlot): string {
   );
 }
 
+/** The samples in which tables decide. */
+export function translated(samples: readonly Sample[]): readonly Sample[] {
+  return samples.filter(({ bypass }) => !bypass);
+}
+
 /** Text that is safe inside an element or an attribute. */
 export function escapeText(text: string): string {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
@@ -72,7 +79,8 @@ function linePath({ samples, lineCount }: PagePlot, y: (pages: number) => number
 
 function ticks(mostPages: number): { readonly pages: number; readonly label: string }[] {
   const marks = [{ pages: 0, label: "0" }];
-  const names = ["1", "10", "100", "1 k", "10 k", "100 k", "1 M", "10 M"];
-  for (const [power, label] of names.entries()) if (power > 0 && 10 ** power <= mostPages) marks.push({ pages: 10 ** power, label });
-  return marks;
+  const names = ["1", "10", "100", "1 k", "10 k", "100 k", "1 M"];
+  // The scale's end has a mark of its own; the power of ten below it only where both have room.
+  for (const [power, label] of names.entries()) if (power > 0 && 10 ** power * 2 < mostPages) marks.push({ pages: 10 ** power, label });
+  return [...marks, { pages: mostPages, label: mostPages.toLocaleString("en-US") }];
 }
