@@ -212,7 +212,7 @@ describe("detach in every state", () => {
     const parkedOn = [machine.nicSpace.attach(parked), machine.diskSpace.attach(parked)];
     void machine.backend.assign(machine.nic, new SimpleDomain("other"));
     expect(parkedOn[0]!.state).toBe("parked");
-    for (const attachment of parkedOn) void attachment.detach();
+    for (const each of parkedOn) void each.detach();
     parked.end();
     void machine.backend.assign(machine.nic, machine.tables);
     expect(parked.breaches).toEqual([]);
