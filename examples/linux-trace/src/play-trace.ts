@@ -60,7 +60,11 @@ const CAP_REGISTER = 0x08;
  * @param onProgress Told now and then which part of the lines is done, 0 to 1.
  * @throws {TraceError} `bad-line`.
  */
-export function playTrace(trace: Trace, follow: Follow, onProgress: (part: number) => void = () => undefined): Playback {
+export function playTrace(
+  trace: Trace,
+  follow: Follow,
+  onProgress: (part: number) => void = () => undefined,
+): Playback {
   const started = performance.now();
   const player = new Player(trace, follow);
   const reportEvery = Math.max(1, Math.floor(trace.lineCount / 200));
@@ -174,12 +178,17 @@ class Player {
   #request(event: DmaEvent, lineNumber: number): void {
     const device = this.#machine.devices.get(event.sourceId);
     if (device === undefined) {
-      this.#count("translations", false, () => `line ${lineNumber}: a request of a device that the header does not name`);
+      this.#count(
+        "translations",
+        false,
+        () => `line ${lineNumber}: a request of a device that the header does not name`,
+      );
       return;
     }
     const { mismatch, announced } = device.request(event);
     if (!announced && !this.#trace.header.cachingMode) this.#unannounced += 1;
-    const problem = mismatch ?? (announced || !this.#trace.header.cachingMode ? undefined : "the container does not follow");
+    const problem =
+      mismatch ?? (announced || !this.#trace.header.cachingMode ? undefined : "the container does not follow");
     this.#count("translations", problem === undefined, () => {
       return `line ${lineNumber}: ${device.name}, page 0x${event.iovaPfn.toString(16)}: ${problem ?? ""}`;
     });
@@ -198,7 +207,11 @@ class Player {
   #wait({ gpa, value }: WaitEvent, lineNumber: number): void {
     const { memory } = this.#machine;
     const got = memory.word(gpa) >>> 0;
-    this.#count("waits", got === value, () => `line ${lineNumber}: the wait at 0x${gpa.toString(16)} stored ${got}, recorded ${value}`);
+    this.#count(
+      "waits",
+      got === value,
+      () => `line ${lineNumber}: the wait at 0x${gpa.toString(16)} stored ${got}, recorded ${value}`,
+    );
     // The driver takes the word back before it waits on it again; its own write is not recorded.
     memory.writeWord(gpa, 0);
   }
@@ -206,7 +219,11 @@ class Player {
   #compareViews(lineNumber: number): void {
     if (!this.#trace.header.cachingMode) return;
     for (const device of this.#machine.devices.values()) {
-      this.#count("views", device.followsTables(), () => `line ${lineNumber}: the container of ${device.name} differs from the tables`);
+      this.#count(
+        "views",
+        device.followsTables(),
+        () => `line ${lineNumber}: the container of ${device.name} differs from the tables`,
+      );
     }
   }
 

@@ -24,8 +24,12 @@ function run(...words: readonly string[]) {
 
 /** A row of a printed table: its figures. */
 function figures(text: string, row: string): string[] {
-  const line = text.split("\n").find((it) => it.trimStart().startsWith(row)) ?? "";
-  return line.trimStart().slice(row.length).trim().split(/\s{2,}/);
+  const line = text.split("\n").find((candidate) => candidate.trimStart().startsWith(row)) ?? "";
+  return line
+    .trimStart()
+    .slice(row.length)
+    .trim()
+    .split(/\s{2,}/);
 }
 
 describe("the demo", () => {

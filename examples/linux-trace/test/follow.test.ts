@@ -29,7 +29,7 @@ const edit = fc.record({
   count: fc.integer({ min: 1, max: 12 }),
   gpaPfn: fc.nat(60),
   access: fc.constantFrom<Access>(0, 1, 3),
-  then: fc.constantFrom("whole", "pages", "move"),
+  invalidates: fc.constantFrom("whole", "pages", "move"),
 });
 
 describe.each([
@@ -42,19 +42,21 @@ describe.each([
         const { backend, container } = machine(follow);
         let domain = new SimpleDomain("first", { holes: [HOLE] });
         void backend.assign(DISK, domain);
-        for (const { pfn, count, gpaPfn, access, then } of edits) {
-          if (then === "move") {
+        for (const { pfn, count, gpaPfn, access, invalidates } of edits) {
+          if (invalidates === "move") {
             domain = new SimpleDomain("another", { holes: [HOLE] });
             void backend.assign(DISK, domain);
           }
           if (access === 0) domain.unmap(pfn, count);
           else domain.map(pfn, count, gpaPfn, access);
-          void backend.invalidate(domain, then === "pages" ? { firstPfn: pfn, pageCount: count } : undefined);
+          void backend.invalidate(domain, invalidates === "pages" ? { firstPfn: pfn, pageCount: count } : undefined);
           container.endStep();
           for (let page = 0; page < 64; page++) {
             const isHole = page >= HOLE.firstPfn && page < HOLE.firstPfn + HOLE.pageCount;
             const wanted = isHole ? undefined : domain.lookup(page);
-            expect(reaches(container, page)).toBe(wanted === undefined ? "nothing" : `${wanted.gpaPfn}/${wanted.access}`);
+            expect(reaches(container, page)).toBe(
+              wanted === undefined ? "nothing" : `${wanted.gpaPfn}/${wanted.access}`,
+            );
           }
         }
       }),

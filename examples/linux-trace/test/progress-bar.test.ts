@@ -13,7 +13,8 @@ describe("the progress bar", () => {
     for (let step = 0; step <= 1000; step++) bar.update(step / 1000);
     bar.finish(1234);
     expect(output.written).toHaveLength(102);
-    expect(output.written[50]).toMatch(/^\r\u001B\[Ktrace █+░+  50 %$/);
+    expect(output.written[50]?.startsWith("\r\u001B[K")).toBe(true);
+    expect(output.written[50]).toMatch(/trace █+░+  50 %$/);
     expect(output.written.at(-1)).toMatch(/trace: 1\.2 s\n$/);
     for (const text of output.written) expect(text.length).toBeLessThan(60 + 6);
   });

@@ -38,18 +38,29 @@ describe("a line of a trace", () => {
       byteLength: 8,
       value: 0xd2008c_222f0686n,
     });
-    expect(parseTraceEvent('["W","18",4,"86000000"]', 2)).toMatchObject({ kind: "write", offsetBytes: 0x18, value: 0x8600_0000n });
+    expect(parseTraceEvent('["W","18",4,"86000000"]', 2)).toMatchObject({
+      kind: "write",
+      offsetBytes: 0x18,
+      value: 0x8600_0000n,
+    });
     expect(parseTraceEvent('["X","1401be404","2"]', 2)).toEqual({ kind: "wait", gpa: 0x1_401b_e404, value: 2 });
     expect(parseTraceEvent('["Q","200000025","1401be404"]', 2)).toEqual({ kind: "descriptor", low: 0x2_0000_0025n });
   });
 
   it("gives every 64-bit word of memory as its two halves", () => {
     fc.assert(
-      fc.property(fc.nat(2 ** 30), fc.array(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), { maxLength: 8 }), (gpa, words) => {
-        const line = JSON.stringify(["M", gpa.toString(16), ...words.map((word) => word.toString(16))]);
-        const halves = words.flatMap((word) => [Number(BigInt.asIntN(32, word)), Number(BigInt.asIntN(32, word >> 32n))]);
-        expect(parseTraceEvent(line, 2)).toEqual({ kind: "memory", gpa, words: Int32Array.from(halves) });
-      }),
+      fc.property(
+        fc.nat(2 ** 30),
+        fc.array(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), { maxLength: 8 }),
+        (gpa, words) => {
+          const line = JSON.stringify(["M", gpa.toString(16), ...words.map((word) => word.toString(16))]);
+          const halves = words.flatMap((word) => [
+            Number(BigInt.asIntN(32, word)),
+            Number(BigInt.asIntN(32, word >> 32n)),
+          ]);
+          expect(parseTraceEvent(line, 2)).toEqual({ kind: "memory", gpa, words: Int32Array.from(halves) });
+        },
+      ),
     );
   });
 });

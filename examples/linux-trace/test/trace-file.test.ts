@@ -78,7 +78,11 @@ describe("a trace file", () => {
   });
 
   it("says that a file is another recording, another version, or no recording", () => {
-    expectProblem(() => openTrace(traceFile(packed({ ...HEADER, format: "vtd-cases" }, READ))), "not-a-trace", /"vtd-cases"/);
+    expectProblem(
+      () => openTrace(traceFile(packed({ ...HEADER, format: "vtd-cases" }, READ))),
+      "not-a-trace",
+      /"vtd-cases"/,
+    );
     expectProblem(() => openTrace(traceFile(packed({ ...HEADER, version: 2 }, READ))), "wrong-version", /got 2/);
     expectProblem(() => openTrace(traceFile(packed([1], READ))), "not-a-trace", /no header/);
     expectProblem(() => new Trace("t", "nonsense\n"), "not-a-trace", /no JSON/);
@@ -86,7 +90,11 @@ describe("a trace file", () => {
 
   it("says that the header lacks something", () => {
     expectProblem(() => openTrace(traceFile(packed({ ...HEADER, ram: undefined }, READ))), "damaged", /header lacks/);
-    expectProblem(() => openTrace(traceFile(packed({ ...HEADER, devices: [["zz", "disk"]] }, READ))), "damaged", /header lacks/);
+    expectProblem(
+      () => openTrace(traceFile(packed({ ...HEADER, devices: [["zz", "disk"]] }, READ))),
+      "damaged",
+      /header lacks/,
+    );
   });
 
   it("says that there is nothing behind the header", () => {

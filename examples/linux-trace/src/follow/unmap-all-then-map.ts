@@ -6,7 +6,15 @@
  * the whole space (context, domain and global invalidations, the root pointer, translation on and off) goes the long way.
  */
 
-import { type AddressSpace, ALL_FRAMES, type Domain, endOf, type FrameRange, intersect, type UnmapNotifier } from "@iommu-kit/iommu-core";
+import {
+  type AddressSpace,
+  ALL_FRAMES,
+  type Domain,
+  endOf,
+  type FrameRange,
+  intersect,
+  type UnmapNotifier,
+} from "@iommu-kit/iommu-core";
 import { type DmaContainer, ShadowPageTable } from "@iommu-kit/notifier-vfio";
 import { type Run, walkDomain } from "./walk-domain.js";
 
@@ -32,7 +40,7 @@ export class UnmapAllThenMap implements UnmapNotifier {
     if (domain.kind === "bypass" && this.#followed?.kind === "bypass") return;
     this.#followed = domain;
     if (pageCount === ALL_FRAMES.pageCount) {
-      this.#container.unmapAll();
+      check(this.#container.unmapAll());
       this.#announced.clear();
     }
     const range = { firstPfn, pageCount };

@@ -2,7 +2,15 @@
  * What an address space reaches in a range, as the longest possible runs: a plain walk over the backend's second question, without any memory of an earlier one.
  */
 
-import { type Access, accessOf, type Domain, endOf, type FrameRange, intersect, type MappingSink } from "@iommu-kit/iommu-core";
+import {
+  type Access,
+  accessOf,
+  type Domain,
+  endOf,
+  type FrameRange,
+  intersect,
+  type MappingSink,
+} from "@iommu-kit/iommu-core";
 
 /** Frames with consecutive targets and equal rights. */
 export interface Run {
@@ -24,7 +32,8 @@ const HIGH_WORD_FRAMES = 2 ** 20;
  */
 export function walkDomain(domain: Domain, regions: readonly FrameRange[], range: FrameRange): Run[] {
   const runs = new RunCollector(domain.holes, range);
-  if (domain.kind === "bypass") for (const { firstPfn, pageCount } of regions) runs.run(firstPfn, pageCount, firstPfn, 3);
+  if (domain.kind === "bypass")
+    for (const { firstPfn, pageCount } of regions) runs.run(firstPfn, pageCount, firstPfn, 3);
   if (domain.kind === "table") domain.scan(range, runs);
   return runs.runs;
 }

@@ -57,10 +57,12 @@ export class Device {
     const ways = [this.#cached, this.#walked];
     for (const [way, translation] of ways.entries()) {
       const mismatch = differs(translation, iovaPfn, answer);
-      if (mismatch !== undefined) return { mismatch: `${way === 0 ? "the cache" : "the unit"} ${mismatch}`, announced: true };
+      if (mismatch !== undefined)
+        return { mismatch: `${way === 0 ? "the cache" : "the unit"} ${mismatch}`, announced: true };
     }
     const reached = this.container.inner.translate(iovaPfn, accessOf(requested), this.#target);
-    if (answer === undefined || access !== requested) return reached ? { mismatch: "the container reaches what the unit refuses", announced: true } : AGREED;
+    if (answer === undefined || access !== requested)
+      return reached ? { mismatch: "the container reaches what the unit refuses", announced: true } : AGREED;
     const gpaPfn = this.#walked.gpaPfn;
     if (!reached) return { mismatch: undefined, announced: false };
     if (this.#target.gpaPfn !== gpaPfn) return { mismatch: undefined, announced: false };
@@ -98,8 +100,10 @@ function differs(translation: Translation, iovaPfn: number, answer: DmaEvent["an
   if (answer === undefined) return translation.reason === 0 ? "allows what was refused" : undefined;
   if (translation.reason !== 0) return `refuses (${translation.cause}) what was allowed`;
   const gpaPfn = answer.gpaPfn + (iovaPfn % answer.pageCount);
-  if (translation.gpaPfn !== gpaPfn) return `answers frame 0x${translation.gpaPfn.toString(16)}, recorded 0x${gpaPfn.toString(16)}`;
+  if (translation.gpaPfn !== gpaPfn)
+    return `answers frame 0x${translation.gpaPfn.toString(16)}, recorded 0x${gpaPfn.toString(16)}`;
   if (translation.access !== answer.access) return `gives rights ${translation.access}, recorded ${answer.access}`;
-  if (translation.pageCount !== answer.pageCount) return `gives a block of ${translation.pageCount} pages, recorded ${answer.pageCount}`;
+  if (translation.pageCount !== answer.pageCount)
+    return `gives a block of ${translation.pageCount} pages, recorded ${answer.pageCount}`;
   return undefined;
 }

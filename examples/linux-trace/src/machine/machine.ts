@@ -32,7 +32,10 @@ export class Machine {
       scheduler: this.scheduler,
     });
     this.devices = new Map(
-      header.devices.map(({ sourceId, name }) => [sourceId, new Device(name, this.unit.addressSpace(sourceId), ram, follow)]),
+      header.devices.map(({ sourceId, name }) => [
+        sourceId,
+        new Device(name, this.unit.addressSpace(sourceId), ram, follow),
+      ]),
     );
     this.scheduler.runAll();
   }

@@ -50,7 +50,9 @@ export class DriverTally {
 }
 
 function registerName(offsetBytes: number): string {
-  return REGISTERS.get(offsetBytes) ?? (offsetBytes >= 0x220 ? "fault record" : `register 0x${offsetBytes.toString(16)}`);
+  return (
+    REGISTERS.get(offsetBytes) ?? (offsetBytes >= 0x220 ? "fault record" : `register 0x${offsetBytes.toString(16)}`)
+  );
 }
 
 function descriptorName(low: bigint): string {
@@ -59,7 +61,9 @@ function descriptorName(low: bigint): string {
     case 1:
       return `context cache, ${GRANULARITIES[granularity] ?? ""}`;
     case 2:
-      return granularity === PAGE_GRANULARITY ? "translations, pages" : `translations, ${GRANULARITIES[granularity] ?? ""}`;
+      return granularity === PAGE_GRANULARITY
+        ? "translations, pages"
+        : `translations, ${GRANULARITIES[granularity] ?? ""}`;
     case 4:
       return (granularity & 1) === 0 ? "interrupt entries, all" : "interrupt entries, by index";
     case 5:

@@ -66,7 +66,8 @@ ${[...comparisons]
 function traceSection(comparison: Comparison): string {
   const { old, ours } = comparison;
   const { header, name } = ours.trace;
-  const figure = (kind: string, value: string, text: string): string => `<div class="figure ${kind}"><b>${value}</b>${text}</div>`;
+  const figure = (kind: string, value: string, text: string): string =>
+    `<div class="figure ${kind}"><b>${value}</b>${text}</div>`;
   const lost = lossTotals(old);
   const checked = ours.checks.translations;
   return `<section>
@@ -88,9 +89,11 @@ ${summarize(comparison).reverse().map(htmlTable).join("\n")}
 
 /** The devices that made requests, those that lost most first, each under both strategies on one scale. */
 function plots({ old, ours }: Comparison): string {
-  const requests = ({ device }: Playback["devices"][number]): number => device.cache.statistics.hits + device.cache.statistics.misses;
+  const requests = ({ device }: Playback["devices"][number]): number =>
+    device.cache.statistics.hits + device.cache.statistics.misses;
   const lost = ({ device }: Playback["devices"][number]): number =>
-    old.devices.find((it) => it.device.space.sourceId === device.space.sourceId)?.device.container.gaps.vanishedPages ?? 0;
+    old.devices.find((it) => it.device.space.sourceId === device.space.sourceId)?.device.container.gaps.vanishedPages ??
+    0;
   const plotted = [...ours.devices]
     .filter((it) => requests(it) > 0)
     .sort((a, b) => lost(b) - lost(a) || requests(b) - requests(a))
@@ -100,7 +103,10 @@ function plots({ old, ours }: Comparison): string {
     .flatMap((it) => {
       const other = old.devices.find(({ device }) => device.space.sourceId === it.device.space.sourceId);
       if (other === undefined) return [];
-      const mostPages = Math.max(10, ...[...translated(it.samples), ...translated(other.samples)].map(({ pages }) => pages));
+      const mostPages = Math.max(
+        10,
+        ...[...translated(it.samples), ...translated(other.samples)].map(({ pages }) => pages),
+      );
       const label = `${it.device.space.label} ${it.device.name}`;
       const dips = other.device.container.gaps.steps;
       const draw = (style: "old" | "ours", samples: Playback["devices"][number]["samples"], what: string): string =>

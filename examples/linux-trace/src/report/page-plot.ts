@@ -63,7 +63,7 @@ export function escapeText(text: string): string {
 function linePath({ samples, lineCount }: PagePlot, y: (pages: number) => number): string {
   const x = (lineNumber: number): number => LEFT + Math.round((lineNumber / lineCount) * (WIDTH - LEFT - RIGHT));
   let path = "";
-  for (let index = 0; index < samples.length; ) {
+  for (let index = 0; index < samples.length;) {
     const column = x(samples[index]?.lineNumber ?? 0);
     let [low, high, last] = [Infinity, 0, 0];
     for (; index < samples.length && x(samples[index]?.lineNumber ?? 0) === column; index++) {
@@ -81,6 +81,7 @@ function ticks(mostPages: number): { readonly pages: number; readonly label: str
   const marks = [{ pages: 0, label: "0" }];
   const names = ["1", "10", "100", "1 k", "10 k", "100 k", "1 M"];
   // The scale's end has a mark of its own; the power of ten below it only where both have room.
-  for (const [power, label] of names.entries()) if (power > 0 && 10 ** power * 2 < mostPages) marks.push({ pages: 10 ** power, label });
+  for (const [power, label] of names.entries())
+    if (power > 0 && 10 ** power * 2 < mostPages) marks.push({ pages: 10 ** power, label });
   return [...marks, { pages: mostPages, label: mostPages.toLocaleString("en-US") }];
 }

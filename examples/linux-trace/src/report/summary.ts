@@ -30,7 +30,8 @@ export interface LossTotals {
 
 /** What was lost while a trace was played. */
 export function lossTotals({ devices }: Playback): LossTotals {
-  const sum = (value: (it: Playback["devices"][number]) => number): number => devices.reduce((total, it) => total + value(it), 0);
+  const sum = (value: (it: Playback["devices"][number]) => number): number =>
+    devices.reduce((total, it) => total + value(it), 0);
   const longest = (value: (it: Playback["devices"][number]) => number): number => Math.max(0, ...devices.map(value));
   return {
     vanishedPages: sum(({ device }) => device.container.gaps.vanishedPages),
@@ -45,13 +46,20 @@ export function lossTotals({ devices }: Playback): LossTotals {
 
 /** Checks that failed in either playback, and live pages that vanished under our strategy: 0 if all is well. */
 export function failureCount({ old, ours }: Comparison): number {
-  const failed = (playback: Playback): number => Object.values(playback.checks).reduce((total, check) => total + check.failed, 0);
+  const failed = (playback: Playback): number =>
+    Object.values(playback.checks).reduce((total, check) => total + check.failed, 0);
   return failed(old) + failed(ours) + lossTotals(ours).vanishedPages;
 }
 
 /** The tables of one trace, the point of it last. */
 export function summarize({ old, ours }: Comparison): Table[] {
-  return [driverTable(ours), checksTable(ours), notificationsTable(ours), cachesTable(ours), comparisonTable(old, ours)];
+  return [
+    driverTable(ours),
+    checksTable(ours),
+    notificationsTable(ours),
+    cachesTable(ours),
+    comparisonTable(old, ours),
+  ];
 }
 
 /** A number for people. */
@@ -132,7 +140,11 @@ function cachesTable({ devices }: Playback): Table {
       formatCount(refused),
       formatCount(flushedEntries),
     ]);
-  return { title: "Translation caches of the devices", columns: ["device", "requests", "hits", "refused", "entries flushed"], rows };
+  return {
+    title: "Translation caches of the devices",
+    columns: ["device", "requests", "hits", "refused", "entries flushed"],
+    rows,
+  };
 }
 
 function comparisonTable(oldPlayback: Playback, ourPlayback: Playback): Table {

@@ -8,7 +8,9 @@ export function textTable({ title, columns, rows, note }: Table): string[] {
   const isNumeric = columns.map((_, index) => index > 0 && rows.every((row) => /^[\d,. %ms]*$/.test(row[index] ?? "")));
   const format = (cells: readonly string[]): string =>
     widths
-      .map((width, index) => (isNumeric[index] === true ? (cells[index] ?? "").padStart(width) : (cells[index] ?? "").padEnd(width)))
+      .map((width, index) =>
+        isNumeric[index] === true ? (cells[index] ?? "").padStart(width) : (cells[index] ?? "").padEnd(width),
+      )
       .join("  ")
       .trimEnd();
   const rule = "─".repeat(widths.reduce((sum, width) => sum + width + 2, -2));

@@ -99,9 +99,7 @@ function decode(row: Row): TraceEvent | undefined {
         access: row.count(2),
         iovaPfn: row.frame(3),
         answer:
-          row.length > 4
-            ? { gpaPfn: row.frame(4), pageCount: row.frame(5) + 1, access: row.count(6) }
-            : undefined,
+          row.length > 4 ? { gpaPfn: row.frame(4), pageCount: row.frame(5) + 1, access: row.count(6) } : undefined,
         repeat: row.repeat,
       };
     case "I":
@@ -138,7 +136,8 @@ class Row {
     const repeated = typeof last === "object" && last !== null;
     this.length = elements.length - (repeated ? 1 : 0);
     this.repeat = repeated ? Number((last as { readonly x?: unknown }).x) : 1;
-    if (!(Number.isInteger(this.repeat) && this.repeat >= 1)) throw this.#bad(elements.length - 1, "a count of repetitions");
+    if (!(Number.isInteger(this.repeat) && this.repeat >= 1))
+      throw this.#bad(elements.length - 1, "a count of repetitions");
   }
 
   text(index: number): string {
@@ -184,7 +183,8 @@ class Row {
 
   #hex(index: number, digits: number): string {
     const element = this.text(index);
-    if (element.length > digits || !/^[0-9a-f]+$/.test(element)) throw this.#bad(index, `up to ${digits} hexadecimal digits`);
+    if (element.length > digits || !/^[0-9a-f]+$/.test(element))
+      throw this.#bad(index, `up to ${digits} hexadecimal digits`);
     return element;
   }
 

@@ -44,7 +44,9 @@ export class Trace {
     for (let at = end; at >= 0 && at + 1 < text.length; at = text.indexOf("\n", at + 1)) lines += 1;
     this.lineCount = lines;
     if (lines === 0) {
-      throw new TraceError("damaged", `${name} has a header and nothing behind it`, { hint: "the file is cut off: take a fresh copy" });
+      throw new TraceError("damaged", `${name} has a header and nothing behind it`, {
+        hint: "the file is cut off: take a fresh copy",
+      });
     }
   }
 
@@ -52,7 +54,7 @@ export class Trace {
   *events(): Generator<{ readonly lineNumber: number; readonly event: TraceEvent | undefined }> {
     const text = this.#text;
     let lineNumber = 1;
-    for (let at = text.indexOf("\n"); at >= 0 && at + 1 < text.length; ) {
+    for (let at = text.indexOf("\n"); at >= 0 && at + 1 < text.length;) {
       const next = text.indexOf("\n", at + 1);
       lineNumber += 1;
       yield { lineNumber, event: parseTraceEvent(text.slice(at + 1, next < 0 ? undefined : next), lineNumber) };
@@ -82,7 +84,9 @@ export function openTrace(path: string): Trace {
 function unpack(path: string, packed: Buffer): string {
   if (packed.length === 0) throw new TraceError("damaged", `${path} is empty`, { hint: "take a fresh copy" });
   if (packed[0] !== 0x1f || packed[1] !== 0x8b) {
-    throw new TraceError("not-a-trace", `${path} is not gzip`, { hint: "traces are gzip-compressed JSON lines (.jsonl.gz)" });
+    throw new TraceError("not-a-trace", `${path} is not gzip`, {
+      hint: "traces are gzip-compressed JSON lines (.jsonl.gz)",
+    });
   }
   try {
     return gunzipSync(packed).toString("utf8");
@@ -97,9 +101,13 @@ function unpack(path: string, packed: Buffer): string {
 function parseHeader(name: string, line: string): TraceHeader {
   const fields = parseObject(name, line);
   if (fields["format"] !== "vtd-linux-trace") {
-    throw new TraceError("not-a-trace", `${name}: expected format "vtd-linux-trace", got ${JSON.stringify(fields["format"])}`, {
-      hint: "other recordings are played by pnpm conformance",
-    });
+    throw new TraceError(
+      "not-a-trace",
+      `${name}: expected format "vtd-linux-trace", got ${JSON.stringify(fields["format"])}`,
+      {
+        hint: "other recordings are played by pnpm conformance",
+      },
+    );
   }
   if (fields["version"] !== 1) {
     throw new TraceError("wrong-version", `${name}: expected version 1, got ${JSON.stringify(fields["version"])}`, {
@@ -109,7 +117,10 @@ function parseHeader(name: string, line: string): TraceHeader {
   try {
     return readHeader(fields as unknown as RawHeader);
   } catch (cause) {
-    throw new TraceError("damaged", `${name}: the header lacks what the machine is made from`, { hint: "take a fresh copy", cause });
+    throw new TraceError("damaged", `${name}: the header lacks what the machine is made from`, {
+      hint: "take a fresh copy",
+      cause,
+    });
   }
 }
 
@@ -124,7 +135,8 @@ interface RawHeader {
 }
 
 function readHeader(raw: RawHeader): TraceHeader {
-  const register = (offset: string): bigint => BigInt(`0x${raw.reset_registers.find(([at]) => at === offset)?.[1] ?? "0"}`);
+  const register = (offset: string): bigint =>
+    BigInt(`0x${raw.reset_registers.find(([at]) => at === offset)?.[1] ?? "0"}`);
   const hex = (text: string): number => {
     const value = Number.parseInt(text, 16);
     if (!Number.isSafeInteger(value)) throw new RangeError(`expected hexadecimal, got ${text}`);
@@ -148,10 +160,15 @@ function parseObject(name: string, line: string): Record<string, unknown> {
   try {
     value = JSON.parse(line);
   } catch (cause) {
-    throw new TraceError("not-a-trace", `${name}: the first line is no JSON`, { hint: "a trace begins with its header", cause });
+    throw new TraceError("not-a-trace", `${name}: the first line is no JSON`, {
+      hint: "a trace begins with its header",
+      cause,
+    });
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new TraceError("not-a-trace", `${name}: the first line is no header`, { hint: "a trace begins with its header" });
+    throw new TraceError("not-a-trace", `${name}: the first line is no header`, {
+      hint: "a trace begins with its header",
+    });
   }
   return value as Record<string, unknown>;
 }
