@@ -20,28 +20,28 @@ const rarely = <T>(usual: T, ...others: T[]): fc.Arbitrary<T> =>
   fc.oneof({ weight: 12, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: fc.constantFrom(...others) });
 
 /** A bit that is reserved somewhere, or ignored everywhere. */
-const extra = rarely(-1, 2, 8, 9, 11, 46, 47, 51, 52, 61, 62, 63);
-const rights = fc.constantFrom(3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 2, 0);
+const extraBit = rarely(-1, 2, 8, 9, 11, 46, 47, 51, 52, 61, 62, 63);
+const someRights = fc.constantFrom(3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 2, 0);
 const entry = fc.oneof(
   {
     weight: 5,
     arbitrary: fc.record({
-      rights,
+      rights: someRights,
       large: rarely(false, true),
       target: fc.oneof(
         { weight: 12, arbitrary: fc.constantFrom(...TABLES) },
         { weight: 1, arbitrary: fc.constantFrom(0xfee00, 2 ** 34, 2 ** 35, 0x3ffff, 0x40001, 0xfedff) },
       ),
-      extra,
+      extra: extraBit,
     }),
   },
   {
     weight: 2,
     arbitrary: fc.record({
-      rights,
+      rights: someRights,
       large: rarely(true, false),
       target: fc.constantFrom(0, 0x80000, 0xc0000, 0xc0000, 0x40000, 0x200, 0xfee00),
-      extra,
+      extra: extraBit,
     }),
   },
 );

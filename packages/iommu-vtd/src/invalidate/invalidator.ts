@@ -2,7 +2,7 @@
  * Invalidation of the translation caches: drop cached entries, then announce the range (§6.5; flow B of the design).
  *
  * The register interface and the queue both end here. Who is concerned follows the domain-id and the PASID under which a requester was last seen. Requesters that were
- * refused so far have neither: they are looked at by every invalidation of contexts and PASIDs.
+ * refused so far have neither. Without caching mode an entry may become present without an invalidation, so these are looked up anew.
  */
 
 import {
@@ -12,11 +12,13 @@ import {
   CompletionGroup,
   type Domain,
   type FrameRange,
+  type Requester,
 } from "@iommu-kit/iommu-core";
 import type { VtdDomain } from "../scan/domains.js";
 import { ignoredFunctionBits } from "../spec/invalidation.js";
 import type { Bindings } from "../translate/bindings.js";
-import type { Iotlb } from "../translate/iotlb.js";
+import type { Binding } from "../translate/binding.js";
+import type { Iotlb, IotlbTag } from "../translate/iotlb.js";
 
 /** See the file's header. */
 export class Invalidator {
@@ -103,23 +105,25 @@ export class Invalidator {
   /** IOTLB, one domain. */
   translationsOfDomain(domainId: number): Completion {
     this.#iotlb.invalidateDomain(domainId);
-    return this.#announce({ range: ALL_FRAMES, concerns: (_requester, domain) => isOf(domain, domainId) });
+    return this.#announce({
+      range: ALL_FRAMES,
+      concerns: (requester, domain) => this.#seen(requester, domain).domainId === domainId,
+    });
   }
 
   /** IOTLB, pages of a domain: the range of its second-stage mappings, everything of its first-stage and nested ones. */
   translationsOfPages(domainId: number, range: FrameRange): Completion {
     this.#iotlb.invalidatePages(domainId, range.firstPfn, range.pageCount);
     this.#iotlb.invalidateFirstStage(domainId);
+    const concerns =
+      (firstStage: boolean) =>
+      (requester: Requester, domain: Domain): boolean => {
+        const seen = this.#seen(requester, domain);
+        return seen.domainId === domainId && seen.firstStage === firstStage;
+      };
     const group = new CompletionGroup();
-    group.add(
-      this.#announce({ range, concerns: (_requester, domain) => isOf(domain, domainId) && !isFirstStage(domain) }),
-    );
-    group.add(
-      this.#announce({
-        range: ALL_FRAMES,
-        concerns: (_requester, domain) => isOf(domain, domainId) && isFirstStage(domain),
-      }),
-    );
+    group.add(this.#announce({ range, concerns: concerns(false) }));
+    group.add(this.#announce({ range: ALL_FRAMES, concerns: concerns(true) }));
     return group.take();
   }
 
@@ -128,20 +132,31 @@ export class Invalidator {
     this.#iotlb.invalidatePasid(domainId, pasid);
     return this.#announce({
       range: ALL_FRAMES,
-      concerns: (_requester, domain) => isOf(domain, domainId) && isPasid(domain, pasid),
+      concerns: (requester, domain) => {
+        const seen = this.#seen(requester, domain);
+        return seen.domainId === domainId && seen.pasid === pasid;
+      },
     });
   }
 
   /** PASID-based IOTLB, pages of a PASID: first-stage and nested mappings only. */
   translationsOfPasidPages(domainId: number, pasid: number, range: FrameRange): Completion {
     this.#iotlb.invalidatePasidPages(domainId, pasid, range.firstPfn, range.pageCount);
-    const concerns = (domain: Domain): boolean =>
-      isOf(domain, domainId) && isPasid(domain, pasid) && isFirstStage(domain);
-    return this.#announce({ range, concerns: (_requester, domain) => concerns(domain) });
+    const concerns = (requester: Requester, domain: Domain): boolean => {
+      const seen = this.#seen(requester, domain);
+      return seen.domainId === domainId && seen.pasid === pasid && seen.firstStage;
+    };
+    return this.#announce({ range, concerns });
   }
 
   #everybody(): Completion {
     return this.#announce({ range: ALL_FRAMES, concerns: () => true });
+  }
+
+  /** What invalidations name a requester by: as it was last seen, or, if it was refused then, as it is now. */
+  #seen(requester: Requester, domain: Domain): IotlbTag {
+    // Every domain that the hub holds came from this unit's `domainOf`.
+    return isRefused(domain) ? tagOf(this.#bindings.of(requester)) : (domain as VtdDomain);
   }
 }
 
@@ -154,10 +169,14 @@ function isPasid(domain: Domain, pasid: number): boolean {
   return (domain as VtdDomain).pasid === pasid;
 }
 
-function isFirstStage(domain: Domain): boolean {
-  return (domain as VtdDomain).firstStage;
-}
-
 function isRefused(domain: Domain): boolean {
   return domain.kind === "blocked";
+}
+
+function tagOf(binding: Binding): IotlbTag {
+  return {
+    domainId: binding.domainId,
+    pasid: binding.pasid,
+    firstStage: binding.kind === "first-stage" || binding.kind === "nested",
+  };
 }

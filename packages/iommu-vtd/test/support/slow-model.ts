@@ -18,8 +18,8 @@ export interface SlowUnit {
 
 /** Where a request goes, or the fault code. */
 export type SlowAnswer =
-  | { readonly gpaPfn: number; readonly access: number; readonly fault?: undefined }
-  | { readonly fault: number; readonly faultsDisabled: boolean };
+  | { readonly gpaPfn: number; readonly access: number; readonly passThrough?: boolean; readonly fault?: undefined }
+  | { readonly fault: number; readonly faultsDisabled: boolean; readonly passThrough?: boolean };
 
 /** A leaf, with rights along the walk. */
 export interface SlowLeaf {
@@ -106,7 +106,7 @@ export function slowTranslate(
   const pfn = BigInt(request.iovaPfn);
   if (context.passThrough) {
     if (pfn >> BigInt(unit.hostBits - 12) !== 0n) return no(0x04);
-    return inWindow(pfn) ? no(0x0e) : { gpaPfn: request.iovaPfn, access: 3 };
+    return inWindow(pfn) ? no(0x0e) : { gpaPfn: request.iovaPfn, access: 3, passThrough: true };
   }
   if (pfn >> BigInt(context.limitBits - 12) !== 0n) return no(0x04);
   let tableGpa = context.rootGpa;

@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { type Access, type AddressSpace, parseSourceId, Translation } from "@iommu-kit/iommu-core";
+import { type Access, type AddressSpace, type FrameRange, parseSourceId, Translation } from "@iommu-kit/iommu-core";
 import { RecordingNotifier, type RecordingNotifierOptions, type Run, RunList } from "@iommu-kit/iommu-core/testing";
 import { GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { slowMappings, slowTranslate, type SlowUnit } from "./slow-model.js";
@@ -15,9 +15,11 @@ export class WatchedGuest extends GuestDriver {
   /** What the unit has been told to use. */
   #latchedPfn = 0;
   #translating = false;
+  #regions: readonly FrameRange[];
 
   constructor(options: GuestOptions = {}) {
     super({ cachingMode: true, ...options });
+    this.#regions = options.regions ?? this.memory.ram;
     const { hostAddressWidth, maximumGuestAddressWidth, addressWidths, superpages, passThrough, snoopControl } =
       this.unit.config;
     this.#slow = {
@@ -59,29 +61,30 @@ export class WatchedGuest extends GuestDriver {
     void this.unit.reset();
   }
 
-  /** Where the device's requests go, by the slow model, at this moment. */
-  truth(device: string, iovaPfn: number): { readonly gpaPfn: number; readonly access: Access } | undefined {
-    const run = this.#bypasses(device) ? this.#identity().lookup(iovaPfn) : this.#table(device, iovaPfn);
-    return run;
+  /** Names the regions of the host. */
+  setRegions(regions: readonly FrameRange[]): void {
+    this.#regions = regions;
+    void this.unit.setRegions(regions);
   }
 
   /** Everything that a device reaches, by the slow model. */
   reachable(device: string): Run[] {
-    if (this.#bypasses(device)) return this.#identity().joined();
-    const runs = new RunList();
-    for (const leaf of slowMappings(this.memory, this.#slow, this.#latchedPfn, parseSourceId(device))) {
-      runs.set({ ...leaf, access: leaf.access as Access });
-    }
-    return runs.joined();
+    return this.#reached(device).joined();
   }
 
   /** Attaches a MAP notifier that objects to every unmap of a live page. */
   watch(device: string, options: RecordingNotifierOptions = {}): RecordingNotifier {
-    const notifier = new RecordingNotifier({
-      name: device,
-      truth: (iovaPfn) => this.truth(device, iovaPfn),
-      ...options,
-    });
+    // Tables do not change while a notifier is being called: one enumeration for each call.
+    let calls = -1;
+    let reached = new RunList();
+    const truth = (iovaPfn: number): ReturnType<RunList["lookup"]> => {
+      if (calls !== notifier.calls.length) {
+        reached = this.#reached(device);
+        calls = notifier.calls.length;
+      }
+      return reached.lookup(iovaPfn);
+    };
+    const notifier: RecordingNotifier = new RecordingNotifier({ name: device, truth, ...options });
     this.device(device).attach(notifier, options.range === undefined ? {} : { range: options.range });
     return notifier;
   }
@@ -93,49 +96,24 @@ export class WatchedGuest extends GuestDriver {
     assert.deepEqual(notifier.held(), this.reachable(device));
   }
 
-  #bypasses(device: string): boolean {
-    if (!this.#translating) return true;
-    const answer = slowTranslate(this.memory, this.#slow, this.#latchedPfn, {
-      sid: parseSourceId(device),
-      iovaPfn: 2 ** 40,
-      access: 1,
-    });
-    const low = slowTranslate(this.memory, this.#slow, this.#latchedPfn, {
-      sid: parseSourceId(device),
-      iovaPfn: 0xfee00,
-      access: 1,
-    });
-    // Pass-through is the only answer that refuses the window as output without having looked at a table.
-    return answer.fault === 0x04 && low.fault === 0x0e && this.#passThrough(device);
-  }
-
-  #passThrough(device: string): boolean {
-    return ((this.memory.peek(this.contexts.contextEntryGpa(device)) >> 2) & 3) === 2;
+  #reached(device: string): RunList {
+    if (!this.#translating) return this.#identity();
+    const sid = parseSourceId(device);
+    const passes = slowTranslate(this.memory, this.#slow, this.#latchedPfn, { sid, iovaPfn: 0, access: 3 });
+    if (passes.passThrough === true) return this.#identity();
+    const runs = new RunList();
+    for (const leaf of slowMappings(this.memory, this.#slow, this.#latchedPfn, sid)) {
+      runs.set({ ...leaf, access: leaf.access as Access });
+    }
+    return runs;
   }
 
   #identity(): RunList {
     const runs = new RunList();
-    for (const { firstPfn, pageCount } of this.memory.ram)
+    for (const { firstPfn, pageCount } of this.#regions)
       runs.set({ iovaPfn: firstPfn, pageCount, gpaPfn: firstPfn, access: 3 });
     runs.delete(0xfee00, 0x100);
     return runs;
-  }
-
-  #table(device: string, iovaPfn: number): { readonly gpaPfn: number; readonly access: Access } | undefined {
-    if (iovaPfn >= 0xfee00 && iovaPfn < 0xfef00) return undefined;
-    let access = 0;
-    let gpaPfn = -1;
-    for (const wanted of [1, 2]) {
-      const answer = slowTranslate(this.memory, this.#slow, this.#latchedPfn, {
-        sid: parseSourceId(device),
-        iovaPfn,
-        access: wanted,
-      });
-      if (answer.fault !== undefined) continue;
-      access |= wanted;
-      ({ gpaPfn } = answer);
-    }
-    return gpaPfn < 0 ? undefined : { gpaPfn, access: access as Access };
   }
 }
 
