@@ -5,13 +5,15 @@
  * A and the page walks P and K explain the oracle's notifications and have nothing to be compared with; Q is seen in the queue's head (and names what was invalidated).
  */
 
+import { ALL_FRAMES } from "@iommu-kit/iommu-core";
 import type { DeviationName } from "../deviations.js";
 import type { Header } from "../files/header.js";
 import { hex, hexPfn, highWord, lowWord, numberIn, pagesOfMask, pfnIn } from "../files/numbers.js";
 import { type DmaAnswer, formatMessage, formatRead, isMessage, Machine, maskPasid } from "../machine/machine.js";
-import { ReferenceWalk } from "../reference/walk.js";
+import { PASS_THROUGH, ReferenceWalk, type Root, rootOf } from "../reference/walk.js";
 import type { Tally } from "../report/tally.js";
-import type { Difference } from "../view/page-view.js";
+import { type Difference, PageView } from "../view/page-view.js";
+import type { TouchedRange } from "../view/view-notifier.js";
 import { type WatchedDevice, WatchedDevices } from "../view/watched-devices.js";
 import { follow } from "./replay.js";
 import { type TraceEvent, unfold } from "./trace-events.js";
@@ -24,7 +26,11 @@ const TRANSLATION_ENABLE = 0x8000_0000;
 const SET_ROOT = 0x4000_0000;
 const FSTS = 0x34;
 const IQA = 0x90;
-const WRITE_REFUSED = 5;
+/** F of a fault record's last word; PP of the word before. */
+const RECORD_VALID = 0x8000_0000;
+const PASID_PRESENT = 0x8000_0000;
+/** PPF of FSTS. */
+const RECORD_PENDING = 2;
 
 /** See the file's header. Feed it every line in order, then `finish`. */
 export class TraceRunner {
@@ -40,7 +46,11 @@ export class TraceRunner {
   /** IOTLB invalidations of the present input. */
   readonly #descriptors: { readonly first: number; readonly pages: number }[] = [];
   #rootText = "0";
-  #rootPfn = 0;
+  #root: Root = { pfn: 0, scalable: false };
+  /** Codes of scalable mode that have been recorded, and the legacy codes that the oracle has in their place. */
+  readonly #codes = new Map<number, number>();
+  /** What the oracle failed to unmap, by source-id. */
+  readonly #stale = new Map<number, PageView>();
   /** Whether something has happened since views were last compared. */
   #pending = false;
 
@@ -99,7 +109,7 @@ export class TraceRunner {
     const offset = numberIn(at);
     const value = lowWord(text);
     if (offset === RTADDR) this.#rootText = text;
-    if (offset === GCMD && (value & SET_ROOT) !== 0) this.#rootPfn = highWord(this.#rootText) * 2 ** 20 + (lowWord(this.#rootText) >>> 12);
+    if (offset === GCMD && (value & SET_ROOT) !== 0) this.#root = rootOf(lowWord(this.#rootText), highWord(this.#rootText));
     const wasOn = this.#machine.unit.mmio.read32(0x1c) >= TRANSLATION_ENABLE;
     if (offset === GCMD && value < TRANSLATION_ENABLE && wasOn) this.#finalViews();
     this.#machine.writeRegister(offset, size, text);
@@ -111,8 +121,8 @@ export class TraceRunner {
     this.#endOfInput();
     const offset = numberIn(at);
     const ours = this.#machine.readRegister(offset, size);
-    const [low, theirs] = [this.#masked(offset, ours.low), this.#masked(offset, lowWord(text))];
-    this.#judge("register read", low === theirs && ours.high === highWord(text), () => [`read of ${at}`, formatRead(ours), text]);
+    if (ours.high === highWord(text)) this.#compareRegister("register read", offset, ours.low, lowWord(text));
+    else this.#tally.fail("register read", `read of ${at}`, formatRead(ours), text);
   }
 
   #registers([, ...pairs]: Named<"S">): void {
@@ -120,10 +130,19 @@ export class TraceRunner {
       const offset = numberIn(pairs[index] ?? "0");
       // The recorder shows IQA when the queue is enabled, and never its DW bit; the driver does not read it.
       if (offset === IQA || offset === IQA + 4) continue;
-      const theirs = this.#masked(offset, lowWord(pairs[index + 1] ?? "0"));
-      const ours = this.#masked(offset, this.#machine.unit.mmio.read32(offset));
-      this.#judge("register after write", ours === theirs, () => [`register ${hex(offset)}`, hex(ours), hex(theirs)]);
+      this.#compareRegister("register after write", offset, this.#machine.unit.mmio.read32(offset), lowWord(pairs[index + 1] ?? "0"));
     }
+  }
+
+  #compareRegister(kind: string, offset: number, ours: number, theirs: number): void {
+    const { unit, faultOffset } = this.#machine;
+    const flags = unit.mmio.read32(faultOffset + 8);
+    const last = offset === faultOffset + 12;
+    const [here, there] = last ? [maskPasid(ours, flags), maskPasid(theirs, flags)] : [ours, theirs];
+    if (here === there) return this.#tally.pass(kind);
+    if (last && here - (here & 0xff) === there - (there & 0xff) && this.#codes.get(here & 0xff) === (there & 0xff)) return this.#tally.deviate(kind, "scalable-mode-with-legacy-codes");
+    if (offset === faultOffset + 8 && this.#root.scalable && there === here + PASID_PRESENT) return this.#tally.deviate(kind, "records-without-pasid-say-pasid-0");
+    this.#tally.fail(kind, `register ${hex(offset)}`, hex(here), hex(there));
   }
 
   #translate(event: Named<"T">): void {
@@ -142,7 +161,17 @@ export class TraceRunner {
 
   #refused(asked: Asked, ours: DmaAnswer): void {
     const reason = this.#fault?.[2];
-    this.#judge("dma", ours.reason !== undefined && ours.reason === reason, () => [describe(asked), formatAnswer(ours), `refused, reason ${reason ?? "missing"}`]);
+    if (ours.reason !== undefined && ours.reason === reason) return this.#tally.pass("dma");
+    const context = this.#walk.context(this.#root, asked.sourceId);
+    if (context.valid && context.scalable && reason !== undefined) {
+      const here = this.#walk.walk(context, asked.iovaPfn, asked.access);
+      const there = this.#walk.walk({ ...context, scalable: false }, asked.iovaPfn, asked.access);
+      if (ours.reason === here && there === reason && typeof here === "number") {
+        this.#codes.set(here, there);
+        return this.#tally.deviate("dma", "scalable-mode-with-legacy-codes");
+      }
+    }
+    this.#tally.fail("dma", describe(asked), formatAnswer(ours), `refused, reason ${reason ?? "missing"}`);
   }
 
   #answered(asked: Asked, ours: DmaAnswer, theirs: Block): void {
@@ -158,21 +187,24 @@ export class TraceRunner {
    * acknowledged here as the driver would, because the recorded driver never saw one.
    */
   #silence(asked: Asked, ours: DmaAnswer, theirs: Block): void {
-    const name: DeviationName = "write-refused-in-silence";
     const { mmio } = this.#machine.unit;
-    const at = this.#machine.faultOffset;
-    const [status, low, high, source, reason] = this.#machine.faultWords();
-    const record = [asked.iovaPfn % 2 ** 20 * 4096, Math.floor(asked.iovaPfn / 2 ** 20), asked.sourceId, TRANSLATION_ENABLE + WRITE_REFUSED];
-    const recorded = status === 2 && [low, high, source, reason].every((word, index) => word === record[index]);
-    const context = this.#walk.context(this.#rootPfn, asked.sourceId);
-    const walked = context.valid ? this.#walk.walk(context.rootPfn, context.levels, asked.iovaPfn, theirs.access) : context.reason;
-    const entry = typeof walked === "number" ? undefined : walked;
-    const told = entry !== undefined && entry.gpaPfn === theirs.gpaPfn && entry.pageCount === theirs.pageCount && entry.access === theirs.access;
-    const here = context.valid ? this.#walk.walk(context.rootPfn, context.levels, asked.iovaPfn, asked.access) : context.reason;
-    mmio.write32(at + 12, TRANSLATION_ENABLE);
-    const event = this.#machine.takeMessages();
-    if (asked.access === 2 && ours.reason === here && here === WRITE_REFUSED && recorded && told && event.length === 1 && mmio.read32(FSTS) === 0) this.#tally.deviate("dma", name);
+    const context = this.#walk.context(this.#root, asked.sourceId);
+    const here = context.valid ? this.#walk.walk(context, asked.iovaPfn, asked.access) : context.reason;
+    const there = context.valid ? this.#walk.walk(context, asked.iovaPfn, theirs.access) : context.reason;
+    const told = typeof there !== "number" && there.gpaPfn === theirs.gpaPfn && there.pageCount === theirs.pageCount && there.access === theirs.access;
+    const refused = typeof here === "number" && ours.reason === here && this.#isRecorded(asked, here);
+    mmio.write32(this.#machine.faultOffset + 12, RECORD_VALID);
+    const events = this.#machine.takeMessages();
+    const acknowledged = events.length === 1 && mmio.read32(FSTS) === 0;
+    if (asked.access === 2 && told && refused && acknowledged) this.#tally.deviate("dma", "write-refused-in-silence");
     else this.#tally.fail("dma", describe(asked), formatAnswer(ours), `${formatAnswer(theirs)}, in silence`);
+  }
+
+  /** Whether the fault record says exactly this. */
+  #isRecorded({ sourceId, iovaPfn, access }: Asked, reason: number): boolean {
+    const [status, ...record] = this.#machine.faultWords();
+    const expected = [(iovaPfn % 2 ** 20) * 4096, Math.floor(iovaPfn / 2 ** 20), sourceId, RECORD_VALID + (access === 2 ? 0 : 0x4000_0000) + reason];
+    return status === RECORD_PENDING && record.every((word, index) => word === expected[index]);
   }
 
   #interrupt(event: Named<"I">): void {
@@ -208,21 +240,43 @@ export class TraceRunner {
     if (!this.#pending) return;
     this.#pending = false;
     this.#messages();
-    this.#devices.compareTouched("view after write", (device, difference) => this.#explain(device, difference));
+    this.#devices.compareTouched("view after write", (device, told, difference) => this.#explain(device, told, difference));
     this.#descriptors.length = 0;
   }
 
-  /** A page-selective invalidation whose base is not aligned to its size: the oracle walks from the base on, not from the start of the aligned range. */
-  #explain({ sourceId }: WatchedDevice, { iovaPfn, pageCount, other }: Difference): DeviationName | undefined {
-    const context = this.#walk.context(this.#rootPfn, sourceId);
-    if (!context.valid) return undefined;
-    const walked = this.#walk.walk(context.rootPfn, context.levels, iovaPfn, 1);
-    // Theirs by the trait: what the tables say now. Ours by the architecture: untouched, because no descriptor names it.
-    const inTables = typeof walked === "number" ? 0 : (walked.gpaPfn + iovaPfn - walked.firstPfn) * 4 + walked.access;
-    if (inTables !== other) return undefined;
+  /** What explains a difference in a view right after a write: by the architecture ours, by a trait theirs. */
+  #explain(device: WatchedDevice, told: readonly TouchedRange[], difference: Difference): DeviationName | undefined {
+    const { iovaPfn, pageCount, mine, other } = difference;
+    const inTables = this.#inTables(device.sourceId, iovaPfn);
     const walkedOver = this.#descriptors.some(({ first, pages }) => overlaps(first, pages, iovaPfn, pageCount));
     const named = this.#descriptors.some(({ first, pages }) => overlaps(first - (first % pages), pages, iovaPfn, pageCount));
-    return walkedOver && !named ? "page-selective-base-not-aligned" : undefined;
+    // Theirs: what the tables say, because its walk begins at the unaligned base. Ours: as before, because no descriptor names it.
+    if (inTables === other && walkedOver && !named) return "page-selective-base-not-aligned";
+    // Ours: what the tables say. Theirs: as before, because it heard nothing.
+    const untold = !told.some((range) => overlaps(range.firstPfn, range.pageCount, iovaPfn, pageCount));
+    if (!this.#root.scalable || inTables !== mine || !untold || other === 0) return undefined;
+    this.#staleOf(device.sourceId).set(iovaPfn, pageCount, Math.floor(other / 4), other % 4);
+    return "pasid-invalidations-not-announced";
+  }
+
+  /** In the end: ours is what the tables say, theirs what went stale before. */
+  #explainFinal(device: WatchedDevice, { iovaPfn, mine, other }: Difference): DeviationName | undefined {
+    if (mine !== this.#inTables(device.sourceId, iovaPfn) || other === 0 || this.#staleOf(device.sourceId).at(iovaPfn) !== other) return undefined;
+    return "pasid-invalidations-not-announced";
+  }
+
+  /** What a page reaches by the tables as they are, in the form of views. */
+  #inTables(sourceId: number, iovaPfn: number): number {
+    const context = this.#walk.context(this.#root, sourceId);
+    if (!context.valid || context.levels === PASS_THROUGH) return 0;
+    const walked = [1, 2].map((access) => this.#walk.walk(context, iovaPfn, access)).find((answer) => typeof answer !== "number");
+    return walked === undefined || typeof walked === "number" ? 0 : (walked.gpaPfn + iovaPfn - walked.firstPfn) * 4 + walked.access;
+  }
+
+  #staleOf(sourceId: number): PageView {
+    let stale = this.#stale.get(sourceId);
+    if (stale === undefined) this.#stale.set(sourceId, (stale = new PageView()));
+    return stale;
   }
 
   #descriptor([, low, high]: Named<"Q">): void {
@@ -233,13 +287,10 @@ export class TraceRunner {
   }
 
   #finalViews(): void {
-    for (const device of this.#devices) this.#devices.compareAll(device, "final view");
-  }
-
-  /** A word of a register without what means nothing in it. */
-  #masked(offset: number, value: number): number {
-    if (offset !== this.#machine.faultOffset + 12) return value;
-    return maskPasid(value, this.#machine.unit.mmio.read32(offset - 4));
+    for (const device of this.#devices) {
+      this.#devices.compareAll(device, "final view", { explain: (_, __, difference) => this.#explainFinal(device, difference) });
+      if (device.sections.size > 0) this.#tally.note("stale mappings the oracle still holds", device.page.view.difference(device.theirs, ALL_FRAMES).length);
+    }
   }
 
   #judge(kind: string, same: boolean, details: () => readonly [string, string, string]): void {

@@ -13,7 +13,7 @@ import { FaultRegisters } from "./fault-registers.js";
 import { ReferenceQueue } from "./invalidation-queue.js";
 import { ReferenceMessages } from "./messages.js";
 import { TranslationCache } from "./translation-cache.js";
-import { type Context, PASS_THROUGH, ReferenceWalk } from "./walk.js";
+import { type Context, PASS_THROUGH, ReferenceWalk, type Root, rootOf } from "./walk.js";
 
 /** How a request ends, and the trait without which it would end otherwise. */
 export type ReferenceAnswer = { readonly cause: DeviationName | undefined } & (
@@ -41,7 +41,7 @@ export class ReferenceUnit {
   readonly #maximumOrder: number;
   readonly #written = new Map<number, number>();
   #enabled = false;
-  #rootPfn = 0;
+  #root: Root = { pfn: 0, scalable: false };
   #status = 0;
   #compatibilityCause: DeviationName | undefined;
 
@@ -107,7 +107,7 @@ export class ReferenceUnit {
       if (this.#traits.has("pass-through-beyond-width")) return { kind: "passed", cause: "pass-through-beyond-width" };
       return this.#refuse(0x04, context, undefined);
     }
-    const block = this.#walk.walk(context.rootPfn, context.levels, iovaPfn, access);
+    const block = this.#walk.walk(context, iovaPfn, access);
     if (typeof block === "number") return this.#refuse(block, context, loss);
     this.#cache.add(sourceId, context.domainId, block);
     return { kind: "translated", ...placed(block, iovaPfn), cause: loss };
@@ -123,7 +123,7 @@ export class ReferenceUnit {
   #contextOf(sourceId: number): Context {
     const known = this.#contexts.get(sourceId);
     if (known !== undefined) return known;
-    const context = this.#walk.context(this.#rootPfn, sourceId);
+    const context = this.#walk.context(this.#root, sourceId);
     if (context.valid) this.#contexts.set(sourceId, context);
     return context;
   }
@@ -148,7 +148,7 @@ export class ReferenceUnit {
     const one = (bit: number): boolean => (value & (1 << bit)) !== 0;
     if (one(26) !== this.queue.enabled) this.queue.enable(one(26));
     if (one(30)) {
-      this.#rootPfn = this.#pfnAt(0x20);
+      this.#root = rootOf(this.#word(0x20), this.#word(0x24));
       this.#flush();
       this.#status |= 1 << 30;
     }

@@ -94,25 +94,26 @@ export class WatchedDevices {
   }
 
   /** Compares what both sides hold for a device, everywhere. */
-  compareAll(device: WatchedDevice, kind: string, { theirs = device.theirs, explain }: { readonly theirs?: PageView | undefined; readonly explain?: Comparison["explain"] } = {}): void {
+  compareAll(device: WatchedDevice, kind: string, { theirs = device.theirs, explain }: { readonly theirs?: PageView | undefined; readonly explain?: Explain } = {}): void {
     if (device.sections.size === 0) return this.#tally.note(NOTE.leftOut);
     this.#tally.note(NOTE.pages, device.page.view.count(ALL_FRAMES.firstPfn, ALL_FRAMES.pageCount));
-    this.#compare(device, kind, { theirs, ranges: [ALL_FRAMES], ...(explain && { explain }) });
+    this.#compare(device, kind, { theirs, ranges: [ALL_FRAMES], told: [], explain });
   }
 
   /** Compares the ranges that either side was told of since the last comparison. `explain` may know better than calling a difference a failure. */
-  compareTouched(kind: string, explain: (device: WatchedDevice, difference: Difference) => DeviationName | undefined): void {
+  compareTouched(kind: string, explain: Explain): void {
     for (const device of this.#devices.values()) {
-      const ranges = [...device.touched, ...device.page.takeTouched(), ...device.block.takeTouched()];
+      const told = device.touched;
       device.touched = [];
-      if (ranges.length > 0 && device.sections.size > 0) this.#compare(device, kind, { theirs: device.theirs, ranges, explain });
+      const ranges = [...told, ...device.page.takeTouched(), ...device.block.takeTouched()];
+      if (ranges.length > 0 && device.sections.size > 0) this.#compare(device, kind, { theirs: device.theirs, ranges, told, explain });
     }
   }
 
-  #compare(device: WatchedDevice, kind: string, { theirs, ranges, explain }: Comparison): void {
+  #compare(device: WatchedDevice, kind: string, { theirs, ranges, told, explain }: Comparison): void {
     for (const { view, name } of [device.page, device.block]) {
       const found = ranges.flatMap((range) => view.difference(theirs, range));
-      const causes = new Set(found.map((difference) => explain?.(device, difference)));
+      const causes = new Set(found.map((difference) => explain?.(device, told, difference)));
       const [cause] = causes;
       if (found.length === 0) this.#tally.pass(kind);
       else if (causes.size === 1 && cause !== undefined) this.#tally.deviate(kind, cause);
@@ -121,8 +122,12 @@ export class WatchedDevices {
   }
 }
 
+/** The deviation that explains a difference; `told` is what the oracle spoke of since the last comparison. */
+export type Explain = (device: WatchedDevice, told: readonly TouchedRange[], difference: Difference) => DeviationName | undefined;
+
 interface Comparison {
   readonly theirs: PageView;
   readonly ranges: readonly TouchedRange[];
-  readonly explain?: ((device: WatchedDevice, difference: Difference) => DeviationName | undefined) | undefined;
+  readonly told: readonly TouchedRange[];
+  readonly explain: Explain | undefined;
 }
