@@ -9,7 +9,7 @@ import type { Backend, Domain, Requester } from "./backend.js";
 import type { Completion } from "./completion.js";
 import { DmaPort } from "./dma-port.js";
 import { IommuEventEmitter } from "./events.js";
-import { LeaseTable } from "./lease.js";
+import { LeaseTable, type WriteObserver } from "./lease.js";
 import type { Notifier } from "./notifier.js";
 import type { NotifierHub } from "./notifier-hub.js";
 import type { GuestMemory } from "./ports.js";
@@ -43,7 +43,8 @@ export class AddressSpace implements Requester {
     this.key = requester.key;
     this.#backend = backend;
     this.#hub = hub;
-    this.leases = new LeaseTable(hub.scheduler, hub.limits.leaseDeadline);
+    const written: WriteObserver = (iovaPfn, gpaPfn, pageCount) => this.onWrite?.(iovaPfn, gpaPfn, pageCount);
+    this.leases = new LeaseTable(hub.scheduler, hub.limits.leaseDeadline, written);
     this.dma = new DmaPort(this, memory, this.pasid === undefined ? backend.messageWindow : undefined, this.leases);
   }
 
@@ -113,6 +114,11 @@ export class AddressSpace implements Requester {
     if (this.onWrite !== undefined) this.onWrite(iovaPfn, gpaPfn, Math.ceil(byteLength / 4096));
   }
 
-  /** @internal Set while dirty pages are tracked. */
-  onWrite: ((iovaPfn: number, gpaPfn: number, pageCount: number) => void) | undefined = undefined;
+  /** @internal The device wrote a page with an address that it had translated itself (ATS): its IOVA is not known. */
+  wroteTranslated(gpaPfn: number): void {
+    if (this.onWrite !== undefined) this.onWrite(-1, gpaPfn, 1);
+  }
+
+  /** @internal Set while dirty pages are tracked (`DirtyTracker`). The input frame is -1 where it is not known. */
+  onWrite: WriteObserver | undefined = undefined;
 }

@@ -104,7 +104,7 @@ export class DmaPort {
       appendSegment(segments, this.#translation.gpaPfn * PAGE_BYTES + offset, length);
       left -= length;
     }
-    return this.#leases.grant(segments, { firstPfn, pageCount: pfn - firstPfn });
+    return this.#leases.grant(segments, { firstPfn, pageCount: pfn - firstPfn }, access);
   }
 
   #zeroLengthRead(iova: ByteAddress): boolean {
@@ -126,8 +126,9 @@ export class DmaPort {
       const piece = length === bytes.length ? bytes : bytes.subarray(at, at + length);
       const gpa = translation.gpaPfn * PAGE_BYTES + offset;
       const done = access === Access.read ? this.#memory.read(gpa, piece) : this.#memory.write(gpa, piece);
-      if (!done) return this.#fail(pfn, 0, "no memory at the target");
+      // A write that fails half-way has written something.
       if (access === Access.write) this.#space.wrote(pfn, translation.gpaPfn, length + offset);
+      if (!done) return this.#fail(pfn, 0, "no memory at the target");
       at += length;
       pfn += Math.floor((offset + length) / PAGE_BYTES);
       offset = 0;

@@ -29,9 +29,9 @@ export interface MappingEvent {
   readonly space: AddressSpace;
   readonly iovaPfn: number;
   readonly pageCount: number;
-  /** First target frame; -1 for an unmap. */
+  /** First target frame; of an unmap -1, or what it was while a `DirtyTracker` of the address space runs. */
   readonly gpaPfn: number;
-  /** `Access.none` for an unmap. */
+  /** Of an unmap `Access.none`, or what they were while a `DirtyTracker` of the address space runs. */
   readonly access: Access;
 }
 

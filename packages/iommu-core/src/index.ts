@@ -39,6 +39,8 @@ export type { Attachment, AttachmentState, AttachOptions } from "./attachment.js
 export { AddressSpace, UNPLUGGED } from "./address-space.js";
 export { type DmaFailure, DmaPort, type ScatterPiece } from "./dma-port.js";
 export type { Lease, Segment } from "./lease.js";
+export { type DirtySink, DirtyTracker } from "./dirty-tracker.js";
+export type { FrameVisitor } from "./frame-set.js";
 export type {
   AttachmentEvent,
   BudgetEvent,

@@ -8,6 +8,8 @@
 import type { Completion } from "./completion.js";
 import { CompletionGroup } from "./completion.js";
 import type { Scheduler } from "./ports.js";
+import { Access } from "./access.js";
+import { PAGE_BYTES } from "./address.js";
 import type { FrameRange } from "./range.js";
 import { intersect } from "./range.js";
 
@@ -30,24 +32,48 @@ export interface Lease {
   release(): void;
 }
 
+/** Told that pages may have been written: `pageCount` input frames and as many target frames. */
+export type WriteObserver = (iovaPfn: number, gpaPfn: number, pageCount: number) => void;
+
 class HeldLease implements Lease {
   readonly segments: readonly Segment[];
   readonly range: FrameRange;
   valid = true;
   onRecall: (() => void) | undefined;
   readonly #table: Set<HeldLease>;
+  readonly #written: WriteObserver | undefined;
   #released: (() => void)[] = [];
   #recalled = false;
 
-  constructor(segments: readonly Segment[], range: FrameRange, table: Set<HeldLease>) {
+  /** @param written For a lease that may be written: told of its pages whenever they count as written. */
+  constructor(
+    segments: readonly Segment[],
+    range: FrameRange,
+    table: Set<HeldLease>,
+    written: WriteObserver | undefined,
+  ) {
     this.segments = segments;
     this.range = range;
     this.#table = table;
+    this.#written = written;
     table.add(this);
+  }
+
+  /** Its holder may have written every page of it. */
+  markWritten(): void {
+    if (this.#written === undefined) return;
+    let pfn = this.range.firstPfn;
+    for (const { gpa, byteLength } of this.segments) {
+      const gpaPfn = Math.floor(gpa / PAGE_BYTES);
+      const pageCount = Math.ceil((gpa + byteLength) / PAGE_BYTES) - gpaPfn;
+      this.#written(pfn, gpaPfn, pageCount);
+      pfn += pageCount;
+    }
   }
 
   release(): void {
     if (!this.valid) return;
+    this.markWritten();
     this.valid = false;
     this.#table.delete(this);
     for (const released of this.#released) released();
@@ -80,10 +106,13 @@ export class LeaseTable {
   readonly #leases = new Set<HeldLease>();
   readonly #scheduler: Scheduler;
   readonly #deadline: number;
+  readonly #written: WriteObserver;
 
-  constructor(scheduler: Scheduler, deadlineMilliseconds: number) {
+  /** @param written Told of the pages of a lease that may be written, at its end and when they are asked for. */
+  constructor(scheduler: Scheduler, deadlineMilliseconds: number, written: WriteObserver) {
     this.#scheduler = scheduler;
     this.#deadline = deadlineMilliseconds;
+    this.#written = written;
   }
 
   /** Leases out now. */
@@ -91,8 +120,14 @@ export class LeaseTable {
     return this.#leases.size;
   }
 
-  grant(segments: readonly Segment[], range: FrameRange): Lease {
-    return new HeldLease(segments, range, this.#leases);
+  grant(segments: readonly Segment[], range: FrameRange, access: Access): Lease {
+    const written = (access & Access.write) === 0 ? undefined : this.#written;
+    return new HeldLease(segments, range, this.#leases, written);
+  }
+
+  /** Reports the pages of every lease out now that may be written. */
+  markWritten(): void {
+    for (const lease of this.#leases) lease.markWritten();
   }
 
   /** Recalls every lease that touches the range. */

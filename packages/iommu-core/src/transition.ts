@@ -17,6 +17,8 @@ import { FANOUT, fillSlots, slotSpan, slotTarget } from "./slot.js";
 export interface TransitionObserver {
   /** `gpaPfn` is -1 and `access` 0 for a removal; `wasMapped` tells a change from an addition. */
   announced(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, wasMapped: boolean): void;
+  /** Optional: removals come here instead, in runs of consecutive targets, with what they were mapped to. */
+  removed?(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void;
 }
 
 /** What a pass works on. */
@@ -257,7 +259,9 @@ export class Transition implements MappingSink, AnnouncedState {
       if (after === undefined) before.remove(first, count);
       this.cursor = first + count;
       this.#slice.mappingsLeft -= 1;
-      this.#plan.observer?.announced(first, count, -1, 0, true);
+      const { observer } = this.#plan;
+      if (observer?.removed === undefined) observer?.announced(first, count, -1, 0, true);
+      else observer.removed(first, count, slot.gpaPfn, slot.access);
       for (const delivery of this.#plan.deliveries) delivery.remove(first, count, this);
     }
     return true;
@@ -302,13 +306,31 @@ export class Transition implements MappingSink, AnnouncedState {
       )
         count += 1;
       this.#slice.mappingsLeft -= count;
-      this.#plan.observer?.announced(at, count, gpaPfn, access, kind !== ADDED);
+      if (kind === REMOVED && this.#plan.observer?.removed !== undefined) this.#reportRemoved(base, at, count);
+      else this.#plan.observer?.announced(at, count, gpaPfn, access, kind !== ADDED);
       for (const delivery of this.#plan.deliveries) {
         if (kind === REMOVED) delivery.remove(at, count, this);
         else if (kind === CHANGED) delivery.change(at, count, gpaPfn, access, this);
         else delivery.add(at, count, gpaPfn, access, slotPages);
       }
       at += count;
+    }
+  }
+
+  /** Says what removed frames were mapped to, run by run. */
+  #reportRemoved(base: number, first: number, pageCount: number): void {
+    const old = this.#old;
+    const end = (first - base + pageCount) * 2;
+    for (let i = (first - base) * 2; i < end;) {
+      const access = ((old[i] ?? 0) & 3) as Access;
+      const gpaPfn = slotTarget(old[i] ?? 0, old[i + 1] ?? 0);
+      let count = 1;
+      for (let next = i + 2; next < end; next += 2, count++) {
+        const low = old[next] ?? 0;
+        if ((low & 3) !== access || slotTarget(low, old[next + 1] ?? 0) !== gpaPfn + count) break;
+      }
+      this.#plan.observer?.removed?.(base + i / 2, count, gpaPfn, access);
+      i += count * 2;
     }
   }
 

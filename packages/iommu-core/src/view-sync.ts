@@ -219,7 +219,13 @@ export class ViewSync {
       if (mappingEvents.some((name) => this.#observers.wants(space, name))) watched.push(space);
     }
     if (watched.length === 0) return undefined;
+    const targets = watched.some((space) => space.onWrite !== undefined);
     return {
+      ...(targets && {
+        removed: (iovaPfn: number, pageCount: number, gpaPfn: number, access: Access) => {
+          for (const space of watched) this.#observers.emit("unmap", { space, iovaPfn, pageCount, gpaPfn, access });
+        },
+      }),
       announced: (iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, wasMapped: boolean) => {
         const name = gpaPfn === -1 ? "unmap" : wasMapped ? "change" : "map";
         for (const space of watched) this.#observers.emit(name, { space, iovaPfn, pageCount, gpaPfn, access });

@@ -73,7 +73,9 @@ export class DeviceAts {
       if (requests.checkTranslated(this.space, pfn, access) !== 0) return false;
       const piece = bytes.subarray(at, at + length);
       const address = pfn * PAGE_BYTES + offset;
-      if (!(access === 1 ? memory.read(address, piece) : memory.write(address, piece))) return false;
+      const done = access === 1 ? memory.read(address, piece) : memory.write(address, piece);
+      if (access === 2) this.space.wroteTranslated(pfn);
+      if (!done) return false;
       at += length;
     }
     return true;
