@@ -197,7 +197,9 @@ export class NotifierHub {
     const agreed = (): Domain | undefined => this.#agreedDomain(member);
     return this.queue.run(function* join(group) {
       const domain = agreed();
-      if (attachment.detached || domain === undefined) return;
+      // An invalidation announced before this job may have brought the newcomer in already.
+      const { view } = member;
+      if (attachment.detached || view !== undefined || domain === undefined) return;
       yield* sync.join(member, domain);
       sync.finish(member.view?.members ?? [member], group);
     });

@@ -321,3 +321,18 @@ describe("address spaces", () => {
     );
   });
 });
+
+describe("an attach behind an invalidation that waits for its slice", () => {
+  it("replays once", async () => {
+    const machine = new Machine({ limits: { mappingsPerSlice: 1, entriesPerSlice: 1 } });
+    machine.tables.map(0, 1, 1);
+    machine.tables.map(2 ** 20, 1, 1);
+    machine.nicSpace.attach(new RecordingNotifier());
+    void machine.invalidate();
+    const notifier = new RecordingNotifier();
+    machine.nicSpace.attach(notifier);
+    await machine.scheduler.idle();
+    expect(notifier.breaches).toEqual([]);
+    expect(notifier.pageCount).toBe(2);
+  });
+});

@@ -1,3 +1,4 @@
+import { deepEqual, equal } from "node:assert/strict";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type AddressSpace, type Attachment, BackendIommu, type FrameRange, sourceId } from "../src/index.js";
@@ -229,10 +230,10 @@ class World {
       const { notifier } = entry;
       notifier.check();
       const wanted = this.wanted(entry) ?? [];
-      expect(notifier.held()).toEqual(wanted);
+      deepEqual(notifier.held(), wanted);
       for (const { attachment } of entry.attachments) {
-        expect(attachment.failure).toBeUndefined();
-        expect(attachment.heldPages).toBe(notifier.pageCount);
+        equal(attachment.failure, undefined);
+        equal(attachment.heldPages, notifier.pageCount);
       }
       this.judge(entry, wanted);
     }

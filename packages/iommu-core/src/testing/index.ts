@@ -16,3 +16,8 @@ export {
 } from "./recording-notifier.js";
 export { RecordingFlushNotifier, type RecordingFlushNotifierOptions } from "./recording-flush-notifier.js";
 export { SimpleBackend, SimpleDomain, type SimpleDomainOptions, SimpleReason } from "./simple-backend.js";
+export { type ContractCase, runCases, type Target, type TestApi } from "./contract.js";
+export { describeNotifierContract, notifierContract } from "./notifier-contract.js";
+export type { MakeNotifier, NotifierFixture } from "./notifier-rig.js";
+export { backendContract, describeBackendContract, type MakeBackend } from "./backend-contract.js";
+export type { BackendFixture } from "./backend-rig.js";
