@@ -24,11 +24,14 @@ import type { Iotlb, IotlbTag } from "../translate/iotlb.js";
 export class Invalidator {
   readonly #iotlb: Iotlb;
   readonly #bindings: Bindings;
+  readonly #inputFrames: number;
   #announce: Announce = () => undefined;
 
-  constructor(iotlb: Iotlb, bindings: Bindings) {
+  /** `inputFrames`: how many frames second-stage inputs can have. Default: all. */
+  constructor(iotlb: Iotlb, bindings: Bindings, inputFrames: number = 2 ** 52) {
     this.#iotlb = iotlb;
     this.#bindings = bindings;
+    this.#inputFrames = inputFrames;
   }
 
   /** Says where changes are announced. */
@@ -112,7 +115,9 @@ export class Invalidator {
   }
 
   /** IOTLB, pages of a domain: the range of its second-stage mappings, everything of its first-stage and nested ones. */
-  translationsOfPages(domainId: number, range: FrameRange): Completion {
+  translationsOfPages(domainId: number, named: FrameRange): Completion {
+    // Address bits above the unit's address width are ignored (§6.5.2.3).
+    const range = { firstPfn: named.firstPfn % this.#inputFrames, pageCount: named.pageCount };
     this.#iotlb.invalidatePages(domainId, range.firstPfn, range.pageCount);
     this.#iotlb.invalidateFirstStage(domainId);
     const concerns =

@@ -67,10 +67,10 @@ export class SecondStageWalk {
         return level === binding.levels ? FaultReason.LCT_4_3 : FaultReason.LSS_1;
       }
       const { low, high } = reader;
-      const missing = this.#missing(low, wanted);
+      rights &= low;
+      const missing = this.#missing(rights, wanted);
       if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.LGN_2 : FaultReason.LGN_3;
       if (this.#isReserved(level, low, high)) return FaultReason.LSS_2;
-      rights &= low;
       const frame = secondStageFrame(low, high);
       if (level === 1 || isSecondStageLeaf(low)) return this.#found(frame, iovaPfn, level, rights);
       tablePfn = frame;

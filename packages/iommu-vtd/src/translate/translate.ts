@@ -11,6 +11,7 @@ import { faultName } from "../fault/fault-name.js";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { AddressType } from "../spec/encodings.js";
 import { faultCode, FaultReason, isQualified } from "../spec/fault-reasons.js";
+import { touchesInterruptWindow } from "../spec/interrupt-window.js";
 import { FaultRequestType } from "../spec/registers-event.js";
 import type { Binding } from "./binding.js";
 import type { Bindings } from "./bindings.js";
@@ -87,7 +88,8 @@ export class Translator {
     if (filter.blocks(walk.gpaPfn)) return blockedOutput(filter, walk.gpaPfn, binding);
     // A superpage that contains a blocked target is good for every other page: cached page by page.
     const blockTarget = walk.gpaPfn - (iovaPfn % walk.pageCount);
-    if (walk.pageCount > 1 && filter.touches(blockTarget, walk.pageCount)) walk.pageCount = 1;
+    if (walk.pageCount > 1 && (filter.touches(blockTarget, walk.pageCount) || holdsMessages(requester, iovaPfn, walk)))
+      walk.pageCount = 1;
     const tag = { domainId: binding.domainId, pasid: binding.pasid, firstStage: first };
     this.#parts.iotlb.fill(requester.key, tag, iovaPfn, walk);
     out.allow(walk.gpaPfn, walk.pageCount, walk.access);
@@ -127,6 +129,13 @@ export class Translator {
       privileged: requester.privileged,
     });
   }
+}
+
+/** Whether the block around a page contains the interrupt window as an input: nobody may take those pages for memory. */
+function holdsMessages(requester: Requester, iovaPfn: number, block: { readonly pageCount: number }): boolean {
+  return (
+    requester.pasid === undefined && touchesInterruptWindow(iovaPfn - (iovaPfn % block.pageCount), block.pageCount)
+  );
 }
 
 function blockedOutput(filter: OutputFilter, gpaPfn: number, binding: Binding): number {
