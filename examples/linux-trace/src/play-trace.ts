@@ -68,9 +68,12 @@ export function playTrace(
   const started = performance.now();
   const player = new Player(trace, follow);
   const reportEvery = Math.max(1, Math.floor(trace.lineCount / 200));
+  let reportAt = reportEvery;
   for (const { lineNumber, event } of trace.events()) {
-    if (event !== undefined) player.play(event, lineNumber);
-    if (lineNumber % reportEvery === 0) onProgress(lineNumber / trace.lineCount);
+    player.play(event, lineNumber);
+    if (lineNumber < reportAt) continue;
+    reportAt = lineNumber + reportEvery;
+    onProgress(lineNumber / trace.lineCount);
   }
   onProgress(1);
   return player.finish(performance.now() - started);

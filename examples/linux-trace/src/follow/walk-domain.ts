@@ -72,11 +72,18 @@ class RunCollector implements MappingSink {
   }
 
   table(iovaPfn: number, entries: Int32Array): boolean {
-    for (let index = 0; index < ENTRIES; index++) {
-      const low = entries[index * 2] ?? 0;
-      const high = entries[index * 2 + 1] ?? 0;
-      const access = accessOf(low);
-      if (access !== 0) this.run(iovaPfn + index, 1, (high & 0xfffff) * HIGH_WORD_FRAMES + (low >>> 12), access);
+    const end = Math.min(ENTRIES, endOf(this.#range) - iovaPfn);
+    for (let index = Math.max(0, this.#range.firstPfn - iovaPfn); index < end;) {
+      const first = index;
+      const access = accessOf(entries[index * 2] ?? 0);
+      const gpaPfn = frameOf(entries, index);
+      do index += 1;
+      while (
+        index < end &&
+        accessOf(entries[index * 2] ?? 0) === access &&
+        frameOf(entries, index) === gpaPfn + (index - first)
+      );
+      if (access !== 0) this.run(iovaPfn + first, index - first, gpaPfn, access);
     }
     return true;
   }
@@ -92,4 +99,8 @@ class RunCollector implements MappingSink {
     if (joins) last.pageCount += pageCount;
     else this.runs.push({ iovaPfn, pageCount, gpaPfn, access });
   }
+}
+
+function frameOf(entries: Int32Array, index: number): number {
+  return ((entries[index * 2 + 1] ?? 0) & 0xfffff) * HIGH_WORD_FRAMES + ((entries[index * 2] ?? 0) >>> 12);
 }

@@ -50,14 +50,15 @@ export class Trace {
     }
   }
 
-  /** Every line with its number (the header is line 1); `event` is `undefined` for kinds that are not used. */
-  *events(): Generator<{ readonly lineNumber: number; readonly event: TraceEvent | undefined }> {
+  /** The events that are used, each with the number of its line (the header is line 1). */
+  *events(): Generator<{ readonly lineNumber: number; readonly event: TraceEvent }> {
     const text = this.#text;
     let lineNumber = 1;
     for (let at = text.indexOf("\n"); at >= 0 && at + 1 < text.length;) {
       const next = text.indexOf("\n", at + 1);
       lineNumber += 1;
-      yield { lineNumber, event: parseTraceEvent(text.slice(at + 1, next < 0 ? undefined : next), lineNumber) };
+      const event = parseTraceEvent(text.slice(at + 1, next < 0 ? undefined : next), lineNumber);
+      if (event !== undefined) yield { lineNumber, event };
       at = next;
     }
   }
