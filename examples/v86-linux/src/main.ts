@@ -136,6 +136,7 @@ function brokenOff(name: string, title: string, error: unknown): ScenarioResult 
     dma: {},
     interruptsDelivered: 0,
     judge: undefined,
+    container: undefined,
     dump: undefined,
     examples: [],
   };

@@ -12,8 +12,8 @@ import { internalsOf, type V86Cpu } from "./adapter/v86-internals.js";
 import { DMA_ENGINE, DmaEngine } from "./devices/dma-engine.js";
 import type { GuestFiles } from "./guest/guest-files.js";
 import { compareDump, type DumpComparison } from "./judge/driver-dump.js";
-import { FreshWalk } from "./judge/fresh-walk.js";
-import { ShadowJudge } from "./judge/shadow-judge.js";
+import { Judges } from "./judge/judges.js";
+import type { ShadowJudge } from "./judge/shadow-judge.js";
 import { createMachine, type Machine } from "./machine.js";
 import type { Check, RunEvidence, Scenario, UnitCounters } from "./scenario.js";
 
@@ -28,13 +28,14 @@ export interface ScenarioResult {
   readonly dma: RunEvidence["dma"];
   readonly interruptsDelivered: number;
   readonly judge: RunEvidence["judge"];
+  readonly container: RunEvidence["container"];
   readonly dump: DumpComparison | undefined;
   /** Disagreements found by the judge, the first few. */
   readonly examples: readonly string[];
 }
 
 /** Longest time from start to the guest's last word: a busy machine boots in half a minute. */
-const DEADLINE_MILLISECONDS = 300_000;
+const DEADLINE_MILLISECONDS = 600_000;
 
 /** CAP.CM (§11.4.2). */
 const CAPABILITY_GPA = 0xfed90008;
@@ -53,24 +54,20 @@ export async function runScenario(
     commandLine: `intel_iommu=on ${scenario.commandLine}`,
     onLine,
   });
-  let judge: ShadowJudge | undefined;
+  const judges = new Judges();
   const attached = attachIommu(machine.emulator, {
     unit: scenario.unit,
     ...(scenario.bypass === undefined ? {} : { bypass: scenario.bypass }),
     ...(scenario.withoutAccessPlatform === undefined ? {} : { withoutAccessPlatform: scenario.withoutAccessPlatform }),
-    ...(scenario.judge === true
-      ? {
-          onDma: (...dma) => judge?.observer(...dma),
-          onRegisterWrite: (...write) => judge?.walk.onRegisterWrite(...write),
-        }
-      : {}),
+    ...(scenario.judge === true ? { onDma: judges.onDma, onRegisterWrite: judges.onRegisterWrite } : {}),
   });
   if (scenario.hideCachingMode === true) hideCachingMode(internalsOf(machine.emulator));
   const unit = countEvents(attached.unit.iommu);
   plugEngine(scenario, machine, attached);
-  if (scenario.judge === true) judge = followEverything(attached);
+  if (scenario.judge === true) judges.begin(attached);
+  const { shadow, container } = judges;
   const notifierRefusal = scenario.tryNotifier === true ? tryToFollow(attached) : undefined;
-  const dump = compareWhenDumped(machine, judge);
+  const dump = compareWhenDumped(machine, shadow);
 
   const finished = await boot(machine);
   const evidence: RunEvidence = {
@@ -81,11 +78,12 @@ export async function runScenario(
     dma: Object.fromEntries(attached.devices.map(({ name, counters }) => [name, counters])),
     interruptsDelivered: attached.interrupts.delivered,
     // Copies: taking the unit away unmaps everything, and that is not what is judged.
-    judge: judge === undefined ? undefined : { ...judge.counters },
+    judge: shadow === undefined ? undefined : { ...shadow.counters },
+    container: container === undefined ? undefined : { ...container.counters },
     dump: dump(),
     notifierRefusal,
   };
-  const examples = [...(judge?.examples ?? []), ...(evidence.dump?.examples ?? [])];
+  const examples = [...(shadow?.examples ?? []), ...(evidence.dump?.examples ?? [])];
   const checks: readonly Check[] = [finished, ...scenario.expect(evidence)];
   await machine.emulator.destroy();
   attached.detach();
@@ -99,6 +97,7 @@ export async function runScenario(
     dma: evidence.dma,
     interruptsDelivered: evidence.interruptsDelivered,
     judge: evidence.judge,
+    container: evidence.container,
     dump: evidence.dump,
     examples,
   };
@@ -135,13 +134,6 @@ function plugEngine(scenario: Scenario, { emulator }: Machine, attached: Attache
   );
 }
 
-/** Every function of the bus gets a shadow, also those that do no DMA: the driver's dump has all of them. */
-function followEverything(attached: AttachedIommu): ShadowJudge {
-  const judge = new ShadowJudge(new FreshWalk(attached.memory));
-  for (const sourceId of attached.pciFunctions) judge.follow(attached.unit.iommu.addressSpace(sourceId));
-  return judge;
-}
-
 /** Stands in front of the unit's capability register: the bit of caching mode reads 0. */
 function hideCachingMode(cpu: V86Cpu): void {
   const block = CAPABILITY_GPA >>> 17;
@@ -153,10 +145,8 @@ function hideCachingMode(cpu: V86Cpu): void {
 }
 
 function tryToFollow(attached: AttachedIommu): string | undefined {
-  const judge = new ShadowJudge(new FreshWalk(attached.memory));
-  const [device] = attached.devices;
   try {
-    if (device !== undefined) judge.follow(device.space);
+    new Judges().begin(attached);
     return undefined;
   } catch (error) {
     if (error instanceof IommuError) return error.message;

@@ -28,7 +28,7 @@ export interface JobAnswers {
 }
 
 /** A machine that has not answered by then hangs in an endless loop: its own deadline cannot fire. */
-const KILL_AFTER_MILLISECONDS = 400_000;
+const KILL_AFTER_MILLISECONDS = 660_000;
 
 type Message = { readonly line: string } | { readonly answer: unknown } | { readonly error: string };
 

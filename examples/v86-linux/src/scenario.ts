@@ -8,6 +8,7 @@ import type { VtdConfig } from "@iommu-kit/iommu-vtd";
 import type { V86DeviceName } from "./adapter/attach-iommu.js";
 import type { DmaCounters } from "./adapter/device-dma.js";
 import type { GuestConsole } from "./guest-console.js";
+import type { ContainerCounters } from "./judge/container-judge.js";
 import type { DumpComparison } from "./judge/driver-dump.js";
 import type { JudgeCounters } from "./judge/shadow-judge.js";
 
@@ -30,6 +31,8 @@ export interface RunEvidence {
   readonly dma: Readonly<Record<string, DmaCounters>>;
   readonly interruptsDelivered: number;
   readonly judge: JudgeCounters | undefined;
+  /** The shipped VFIO notifier's container, judged likewise. */
+  readonly container: ContainerCounters | undefined;
   readonly dump: DumpComparison | undefined;
   /** The message of the error that attaching a MAP notifier threw; `undefined` if it was accepted or not tried. */
   readonly notifierRefusal: string | undefined;

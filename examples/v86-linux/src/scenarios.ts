@@ -74,8 +74,10 @@ function domainTypes({ console }: RunEvidence, type: string): Check {
 }
 
 function judged(run: RunEvidence): readonly Check[] {
-  const { judge, unit } = run;
+  const { judge, container, unit } = run;
   return [
+    equal("VFIO notifier's container against fresh walk: mismatches", container?.mismatches, 0),
+    moreThan("VFIO notifier's container: pages checked", container?.checks ?? 0, 500),
     equal("shadow against fresh walk: mismatches", judge?.mismatches, 0),
     equal("pages unmapped while the tables still map them", judge?.vanished, 0),
     equal("maps of held pages, unmaps of others", judge?.contractBreaches, 0),

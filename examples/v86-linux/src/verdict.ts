@@ -64,7 +64,7 @@ export function verdict(
       : [
           `       boot with the unit: ${boots.medianWallRatio.toFixed(3)} times without (median of ${boots.pairs.length} pairs; not judged)`,
         ]),
-    `  ${passed} of ${rows.length} passed`,
+    `${passed} passed, ${rows.length - passed} failed`,
   ];
 }
 
@@ -86,7 +86,7 @@ function checkLine({ ok, what, expected, found }: Check): string {
   return ok ? `  ${mark(ok)} ${what}: ${found}` : `  ${mark(ok)} ${what}: wanted ${expected}, found ${found}`;
 }
 
-function unitLines({ unit, dma, interruptsDelivered, judge }: ScenarioResult): readonly string[] {
+function unitLines({ unit, dma, interruptsDelivered, judge, container }: ScenarioResult): readonly string[] {
   const devices = Object.entries(dma)
     .filter(([, { reads, writes }]) => reads + writes > 0)
     .map(
@@ -94,12 +94,12 @@ function unitLines({ unit, dma, interruptsDelivered, judge }: ScenarioResult): r
         `     ${name}: ${reads} reads (${megabytes(bytesRead)}), ${writes} writes (${megabytes(bytesWritten)}), ${refused} refused`,
     );
   const did = `     the unit: ${unit.invalidations} invalidations, ${unit.maps} maps, ${unit.unmaps} unmaps, ${unit.changes} changes, ${unit.faults} faults, ${interruptsDelivered} messages`;
-  const judged =
-    judge === undefined
-      ? []
-      : [
-          `     the judge: ${judge.checks} pages checked, ${judge.maps} maps, ${judge.unmaps} unmaps, ${judge.replaces} replaces`,
-        ];
+  const judged: string[] = [];
+  if (judge !== undefined) {
+    const { checks, maps, unmaps, replaces } = judge;
+    judged.push(`     the shadows: ${checks} pages checked, ${maps} maps, ${unmaps} unmaps, ${replaces} replaces`);
+  }
+  if (container !== undefined) judged.push(`     the VFIO notifier's containers: ${container.checks} pages checked`);
   return [...devices, did, ...judged];
 }
 

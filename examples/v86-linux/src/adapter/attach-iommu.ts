@@ -65,6 +65,8 @@ export interface AttachedIommu {
   readonly interrupts: MsiCounters;
   /** Source-ids of every function on the bus now, whether or not it does DMA. */
   readonly pciFunctions: readonly SourceId[];
+  /** Those of them that `plug` put there. */
+  readonly pluggedFunctions: readonly SourceId[];
   /**
    * Puts a device of the host's own behind the unit. Answers how to take it out again.
    * @throws {IommuError} `bad-option` if the slot is taken.
@@ -104,6 +106,7 @@ class V86Attachment implements AttachedIommu {
   readonly #cpu: V86Cpu;
   readonly #onDma: DmaObserver | undefined;
   readonly #undo: (() => void)[] = [];
+  readonly #plugged = new Set<SourceId>();
 
   constructor(cpu: V86Cpu, options: AttachIommuOptions) {
     const registerGpa = options.registerGpa ?? DEFAULT_REGISTER_GPA;
@@ -128,6 +131,10 @@ class V86Attachment implements AttachedIommu {
     );
   }
 
+  get pluggedFunctions(): readonly SourceId[] {
+    return [...this.#plugged];
+  }
+
   get pciFunctions(): readonly SourceId[] {
     return this.#cpu.devices.pci.devices.flatMap((device, sourceId) => (device === undefined ? [] : [sourceId]));
   }
@@ -145,9 +152,11 @@ class V86Attachment implements AttachedIommu {
       if (index < 0) return;
       this.#undo.splice(index, 1);
       unplug();
+      this.#plugged.delete(identity.sourceId);
       void space.unplug();
     };
     this.#undo.push(once);
+    this.#plugged.add(identity.sourceId);
     return once;
   }
 
