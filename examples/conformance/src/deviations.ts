@@ -55,6 +55,12 @@ export const DEVIATIONS = {
     theirs: "ignores them",
     known: true,
   },
+  "posted-format-bit-ignored": {
+    section: "§9.9, IM",
+    ours: "on a unit without posted interrupts (CAP.PI = 0) bit 15 of an interrupt entry is reserved: reason 24h",
+    theirs: "ignores it",
+    known: false,
+  },
   "fault-address-above-widest-table": {
     section: "§11.4.7.6, FI",
     ours: "bits of the faulting address at and above the widest supported table read 0",

@@ -13,15 +13,18 @@ export interface Options {
   readonly onlyCase: number | undefined;
   /** Compare the deviations with docs/deviations.md. */
   readonly checkDocs: boolean;
+  /** Write them there. */
+  readonly updateDocs: boolean;
 }
 
 /** How the program is called. */
-export const USAGE = `usage: pnpm conformance FILE... [--json] [--verbose] [--case ID] [--check-docs]
+export const USAGE = `usage: pnpm conformance FILE... [--json] [--verbose] [--case ID] [--check-docs | --update-docs]
   FILE          gzip JSON lines: vtd-cases, vtd-replay-cases, vtd-irq-cases or vtd-linux-trace, at any path
   --json        figures of every file as one JSON document
   --verbose     every mismatch
   --case ID     only this case
-  --check-docs  fail if docs/deviations.md names other counts for these files`;
+  --check-docs  fail if docs/deviations.md names other counts for these files
+  --update-docs write the counts of these files there`;
 
 /**
  * Reads the command line.
@@ -31,10 +34,10 @@ export function readOptions(args: readonly string[]): Options {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
-    options: { json: { type: "boolean" }, verbose: { type: "boolean" }, case: { type: "string" }, "check-docs": { type: "boolean" } },
+    options: { json: { type: "boolean" }, verbose: { type: "boolean" }, case: { type: "string" }, "check-docs": { type: "boolean" }, "update-docs": { type: "boolean" } },
   });
   if (positionals.length === 0) throw new TypeError("expected at least one file");
   const onlyCase = values.case === undefined ? undefined : Number(values.case);
   if (onlyCase !== undefined && !Number.isInteger(onlyCase)) throw new TypeError(`expected the number of a case, got ${String(values.case)}`);
-  return { files: positionals, json: values.json === true, verbose: values.verbose === true, onlyCase, checkDocs: values["check-docs"] === true };
+  return { files: positionals, json: values.json === true, verbose: values.verbose === true, onlyCase, checkDocs: values["check-docs"] === true, updateDocs: values["update-docs"] === true };
 }

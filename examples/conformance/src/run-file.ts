@@ -12,7 +12,7 @@ import { runReplayCase } from "./formats/replay.js";
 import type { Case } from "./formats/steps.js";
 import type { TraceEvent } from "./formats/trace-events.js";
 import { Machine } from "./machine/machine.js";
-import { Tally } from "./report/tally.js";
+import { Tally, type TallyResult } from "./report/tally.js";
 
 /** What to run of a file. */
 export interface RunOptions {
@@ -26,7 +26,7 @@ export interface RunOptions {
 export interface FileResult {
   readonly path: string;
   readonly format: Format;
-  readonly tally: Tally;
+  readonly tally: TallyResult;
   readonly seconds: number;
 }
 
@@ -41,7 +41,7 @@ export async function runFile(path: string, options: RunOptions): Promise<FileRe
   checkCapabilities(file.header, tally);
   if (file.header.format === "vtd-linux-trace") await runTrace(path, file.header, file.batches, tally);
   else await runCases(path, file.header, file.batches, { tally, onlyCase: options.onlyCase });
-  return { path, format: file.header.format, tally, seconds: (performance.now() - started) / 1000 };
+  return { path, format: file.header.format, tally: tally.result, seconds: (performance.now() - started) / 1000 };
 }
 
 /** The unit made from the header must report what the header says. */

@@ -53,14 +53,16 @@ export class ReferenceMessages {
     if (!this.#memory.fetch(gpa, words)) return refused;
     const [low, destination, source, rest] = [...words].map((word) => word >>> 0) as [number, number, number, number];
     const mode = (low >>> 5) & 7;
-    if ((low & 1) === 0 || (low & 0xff00_f000) !== 0 || mode === 3 || mode === 6) return refused;
+    if ((low & 1) === 0 || (low & 0xff00_7000) !== 0 || mode === 3 || mode === 6) return refused;
     if (source >>> 20 !== 0 || rest !== 0) return refused;
     const stray = (destination & 0xffff_00ff) !== 0;
     if (stray && !this.#traits.has("destination-bits-unchecked")) return refused;
+    const posted = (low & 0x8000) !== 0;
+    if (posted && !this.#traits.has("posted-format-bit-ignored")) return refused;
     const validation = (source >>> 18) & 3;
     if (validation === 3) return refused;
     const { allowed, cause } = this.#allows(validation, source, sourceId);
-    return { delivered: allowed ? message(low, destination) : undefined, cause: stray ? "destination-bits-unchecked" : cause };
+    return { delivered: allowed ? message(low, destination) : undefined, cause: posted ? "posted-format-bit-ignored" : stray ? "destination-bits-unchecked" : cause };
   }
 
   #allows(validation: number, source: number, requester: number | undefined): { readonly allowed: boolean; readonly cause: DeviationName | undefined } {

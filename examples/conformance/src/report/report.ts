@@ -5,7 +5,7 @@
 import { basename } from "node:path";
 import { DEVIATIONS } from "../deviations.js";
 import type { FileResult } from "../run-file.js";
-import type { Counts } from "./tally.js";
+import { type Counts, sumOf } from "./tally.js";
 
 /** `N passed, M failed, K deviated, U not covered`. */
 export function totalLine(results: readonly FileResult[]): string {
@@ -15,15 +15,7 @@ export function totalLine(results: readonly FileResult[]): string {
 
 /** Sums over files. */
 export function totals(results: readonly FileResult[]): Counts {
-  const sum: Counts = { passed: 0, failed: 0, deviated: 0, uncovered: 0 };
-  for (const { tally } of results) {
-    const { passed, failed, deviated, uncovered } = tally.total;
-    sum.passed += passed;
-    sum.failed += failed;
-    sum.deviated += deviated;
-    sum.uncovered += uncovered;
-  }
-  return sum;
+  return sumOf(results.map(({ tally }) => tally.total));
 }
 
 /** One file, for people. */

@@ -79,11 +79,10 @@ export class PageView {
     const found: Difference[] = [];
     const end = range.firstPfn + range.pageCount;
     const indexes = new Set([...this.#topIndexes(range.firstPfn, range.pageCount), ...other.#topIndexes(range.firstPfn, range.pageCount)]);
+    const report = (difference: Difference): boolean => found.push(difference) < limit;
     for (const index of [...indexes].sort((a, b) => a - b)) {
-      compare(this.#top.get(index) ?? 0, other.#top.get(index) ?? 0, { base: index * TOP_PAGES, pages: TOP_PAGES, first: range.firstPfn, end }, (difference) => {
-        if (found.length < limit) found.push(difference);
-        return found.length < limit;
-      });
+      const bounds = { first: range.firstPfn, end, report };
+      if (!compare(this.#top.get(index) ?? 0, other.#top.get(index) ?? 0, index * TOP_PAGES, TOP_PAGES, bounds)) break;
     }
     return found;
   }
@@ -154,26 +153,30 @@ function walk(slot: Slot, base: number, pages: number, range: { readonly first: 
   }
 }
 
-interface Place {
-  readonly base: number;
-  readonly pages: number;
+interface Bounds {
   readonly first: number;
   readonly end: number;
+  /** Answers whether to go on. */
+  readonly report: (difference: Difference) => boolean;
 }
 
-/** `report` answers whether to go on. */
-function compare(a: Slot, b: Slot, place: Place, report: (difference: Difference) => boolean): boolean {
-  const first = Math.max(place.base, place.first);
-  const end = Math.min(place.base + place.pages, place.end);
+/** Compares two slots for `pages` frames from `base` on, within bounds. `false`: enough has been reported. */
+function compare(a: Slot, b: Slot, base: number, pages: number, bounds: Bounds): boolean {
+  const first = Math.max(base, bounds.first);
+  const end = Math.min(base + pages, bounds.end);
   if (a === b || first >= end) return true;
-  const skipped = first - place.base;
-  if (typeof a === "number" && typeof b === "number") return report({ iovaPfn: first, pageCount: end - first, mine: advance(a, skipped), other: advance(b, skipped) });
-  const size = place.pages / 512;
-  const left = typeof a === "number" ? cut(a, size) : a;
-  const right = typeof b === "number" ? cut(b, size) : b;
-  for (let index = Math.floor(skipped / size); index <= Math.floor((end - 1 - place.base) / size); index++) {
-    const below = { ...place, base: place.base + index * size, pages: size };
-    if (!compare(left.slots[index] ?? 0, right.slots[index] ?? 0, below, report)) return false;
+  const skipped = first - base;
+  if (typeof a === "number" && typeof b === "number") {
+    return bounds.report({ iovaPfn: first, pageCount: end - first, mine: advance(a, skipped), other: advance(b, skipped) });
+  }
+  const size = pages / 512;
+  const left = typeof a === "number" ? cut(a, size).slots : a.slots;
+  const right = typeof b === "number" ? cut(b, size).slots : b.slots;
+  const last = Math.floor((end - 1 - base) / size);
+  for (let index = Math.floor(skipped / size); index <= last; index++) {
+    // Most slots are equal numbers: no call for these.
+    if (left[index] === right[index]) continue;
+    if (!compare(left[index] ?? 0, right[index] ?? 0, base + index * size, size, bounds)) return false;
   }
   return true;
 }
