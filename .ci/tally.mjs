@@ -53,11 +53,14 @@ function fromJson(file) {
 }
 
 /**
+ * The last line that says so; pnpm may have added its own after it.
  * @param {string} file
  * @returns {Count | undefined}
  */
 function fromLastLine(file) {
-  const last = existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n").at(-1) : undefined;
-  const match = /^(\d+) passed, (\d+) failed/.exec(last ?? "");
+  const lines = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+  const match = /^(\d+) passed, (\d+) failed/.exec(
+    lines.findLast((line) => /^\d+ passed, \d+ failed/.test(line)) ?? "",
+  );
   return match === null ? undefined : { passed: Number(match[1]), failed: Number(match[2]) };
 }
