@@ -146,7 +146,7 @@ export class InvalidationQueue {
   #step(head: number): QueueError {
     const { memory, file, capabilities, root, handler } = this.#parts;
     const wide = file.get("IQA", IQA.fields.DW) === 1;
-    const setup = this.#checkSetup(wide);
+    const setup = this.#checkSetup(wide, head);
     if (setup !== QueueError.NONE) return setup;
     const words = wide ? this.#wide : this.#narrow;
     const base = file.get("IQA", IQA.fields.IQA) % 2 ** (capabilities.hostAddressBits - 12);
@@ -209,7 +209,7 @@ export class InvalidationQueue {
   }
 
   /** Errors that lie in the registers, not in a descriptor (§11.4.9.9). */
-  #checkSetup(wide: boolean): QueueError {
+  #checkSetup(wide: boolean, head: number): QueueError {
     const { file, capabilities, root } = this.#parts;
     const { SMTS, ADMS } = ECAP.fields;
     const tail = file.get("IQT", IQT.fields.QT) * NARROW_BYTES;
@@ -218,7 +218,8 @@ export class InvalidationQueue {
     if (root.mode !== TableMode.LEGACY && !wide) return QueueError.DESCRIPTOR_WIDTH;
     if (wide && SMTS.get(capabilities.ecap, 0) === 0 && ADMS.get(capabilities.ecap, 0) === 0)
       return QueueError.DESCRIPTOR_WIDTH;
-    if (wide && tail % WIDE_BYTES !== 0) return QueueError.TAIL_ALIGNMENT;
+    // A head that is not aligned, because the width changed under it, would never meet the tail.
+    if (wide && (tail % WIDE_BYTES !== 0 || head % WIDE_BYTES !== 0)) return QueueError.TAIL_ALIGNMENT;
     if (tail >= queueBytes(file.get("IQA", IQA.fields.QS))) return QueueError.TAIL_BEYOND_QUEUE;
     return QueueError.NONE;
   }
