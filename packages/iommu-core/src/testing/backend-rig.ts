@@ -6,7 +6,7 @@ import { Access } from "../access.js";
 import type { Backend, MappingSink, Requester } from "../backend.js";
 import type { Completion } from "../completion.js";
 import { BackendIommu, type Iommu } from "../iommu.js";
-import { type FrameRange, intersect } from "../range.js";
+import { ALL_FRAMES, contains, type FrameRange, intersect } from "../range.js";
 import { FANOUT, slotTarget } from "../slot.js";
 import type { SourceId } from "../source-id.js";
 import { Translation } from "../translation.js";
@@ -88,9 +88,10 @@ export class BackendRig {
     return out.reason === 0 ? { gpaPfn: out.gpaPfn, access: out.access } : undefined;
   }
 
-  /** Every watched frame translates, for each right, as the guest mapped it. */
-  checkTranslations(): void {
+  /** Every watched frame of the range translates, for each right, as the guest mapped it. */
+  checkTranslations(range: FrameRange = ALL_FRAMES): void {
     for (const pfn of this.#watched) {
+      if (!contains(range, pfn)) continue;
       const expected = this.truth.lookup(pfn);
       for (const access of [Access.read, Access.write, Access.readWrite] as const) {
         const allowed = expected !== undefined && (expected.access & access) === access;

@@ -90,7 +90,7 @@ const COMMON_RULES: readonly Rule[] = [
         const count = dice.below(5) === 0 ? 512 : 1 + dice.below(20);
         if (dice.below(3) === 0) rig.unmap(first, count);
         else rig.map(first, count, 512 * dice.below(8) + dice.below(3), ((dice.below(3) % 3) + 1) as Access);
-        if (dice.below(2) === 0) rig.fillAll();
+        if (dice.below(2) === 0) rig.fill();
         await rig.invalidate(dice.below(2) === 0 ? first : 0, dice.below(2) === 0 ? Math.max(count, 2600) : 3000);
         rig.fillAll();
       }

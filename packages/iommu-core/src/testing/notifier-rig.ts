@@ -90,8 +90,13 @@ export class NotifierRig {
   }
 
   /** Makes a cache ask for every watched frame. */
-  fillAll(): void {
+  fill(): void {
     for (const pfn of this.#watched) this.fixture.fill?.(pfn);
+  }
+
+  /** As `fill`, at a moment when nothing waits for an invalidation. */
+  fillAll(): void {
+    this.fill();
     this.checkAll();
   }
 
