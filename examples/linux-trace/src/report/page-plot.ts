@@ -72,7 +72,7 @@ function linePath({ samples, lineCount }: PagePlot, y: (pages: number) => number
       high = Math.max(high, pages);
       last = pages;
     }
-    path += path === "" ? `M${column} ${y(last)}` : `H${column}V${y(low)}V${y(high)}V${y(last)}`;
+    path += path === "" ? `M${column} ${y(low)}V${y(high)}V${y(last)}` : `H${column}V${y(low)}V${y(high)}V${y(last)}`;
   }
   return `${path}H${WIDTH - RIGHT}`;
 }
@@ -82,6 +82,6 @@ function ticks(mostPages: number): { readonly pages: number; readonly label: str
   const names = ["1", "10", "100", "1 k", "10 k", "100 k", "1 M"];
   // The scale's end has a mark of its own; the power of ten below it only where both have room.
   for (const [power, label] of names.entries())
-    if (power > 0 && 10 ** power * 2 < mostPages) marks.push({ pages: 10 ** power, label });
+    if (power > 0 && 10 ** power * 4 < mostPages) marks.push({ pages: 10 ** power, label });
   return [...marks, { pages: mostPages, label: mostPages.toLocaleString("en-US") }];
 }
