@@ -60,7 +60,7 @@ describe("57-bit second-stage input", () => {
     guest.unmap(1, TOP);
     guest.invalidate.page(1, TOP);
     expect(notifier.held().map((run) => ({ ...run }))).toMatchObject([
-      { firstPfn: TOP + 1, pageCount: 1, gpaPfn: 0x222, access: 3 },
+      { iovaPfn: TOP + 1, pageCount: 1, gpaPfn: 0x222, access: 3 },
     ]);
     notifier.check();
   });
@@ -86,8 +86,8 @@ describe("first-stage input of the upper half", () => {
       const notifier = new RecordingNotifier({ granularity: "page" });
       space.attach(notifier);
       expect(notifier.held()).toMatchObject([
-        { firstPfn: 4, gpaPfn: 0x444 },
-        { firstPfn: iovaPfn, gpaPfn: 0x333 },
+        { iovaPfn: 4, gpaPfn: 0x444 },
+        { iovaPfn, gpaPfn: 0x333 },
       ]);
       expect(space.dma.write(BigInt(iovaPfn) * 4096n, bytes("up"))).toBe(true);
       const into = new Uint8Array(2);
