@@ -58,9 +58,9 @@ function fromJson(file) {
  * @returns {Count | undefined}
  */
 function fromLastLine(file) {
-  const lines = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+  const printed = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
   const match = /^(\d+) passed, (\d+) failed/.exec(
-    lines.findLast((line) => /^\d+ passed, \d+ failed/.test(line)) ?? "",
+    printed.findLast((line) => /^\d+ passed, \d+ failed/.test(line)) ?? "",
   );
   return match === null ? undefined : { passed: Number(match[1]), failed: Number(match[2]) };
 }
