@@ -2,8 +2,8 @@
  * The worker's side of the tests: a device model that does as it is told. Runs in a real thread.
  */
 import { parentPort, workerData } from "node:worker_threads";
-import { Translation } from "@iommu-kit/iommu-core";
-import { SharedRam, WorkerDma, type WorkerSetup } from "../src/worker/index.js";
+import { BufferMemory, Translation } from "@iommu-kit/iommu-core";
+import { WorkerDma, type WorkerSetup } from "../src/worker/index.js";
 
 /** What the test gives it. */
 export interface DeviceData {
@@ -42,7 +42,7 @@ const data = workerData as DeviceData;
 const control = new Int32Array(data.control);
 const dma = new WorkerDma(data.setup, {
   port,
-  memory: new SharedRam(data.ram),
+  memory: new BufferMemory([{ firstPfn: 0, bytes: new Uint8Array(data.ram) }]),
   ...(data.answerDeadline === undefined ? {} : { answerDeadline: data.answerDeadline }),
 });
 const NOTHING: Report = {

@@ -60,7 +60,6 @@ class Device {
     });
     // The worker is made after the cache, whose port it is: a stand-in until then.
     const port = {
-      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
       postMessage: (message: unknown): void => this.worker.postMessage(message),
       on: (_event: "message", listener: (message: unknown) => void): void => void (hear = listener),
     };
@@ -85,7 +84,6 @@ class Device {
 
   order(order: Order): Promise<Report> {
     const report = new Promise<Report>((resolve) => this.#reports.push(resolve));
-    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
     this.worker.postMessage(order);
     return report;
   }

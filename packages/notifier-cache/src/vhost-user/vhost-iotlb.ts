@@ -134,13 +134,17 @@ export class VhostIotlb implements UnmapNotifier {
     this.#options.onRevoke?.(error);
   }
 
-  /** Tells the back-end where these pages go before it asks. `false` for a page that cannot be read or written; no fault is recorded for it. */
+  /**
+   * Tells the back-end where these pages go before it asks, and again where it was told already: back-ends drop entries on their own.
+   * `false` if there is a page among them that cannot be reached; no fault is recorded for it.
+   */
   preload(iovaPfn: number, pageCount: number): boolean {
     let all = true;
-    for (let pfn = iovaPfn; pfn < iovaPfn + pageCount; pfn++) {
-      if (this.#told.find(pfn, this.#found)) continue;
+    for (let pfn = iovaPfn; pfn < iovaPfn + pageCount;) {
       const access = this.#rightsOf(pfn);
-      if (access === Rights.none || !this.#answer(pfn, access)) all = false;
+      const told = access !== Rights.none && this.#answer(pfn, access) && this.#told.find(pfn, this.#found);
+      all &&= told;
+      pfn = told ? this.#found.firstPfn + this.#found.pageCount : pfn + 1;
     }
     return all;
   }

@@ -3,6 +3,5 @@ export { WorkerCacheNotifier, WorkerDeviceTlb } from "./worker-cache.js";
 export { HostCache, NOT_ATTACHED, type WorkerCacheOptions, type WorkerSetup, type WorkerStatus } from "./host-cache.js";
 // The worker's side.
 export { NO_ANSWER, WORKER_REVOKED, WorkerDma, type WorkerDmaOptions } from "./worker-dma.js";
-export { SharedRam } from "./shared-ram.js";
 // Both.
 export type { NodePort, WebPort, WorkerPort } from "./message-port.js";
