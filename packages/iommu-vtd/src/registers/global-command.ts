@@ -38,8 +38,8 @@ export class GlobalCommand {
   /** Bits that the unit has: others cannot be commanded. */
   readonly #writable: Int32Array;
   #levels: Record<Level, number> = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
-  /** Root pointers being latched. */
-  #latching = 0;
+  /** Pointers being latched. */
+  #latching = { RTPS: 0, IRTPS: 0 };
   #epoch = 0;
 
   constructor(file: RegisterFile, targets: CommandTargets, writable: Int32Array) {
@@ -56,13 +56,13 @@ export class GlobalCommand {
   /** Levels return to 0; commands in flight are forgotten. */
   reset(): void {
     this.#levels = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
-    this.#latching = 0;
+    this.#latching = { RTPS: 0, IRTPS: 0 };
     this.#epoch += 1;
   }
 
   /** The levels as commanded, and whether a root pointer is being latched: what GSTS does not show yet. For a snapshot. */
   get state(): CommandState {
-    return { ...this.#levels, latching: this.#latching > 0 };
+    return { ...this.#levels, latching: this.#latching.RTPS > 0 };
   }
 
   /** Takes up the state of a snapshot; GSTS follows when `completion` is done. */
@@ -99,10 +99,11 @@ export class GlobalCommand {
   #oneShot(name: "SRTP" | "SIRTP", done: "RTPS" | "IRTPS", act: () => Completion): void {
     if (command[name].get(this.#word, 0) === 0) return;
     this.#file.set("GSTS", status[done], 0);
-    this.#latching += 1;
+    this.#latching[done] += 1;
     this.#complete(act(), () => {
-      this.#latching -= 1;
-      this.#file.set("GSTS", status[done], 1);
+      this.#latching[done] -= 1;
+      // Of several commands the last one to complete says so.
+      if (this.#latching[done] === 0) this.#file.set("GSTS", status[done], 1);
     });
   }
 

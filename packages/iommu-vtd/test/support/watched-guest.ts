@@ -75,16 +75,22 @@ export class WatchedGuest extends GuestDriver {
   /** Attaches a MAP notifier that objects to every unmap of a live page. */
   watch(device: string, options: RecordingNotifierOptions = {}): RecordingNotifier {
     // Tables do not change while a notifier is being called: one enumeration for each call.
-    let calls = -1;
+    let stale = true;
     let reached = new RunList();
     const truth = (iovaPfn: number): ReturnType<RunList["lookup"]> => {
-      if (calls !== notifier.calls.length) {
-        reached = this.#reached(device);
-        calls = notifier.calls.length;
-      }
+      if (stale) reached = this.#reached(device);
+      stale = false;
       return reached.lookup(iovaPfn);
     };
-    const notifier: RecordingNotifier = new RecordingNotifier({ name: device, truth, ...options });
+    const notifier: RecordingNotifier = new RecordingNotifier({
+      name: device,
+      truth,
+      ...options,
+      onCall: (call) => {
+        stale = true;
+        options.onCall?.(call);
+      },
+    });
     this.device(device).attach(notifier, options.range === undefined ? {} : { range: options.range });
     return notifier;
   }
