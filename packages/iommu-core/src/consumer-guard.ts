@@ -51,3 +51,10 @@ export function threw(notifier: Notifier, cause: unknown): IommuError {
     cause,
   });
 }
+
+/** Reports a failure to `fail`; rejects with the same error. */
+export function isolate(notifier: Notifier, cause: unknown, fail: (error: IommuError) => void): Promise<never> {
+  const error = threw(notifier, cause);
+  fail(error);
+  return Promise.reject(error);
+}

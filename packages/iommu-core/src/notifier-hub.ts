@@ -11,7 +11,7 @@ import type { AttachOptions, Attachment } from "./attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
 import type { Backend, Change, Domain } from "./backend.js";
 import { type Completion, CompletionGroup } from "./completion.js";
-import { ConsumerGuard, threw } from "./consumer-guard.js";
+import { ConsumerGuard, isolate, threw } from "./consumer-guard.js";
 import { IommuError } from "./errors.js";
 import type { IommuEvents, Observers } from "./events.js";
 import { JobQueue } from "./job-queue.js";
@@ -281,16 +281,19 @@ export class NotifierHub {
       : this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
   }
 
-  #call(attachment: AttachmentRecord, tell: () => Completion, deadline: boolean): Completion {
+  /** Tells one notifier; its failure is its own. Unguarded there is no deadline, and a failure rejects as well: both are the backend's to report. */
+  #call(attachment: AttachmentRecord, tell: () => Completion, guarded: boolean): Completion {
+    const { notifier } = attachment;
     const fail = (error: IommuError): void => this.#revoke(attachment, error);
     this.#flushing += 1;
     try {
       const answer = tell();
       if (!(answer instanceof Promise)) return undefined;
-      return deadline ? this.#guard.watch(attachment.notifier, answer, () => undefined, fail) : answer;
+      if (guarded) return this.#guard.watch(notifier, answer, () => undefined, fail);
+      return answer.catch((cause: unknown) => isolate(notifier, cause, fail));
     } catch (cause) {
-      fail(threw(attachment.notifier, cause));
-      return undefined;
+      const failed = isolate(notifier, cause, fail);
+      return guarded ? void failed.catch(() => undefined) : failed;
     } finally {
       this.#flushing -= 1;
     }

@@ -58,6 +58,7 @@ export class Unit {
   readonly translator: Translator;
   readonly interrupts: InterruptRemap;
   readonly invalidator: Invalidator;
+  readonly deviceTlb: DeviceTlbInvalidation;
   readonly queue: InvalidationQueue;
   readonly registerInvalidation: RegisterInvalidation;
   readonly command: GlobalCommand;
@@ -105,7 +106,7 @@ export class Unit {
     this.translationRequests = new TranslationRequests({ capabilities, root, bindings, translator });
 
     // The views of notifiers.
-    const invalidator = new Invalidator(iotlb, bindings);
+    const invalidator = new Invalidator(iotlb, bindings, 2 ** (config.maximumGuestAddressWidth - 12));
     this.invalidator = invalidator;
     const secondStage = new SecondStageScan(memory, capabilities, filter);
     const domains = new Domains(secondStage, new FirstStageScan({ memory, capabilities, secondStage, filter }), filter);
@@ -133,6 +134,7 @@ export class Unit {
       event: pageRequestEvent,
       enabled: config.pageRequests,
     });
+    this.deviceTlb = this.#makeDeviceTlb(scheduler);
     const handler = new Descriptors({
       memory,
       file,
@@ -140,7 +142,7 @@ export class Unit {
       invalidator,
       interrupts: (range) => interrupts.cache.invalidate(range),
       completionEvent,
-      deviceTlb: this.#makeDeviceTlb(scheduler),
+      deviceTlb: this.deviceTlb,
       pageRequests: this.pageRequests,
     });
     this.queue = new InvalidationQueue({
@@ -152,7 +154,7 @@ export class Unit {
       handler,
       pace: this.#makePace(scheduler),
     });
-    this.registerInvalidation = new RegisterInvalidation(file, invalidator, capabilities);
+    this.registerInvalidation = new RegisterInvalidation(file, invalidator, capabilities, root);
     this.command = new GlobalCommand(file, this.#makeTargets(), writableCommands(file));
     const { command, queue, registerInvalidation, pageRequests, protectedMemory } = this;
     const effects = sideEffects(file, {
@@ -199,6 +201,7 @@ export class Unit {
     this.command.reset();
     this.registerInvalidation.reset();
     this.queue.disable();
+    this.deviceTlb.reset();
     Object.assign(this.root, { enabled: false, mode: TableMode.LEGACY, rootPfn: 0 });
     Object.assign(this.interrupts.pointer, {
       enabled: false,

@@ -2,19 +2,20 @@
  * The unit as its host sees it: registers, address spaces, interrupts, ATS, reset.
  */
 
-import type {
-  AddressSpace,
-  AddressSpaceOptions,
-  Completion,
-  FrameRange,
-  GuestMemory,
-  Iommu,
-  IommuEventEmitter,
-  Limits,
-  MsiMessage,
-  MsiSink,
-  Scheduler,
-  SourceId,
+import {
+  type AddressSpace,
+  type AddressSpaceOptions,
+  type Completion,
+  type FrameRange,
+  type GuestMemory,
+  type Iommu,
+  IommuError,
+  type IommuEventEmitter,
+  type Limits,
+  type MsiMessage,
+  type MsiSink,
+  type Scheduler,
+  type SourceId,
 } from "@iommu-kit/iommu-core";
 import { DeviceAts } from "./ats/device-ats.js";
 import type { ResolvedConfig, VtdConfig } from "./config.js";
@@ -86,8 +87,29 @@ export class VtdIommu implements Iommu {
     return this.#unit.interrupts.translate(requesterId, message);
   }
 
-  /** The ATS and PRI side of an address space of this unit. Needs `deviceTlb`; page requests need `pageRequests`. */
+  /**
+   * The ATS and PRI side of an address space of this unit. Page requests need `pageRequests`; without it they are answered `invalid`.
+   * @throws {IommuError} `not-supported` on a unit without `deviceTlb`; `bad-option` for an address space of another unit.
+   */
   ats(space: AddressSpace): DeviceAts {
+    if (!this.config.deviceTlb) {
+      throw new IommuError(
+        "not-supported",
+        `ATS of ${space.label}: expected a unit with device TLBs, got one without`,
+        {
+          hint: "pass deviceTlb: true",
+        },
+      );
+    }
+    if (space.plugged && !this.addressSpaces.includes(space)) {
+      throw new IommuError(
+        "bad-option",
+        `ATS of ${space.label}: expected an address space of this unit, got another's`,
+        {
+          hint: "ask the unit that the space comes from",
+        },
+      );
+    }
     const { translationRequests: requests, pageRequests: pages, queue } = this.#unit;
     const stray = (sourceId: SourceId): void => queue.strayCompletion(sourceId);
     return new DeviceAts(space, { memory: this.#memory, requests, pages, stray });

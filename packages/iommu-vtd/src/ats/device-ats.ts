@@ -34,8 +34,12 @@ export class DeviceAts {
     this.#parts = parts;
   }
 
-  /** A translation request (§4.2.3). Each answer is valid until a `device-tlb` notifier of the space is told to drop it. */
+  /**
+   * A translation request (§4.2.3) for the page `iovaPfn` and those behind it. Each answer is valid until a `device-tlb` notifier of the space is told to drop it.
+   * After `unplug` every request is unsupported.
+   */
   translate(iovaPfn: number, options: TranslationRequestOptions = {}): TranslationCompletion[] {
+    if (!this.space.plugged) return [this.#parts.requests.unsupported(this.space, iovaPfn)];
     return this.#parts.requests.translate(this.space, iovaPfn, options);
   }
 
@@ -51,12 +55,13 @@ export class DeviceAts {
 
   /** A page request (§7.4). The promise is for the response to the group, or for what the unit answers in the guest's place. */
   requestPage(request: PageRequestOptions): Promise<PageResponse> {
+    if (!this.space.plugged) return Promise.resolve("failure");
     return this.#parts.pages.request(this.space, request);
   }
 
   /** A stop marker (§7.9): no further page request of this PASID follows. */
   stopMarker(): void {
-    this.#parts.pages.stopMarker(this.space);
+    if (this.space.plugged) this.#parts.pages.stopMarker(this.space);
   }
 
   /** A completion of an invalidation that the unit did not send: what a broken device does. Sets ICE. */
@@ -66,6 +71,7 @@ export class DeviceAts {
 
   #transfer(gpa: ByteAddress, bytes: Uint8Array, access: Access): boolean {
     const { memory, requests } = this.#parts;
+    if (!this.space.plugged) return false;
     let pfn = pfnOf(gpa);
     let offset = offsetInPage(gpa);
     for (let at = 0; at < bytes.length; pfn += 1, offset = 0) {

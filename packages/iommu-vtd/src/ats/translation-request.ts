@@ -84,6 +84,11 @@ export class TranslationRequests {
     return answers;
   }
 
+  /** The answer of a unit that does not know the device. */
+  unsupported(requester: Requester, iovaPfn: number): TranslationCompletion {
+    return this.#answer(requester, iovaPfn, "unsupported", 0);
+  }
+
   /** Whether a translated request may reach a target; 0 or a reason. Records what has to be recorded. */
   checkTranslated(requester: Requester, gpaPfn: number, access: Access): number {
     const { root, translator } = this.#parts;
@@ -100,7 +105,7 @@ export class TranslationRequests {
 
   #translateOne(requester: Requester, iovaPfn: number, noWrite: boolean): TranslationCompletion {
     const { root, translator } = this.#parts;
-    if (!root.enabled) return this.#answer(requester, iovaPfn, "unsupported", 0);
+    if (!root.enabled) return this.unsupported(requester, iovaPfn);
     if (requester.pasid === undefined && inInterruptWindow(iovaPfn)) {
       const writable = !(noWrite && this.#has("NWFS"));
       const answer = this.#answer(requester, iovaPfn, "success", 0);
@@ -114,6 +119,8 @@ export class TranslationRequests {
       if (refusal === 0) return this.#granted(requester, iovaPfn, wanted);
       if (answerToTranslationRequest(refusal) !== FaultAnswer.REMAINING_PERMISSIONS) break;
     }
+    // Same code, another condition: here the window is the result of a translation request (§7.1.3).
+    if (refusal === FaultReason.SGN_8_1 && binding.kind !== "pass-through") refusal = FaultReason.SGN_8_2;
     return this.#refuse(requester, iovaPfn, refusal, binding.faultsDisabled);
   }
 
@@ -125,7 +132,7 @@ export class TranslationRequests {
   /** The binding, and why translation requests are refused before the walk. */
   #gate(requester: Requester): { readonly reason: number; readonly binding: Binding } {
     const { bindings, root } = this.#parts;
-    if (root.mode === TableMode.SCALABLE) {
+    if (root.mode === TableMode.SCALABLE && bindings.refusalOfMode() === 0) {
       const context = bindings.contextOf(requester.sourceId);
       const binding = bindings.of(requester);
       if (context.reason === 0 && !context.deviceTlb) return { reason: FaultReason.SCT_5, binding };

@@ -23,9 +23,15 @@ export interface DeviceTlbParts {
 /** See the file's header. */
 export class DeviceTlbInvalidation {
   readonly #parts: DeviceTlbParts;
+  #epoch = 0;
 
   constructor(parts: DeviceTlbParts) {
     this.#parts = parts;
+  }
+
+  /** The unit was reset or restored: what has been sent no longer times out. */
+  reset(): void {
+    this.#epoch += 1;
   }
 
   /** Invalidates a range of one requester; `pasid` `"every"` means all its PASIDs. An unknown device has nothing cached. */
@@ -42,13 +48,14 @@ export class DeviceTlbInvalidation {
   #bounded(sourceId: number, completion: Completion): Completion {
     if (completion === undefined) return undefined;
     const { scheduler, deadlineMilliseconds, timedOut } = this.#parts;
+    const epoch = this.#epoch;
     return new Promise((resolve) => {
       let open = true;
       const end = (failed: boolean): void => {
         if (!open) return;
         open = false;
         cancel();
-        if (failed) timedOut(sourceId);
+        if (failed && epoch === this.#epoch) timedOut(sourceId);
         resolve();
       };
       const cancel = scheduler.after(deadlineMilliseconds, () => end(true));

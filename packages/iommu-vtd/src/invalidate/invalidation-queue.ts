@@ -61,6 +61,8 @@ export class InvalidationQueue {
   readonly #narrow = new Int32Array(NARROW_BYTES / 4);
   readonly #wide = new Int32Array(WIDE_BYTES / 4);
   #pending = new CompletionGroup();
+  /** What the wait descriptor in flight waits for. */
+  #awaited: Completion;
   #enabled = false;
   /** Waits for notifiers or for the next slice. */
   #suspended = false;
@@ -102,11 +104,10 @@ export class InvalidationQueue {
     this.#abandon();
     this.#enabled = enabled;
     this.#waiting = waiting;
-    const { file } = this.#parts;
     this.#suspendUntil(
       (resume) => whenDone(completion, resume),
       () => {
-        if (waiting !== undefined) this.#complete(file.get("IQH", IQH.fields.QH) * NARROW_BYTES, waiting);
+        if (waiting !== undefined) this.#complete(this.#before(waiting.byteLength), waiting);
       },
     );
   }
@@ -114,7 +115,12 @@ export class InvalidationQueue {
   /** A device did not answer an invalidation: pending waits are aborted, nothing is fetched until software clears ITE (§6.5.2.11). */
   timedOut(sourceId: number): void {
     const { file, faults } = this.#parts;
+    const awaited = this.#awaited;
+    const pending = this.#pending;
     this.#abandon();
+    // Others may still be busy with what has been carried out: the next wait descriptor waits for them.
+    this.#pending = pending;
+    this.#pending.add(awaited);
     if (file.get("FSTS", FSTS.fields.ITE) === 1) return;
     file.set("IQERCD", IQERCD.fields.ITESID, sourceId);
     faults.raise("ITE");
@@ -174,6 +180,7 @@ export class InvalidationQueue {
     this.#advance(head, words.byteLength);
     const waiting = words.slice();
     this.#waiting = waiting;
+    this.#awaited = pending;
     this.#suspendUntil(
       (resume) => whenDone(pending, resume),
       () => this.#complete(head, waiting),
@@ -183,6 +190,7 @@ export class InvalidationQueue {
 
   #complete(head: number, waiting: Int32Array): void {
     this.#waiting = undefined;
+    this.#awaited = undefined;
     const error = this.#parts.handler.wait(waiting);
     if (error === QueueError.NONE) return;
     this.#parts.file.set("IQH", IQH.fields.QH, head / NARROW_BYTES);
@@ -194,6 +202,7 @@ export class InvalidationQueue {
     this.#epoch += 1;
     this.#suspended = false;
     this.#waiting = undefined;
+    this.#awaited = undefined;
     this.#pending = new CompletionGroup();
   }
 
@@ -222,6 +231,13 @@ export class InvalidationQueue {
     if (wide && (tail % WIDE_BYTES !== 0 || head % WIDE_BYTES !== 0)) return QueueError.TAIL_ALIGNMENT;
     if (tail >= queueBytes(file.get("IQA", IQA.fields.QS))) return QueueError.TAIL_BEYOND_QUEUE;
     return QueueError.NONE;
+  }
+
+  /** Where the descriptor of this size in front of the head lies. */
+  #before(byteLength: number): number {
+    const { file } = this.#parts;
+    const size = queueBytes(file.get("IQA", IQA.fields.QS));
+    return (file.get("IQH", IQH.fields.QH) * NARROW_BYTES + size - byteLength) % size;
   }
 
   #advance(head: number, byteLength: number): void {

@@ -1,7 +1,7 @@
 /**
  * Invalidation through registers: CCMD, IOTLB and IVA (§6.5.1).
  *
- * A command whose granularity is reserved, that names more pages than MAMV allows, or that arrives while the queue is on does nothing and reports granularity 00. ICC and
+ * A command whose granularity is reserved, that names more pages than MAMV allows, or that arrives while the queue is on or outside of legacy mode does nothing and reports granularity 00. ICC and
  * IVT clear when every notifier has completed.
  */
 
@@ -9,9 +9,11 @@ import { type Completion, whenDone } from "@iommu-kit/iommu-core";
 import type { RegisterFile } from "../registers/register-file.js";
 import { domainIdBits, type UnitCapabilities } from "../spec/capabilities.js";
 import { ContextGranularity, IotlbGranularity, maskedRange } from "../spec/invalidation.js";
+import { TableMode } from "../spec/encodings.js";
 import { CAP, VER } from "../spec/registers-capability.js";
 import { GSTS } from "../spec/registers-command.js";
 import { CCMD, IOTLB, IVA } from "../spec/registers-invalidation.js";
+import type { RootPointer } from "../translate/root-pointer.js";
 import type { Invalidator } from "./invalidator.js";
 
 const NOTHING_DONE = 0;
@@ -23,12 +25,14 @@ export class RegisterInvalidation {
   readonly #file: RegisterFile;
   readonly #invalidator: Invalidator;
   readonly #capabilities: UnitCapabilities;
+  readonly #root: RootPointer;
   #epoch = 0;
 
-  constructor(file: RegisterFile, invalidator: Invalidator, capabilities: UnitCapabilities) {
+  constructor(file: RegisterFile, invalidator: Invalidator, capabilities: UnitCapabilities, root: RootPointer) {
     this.#file = file;
     this.#invalidator = invalidator;
     this.#capabilities = capabilities;
+    this.#root = root;
   }
 
   /** Commands in flight are forgotten: their registers have been reset. */
@@ -38,63 +42,52 @@ export class RegisterInvalidation {
 
   /** Takes up the registers of a snapshot: commands that were in flight complete when `completion` is done, which covers everything they asked for. */
   restore(completion: Completion): void {
-    this.#finish(completion, () => {
-      const { ICC, CIRG, CAIG } = CCMD.fields;
-      const { IVT, IIRG, IAIG } = IOTLB.fields;
-      if (this.#file.get("CCMD", ICC) === 1) this.#file.set("CCMD", CAIG, this.#file.get("CCMD", CIRG));
-      if (this.#file.get("IOTLB", IVT) === 1) this.#file.set("IOTLB", IAIG, this.#file.get("IOTLB", IIRG));
-      this.#file.set("CCMD", ICC, 0);
-      this.#file.set("IOTLB", IVT, 0);
-    });
+    if (this.#file.get("CCMD", CCMD.fields.ICC) === 1) this.#finishContext(completion, this.#contextGranularity());
+    if (this.#file.get("IOTLB", IOTLB.fields.IVT) === 1)
+      this.#finishTranslation(completion, this.#translationGranularity());
   }
 
   /** The high word of CCMD was written. */
   contextCommand(): void {
-    const { ICC, CIRG, CAIG, SID, FM } = CCMD.fields;
-    const get = (field: typeof SID): number => this.#file.get("CCMD", field);
-    if (get(ICC) === 0) return;
-    const asked = get(CIRG);
-    const known =
-      asked === ContextGranularity.GLOBAL || asked === ContextGranularity.DOMAIN || asked === ContextGranularity.DEVICE;
-    let done: number = this.#accepts() && known ? asked : NOTHING_DONE;
-    // Coarser than asked is allowed, and is what is reported; see `Invalidator.contexts`.
-    if (done === ContextGranularity.DOMAIN) done = ContextGranularity.GLOBAL;
+    const { ICC, SID, FM } = CCMD.fields;
+    if (this.#file.get("CCMD", ICC) === 0) return;
+    const granularity = this.#contextGranularity();
     let completion: Completion;
-    if (done === ContextGranularity.GLOBAL) completion = this.#invalidator.contexts();
-    else if (done === ContextGranularity.DEVICE) completion = this.#invalidator.contextsOfDevice(get(SID), get(FM));
-    this.#finish(completion, () => {
-      this.#file.set("CCMD", CAIG, done);
-      this.#file.set("CCMD", ICC, 0);
-    });
+    if (granularity === ContextGranularity.GLOBAL) completion = this.#invalidator.contexts();
+    else if (granularity === ContextGranularity.DEVICE)
+      completion = this.#invalidator.contextsOfDevice(this.#file.get("CCMD", SID), this.#file.get("CCMD", FM));
+    this.#finishContext(completion, granularity);
   }
 
   /** The high word of IOTLB was written. */
   translationCommand(): void {
-    const { IVT, IIRG, IAIG, DID } = IOTLB.fields;
+    const { IVT, DID } = IOTLB.fields;
     if (this.#file.get("IOTLB", IVT) === 0) return;
-    const asked = this.#file.get("IOTLB", IIRG);
     const domainId = this.#domainId(this.#file.get("IOTLB", DID));
-    let done: number = NOTHING_DONE;
+    const granularity = this.#translationGranularity();
     let completion: Completion;
-    if (this.#accepts()) {
-      if (asked === IotlbGranularity.GLOBAL) completion = this.#invalidator.translations();
-      else if (asked === IotlbGranularity.DOMAIN) completion = this.#invalidator.translationsOfDomain(domainId);
-      done = asked;
-      if (asked === IotlbGranularity.PAGE) {
-        const order = this.#file.get("IVA", IVA.fields.AM);
-        done = this.#pageGranularity(order);
-        if (done === IotlbGranularity.DOMAIN) completion = this.#invalidator.translationsOfDomain(domainId);
-        if (done === IotlbGranularity.PAGE)
-          completion = this.#invalidator.translationsOfPages(
-            domainId,
-            maskedRange(this.#file.get("IVA", IVA.fields.ADDR), order),
-          );
-      }
+    if (granularity === IotlbGranularity.GLOBAL) completion = this.#invalidator.translations();
+    else if (granularity === IotlbGranularity.DOMAIN) completion = this.#invalidator.translationsOfDomain(domainId);
+    else if (granularity === IotlbGranularity.PAGE) {
+      const { AM, ADDR } = IVA.fields;
+      const range = maskedRange(this.#file.get("IVA", ADDR), this.#file.get("IVA", AM));
+      completion = this.#invalidator.translationsOfPages(domainId, range);
     }
-    this.#finish(completion, () => {
-      this.#file.set("IOTLB", IAIG, done);
-      this.#file.set("IOTLB", IVT, 0);
-    });
+    this.#finishTranslation(completion, granularity);
+  }
+
+  /** What CCMD asks for becomes. Coarser than asked is allowed, and is what is reported; see `Invalidator.contexts`. */
+  #contextGranularity(): number {
+    const asked = this.#file.get("CCMD", CCMD.fields.CIRG);
+    if (!this.#accepts()) return NOTHING_DONE;
+    return asked === ContextGranularity.DOMAIN ? ContextGranularity.GLOBAL : asked;
+  }
+
+  /** What IOTLB asks for becomes. */
+  #translationGranularity(): number {
+    const asked = this.#file.get("IOTLB", IOTLB.fields.IIRG);
+    if (!this.#accepts()) return NOTHING_DONE;
+    return asked === IotlbGranularity.PAGE ? this.#pageGranularity(this.#file.get("IVA", IVA.fields.AM)) : asked;
   }
 
   /** What a page-selective request becomes: coarser without PSI, nothing beyond MAMV. */
@@ -106,13 +99,26 @@ export class RegisterInvalidation {
   }
 
   #accepts(): boolean {
-    return (
-      this.#file.get("GSTS", GSTS.fields.QIES) === 0 && this.#file.get("VER", VER.fields.MAX) < FIRST_WITHOUT_REGISTERS
-    );
+    const old = this.#file.get("VER", VER.fields.MAX) < FIRST_WITHOUT_REGISTERS;
+    return old && this.#root.mode === TableMode.LEGACY && this.#file.get("GSTS", GSTS.fields.QIES) === 0;
   }
 
   #domainId(value: number): number {
     return value % 2 ** domainIdBits(this.#capabilities.cap);
+  }
+
+  #finishContext(completion: Completion, granularity: number): void {
+    this.#finish(completion, () => {
+      this.#file.set("CCMD", CCMD.fields.CAIG, granularity);
+      this.#file.set("CCMD", CCMD.fields.ICC, 0);
+    });
+  }
+
+  #finishTranslation(completion: Completion, granularity: number): void {
+    this.#finish(completion, () => {
+      this.#file.set("IOTLB", IOTLB.fields.IAIG, granularity);
+      this.#file.set("IOTLB", IOTLB.fields.IVT, 0);
+    });
   }
 
   #finish(completion: Completion, done: () => void): void {

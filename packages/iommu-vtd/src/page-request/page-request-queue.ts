@@ -9,6 +9,7 @@ import {
   type AddressSpace,
   type Completion,
   type GuestMemory,
+  IommuError,
   PAGE_BYTES,
   type Requester,
 } from "@iommu-kit/iommu-core";
@@ -28,7 +29,9 @@ import type { Translator } from "../translate/translate.js";
 export interface PageRequestOptions {
   /** Input frame. */
   readonly iovaPfn: number;
+  /** Default: true unless it is for writing. */
   readonly read?: boolean;
+  /** Default false. */
   readonly write?: boolean;
   /** Execute, with read and a PASID. Default false. */
   readonly execute?: boolean;
@@ -54,6 +57,7 @@ export interface PageRequestParts {
 }
 
 const ENTRY_BYTES = 32;
+const GROUPS = 512;
 const { PPR, PRO } = PRS.fields;
 
 /** See the file's header. */
@@ -73,17 +77,22 @@ export class PageRequestQueue {
     return this.#waiting.size;
   }
 
-  /** A page request. Resolves with `queued` for a request that is not the last of its group. */
+  /**
+   * A page request. Resolves with `queued` for a request that is not the last of its group.
+   * @throws {IommuError} `bad-option` for a request for neither reading nor writing, or with a group beyond 511.
+   */
   request(space: AddressSpace, options: PageRequestOptions): Promise<PageResponse> {
     const last = options.last !== false;
+    checkRequest(options);
     const { reason, binding } = this.#check(space);
     if (reason !== 0)
       return Promise.resolve(
         this.#refuse(space, options.iovaPfn, reason, { last, faultsDisabled: binding?.faultsDisabled === true }),
       );
-    if (!this.#hasRoom()) return Promise.resolve(last ? "success" : "dropped");
+    if (!this.#takeRoom()) return Promise.resolve(last ? "success" : "dropped");
     if (binding !== undefined) void this.#dropCached(binding, options.iovaPfn);
-    this.#enqueue(space, options, last);
+    const { write = false, read = !write } = options;
+    this.#enqueue(space, { ...options, read, write }, last);
     if (!last) return Promise.resolve("queued");
     const key = groupKey(space.sourceId, space.pasid, options.group ?? 0);
     // A device that uses an index again before its response has given up on the first one.
@@ -91,9 +100,9 @@ export class PageRequestQueue {
     return new Promise((resolve) => this.#waiting.set(key, resolve));
   }
 
-  /** A stop marker: queued if there is room, never answered. */
+  /** A stop marker: queued if there is room, never answered. One that finds no room leaves no trace. Without a PASID there is none. */
   stopMarker(space: AddressSpace): void {
-    if (this.#check(space).reason !== 0 || !this.#hasRoom()) return;
+    if (space.pasid === undefined || this.#check(space).reason !== 0 || !this.#hasRoom()) return;
     this.#enqueue(space, { iovaPfn: 0 }, true);
   }
 
@@ -119,9 +128,8 @@ export class PageRequestQueue {
   }
 
   #check(requester: Requester): { readonly reason: number; readonly binding: Binding | undefined } {
-    const { root, bindings, enabled } = this.#parts;
-    if (!enabled || !root.enabled || root.mode === TableMode.LEGACY)
-      return { reason: FaultReason.RTA_3, binding: undefined };
+    const { root, bindings } = this.#parts;
+    if (!this.#listens || root.mode === TableMode.LEGACY) return { reason: FaultReason.RTA_3, binding: undefined };
     const mode = bindings.refusalOfMode();
     if (mode !== 0) return { reason: mode, binding: undefined };
     const context = bindings.contextOf(requester.sourceId);
@@ -130,26 +138,37 @@ export class PageRequestQueue {
     return { reason: binding.reason, binding };
   }
 
+  /** A unit without page requests, or with translation off, does not know the message and records nothing. */
+  get #listens(): boolean {
+    return this.#parts.enabled && this.#parts.root.enabled;
+  }
+
   #refuse(
     requester: Requester,
     iovaPfn: number,
     reason: number,
     how: { readonly last: boolean; readonly faultsDisabled: boolean },
   ): PageResponse {
-    const { root, translator } = this.#parts;
-    if (root.enabled && !(how.faultsDisabled && isQualified(reason))) {
+    const { translator } = this.#parts;
+    if (this.#listens && !(how.faultsDisabled && isQualified(reason))) {
       translator.record(requester, reason, iovaPfn, FaultRequestType.PAGE_REQUEST, AddressType.UNTRANSLATED);
     }
     return how.last ? "invalid" : "dropped";
   }
 
-  /** Room for one more; a full queue sets PRO and, if nothing was pending, raises the event. */
   #hasRoom(): boolean {
-    const { file, event } = this.#parts;
+    const { file } = this.#parts;
     if (file.get("PRS", PRO) === 1) return false;
     const entries = this.#entryCount();
     const tail = file.get("PQT", PQT.fields.PQT) % entries;
-    if ((tail + 1) % entries !== file.get("PQH", PQH.fields.PQH) % entries) return true;
+    return (tail + 1) % entries !== file.get("PQH", PQH.fields.PQH) % entries;
+  }
+
+  /** Room for one more; a full queue sets PRO and, if nothing was pending, raises the event. */
+  #takeRoom(): boolean {
+    const { file, event } = this.#parts;
+    if (this.#hasRoom()) return true;
+    if (file.get("PRS", PRO) === 1) return false;
     const quiet = file.get("PRS", PPR) === 0;
     file.set("PRS", PRO, 1);
     if (quiet) event.raise();
@@ -202,6 +221,18 @@ export class PageRequestQueue {
     this.#waiting.delete(key);
     resolve?.(response);
   }
+}
+
+function checkRequest({ read, write, group = 0 }: PageRequestOptions): void {
+  if (read === false && write !== true) {
+    throw new IommuError("bad-option", "page request: expected read or write, got neither", {
+      hint: "a request for neither is a stop marker: use stopMarker()",
+    });
+  }
+  if (Number.isInteger(group) && group >= 0 && group < GROUPS) return;
+  throw new IommuError("bad-option", `page request: expected a group of 0 to ${GROUPS - 1}, got ${group}`, {
+    hint: "reuse a group index once its response has come",
+  });
 }
 
 function groupKey(sourceId: number, pasid: number | undefined, group: number): string {

@@ -19,6 +19,8 @@ export class ProtectedMemory {
   readonly #file: RegisterFile;
   readonly #filter: OutputFilter;
   readonly #announce: () => Completion;
+  /** EPM as it was last acted on; PRS follows later. */
+  #enabled = 0;
   #epoch = 0;
 
   constructor(file: RegisterFile, filter: OutputFilter, announce: () => Completion) {
@@ -31,7 +33,8 @@ export class ProtectedMemory {
   enableWritten(): void {
     const { EPM, PRS } = PMEN.fields;
     const on = this.#file.get("PMEN", EPM);
-    if (on === this.#file.get("PMEN", PRS)) return;
+    if (on === this.#enabled) return;
+    this.#enabled = on;
     this.#filter.protect(on === 1 ? this.#regions() : []);
     const epoch = this.#epoch;
     whenDone(this.#announce(), () => {
@@ -42,7 +45,8 @@ export class ProtectedMemory {
   /** Takes the regions from the registers, after a reset or a restore; whoever calls announces. */
   reload(): void {
     this.#epoch += 1;
-    this.#filter.protect(this.#file.get("PMEN", PMEN.fields.EPM) === 1 ? this.#regions() : []);
+    this.#enabled = this.#file.get("PMEN", PMEN.fields.EPM);
+    this.#filter.protect(this.#enabled === 1 ? this.#regions() : []);
   }
 
   /** PRS follows EPM: after a restore, when every notifier has completed. */

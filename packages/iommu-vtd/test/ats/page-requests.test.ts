@@ -1,0 +1,319 @@
+import { parseSourceId } from "@iommu-kit/iommu-core";
+import { RecordingFlushNotifier } from "@iommu-kit/iommu-core/testing";
+import { describe, expect, it } from "vitest";
+import type { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
+import { FaultReason, type PageResponse } from "@iommu-kit/iommu-vtd";
+import { PageGroupResponse, PageRequest } from "../../src/spec/page-request.js";
+import { legacyGuest, NIC, scalableGuest } from "./ats-guest.js";
+
+const SID = parseSourceId(NIC);
+const PQH = 0xc0;
+const PQT = 0xc8;
+const PQA = 0xd0;
+const PRS = 0xdc;
+const PECTL = 0xe0;
+const PPR = 1;
+const PRO = 2;
+const IQE = 0x10;
+
+/** A guest with a page request queue of 128 entries, whose event is unmasked. */
+class PagingGuest {
+  readonly guest: GuestDriver;
+  readonly queuePfn: number;
+
+  constructor(guest = scalableGuest()) {
+    this.guest = guest;
+    this.queuePfn = guest.newFrame();
+    const { mmio } = guest.unit;
+    mmio.write64(PQA, BigInt(this.queuePfn) * 4096n);
+    mmio.write32(0xe4, 0x41);
+    mmio.write32(0xe8, 0xfee00000);
+    mmio.write32(PECTL, 0);
+  }
+
+  get status(): number {
+    return this.guest.unit.mmio.read32(PRS);
+  }
+
+  get tail(): number {
+    return this.guest.unit.mmio.read32(PQT) / 32;
+  }
+
+  /** The fields of an entry. */
+  entry(index: number): Record<string, number> {
+    const words = Int32Array.from({ length: 8 }, (_, i) =>
+      this.guest.memory.peek(this.queuePfn * 4096 + index * 32 + i * 4),
+    );
+    return Object.fromEntries(Object.entries(PageRequest.fields).map(([name, field]) => [name, field.get(words, 0)]));
+  }
+
+  /** Takes everything out of the queue. */
+  drain(): void {
+    this.guest.unit.mmio.write32(PQH, this.tail * 32);
+    this.guest.unit.mmio.write32(PRS, PPR | PRO);
+  }
+}
+
+/** Type 9. */
+function response(given: Parameters<typeof PageGroupResponse.pack>[0]): Int32Array {
+  return PageGroupResponse.pack({ TYPE: 9, RID: SID, ...given });
+}
+
+async function now(promise: Promise<PageResponse>): Promise<PageResponse | "waiting"> {
+  return Promise.race([
+    promise,
+    Promise.resolve()
+      .then(() => Promise.resolve())
+      .then(() => "waiting" as const),
+  ]);
+}
+
+describe("a page request", () => {
+  it("is written to the queue; tail, PPR and event follow; the guest's response reaches the device", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    const ats = guest.unit.ats(guest.device(NIC, { pasid: 5 }));
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through" });
+    const answer = ats.requestPage({ iovaPfn: 0x1234, write: true, read: true, group: 7 });
+    expect(paging.entry(0)).toMatchObject({
+      TYPE: 1,
+      PP: 1,
+      RID: SID,
+      PASID: 5,
+      RDR: 1,
+      WRR: 1,
+      EXR: 0,
+      PMR: 0,
+      LPIG: 1,
+      PRGI: 7,
+      ADDR: 0x1234,
+    });
+    expect(paging.tail).toBe(1);
+    expect(paging.status).toBe(PPR);
+    expect(guest.messages).toMatchObject([{ address: 0xfee00000, data: 0x41 }]);
+    expect(await now(answer)).toBe("waiting");
+    guest.queue.run(response({ PP: 1, PASID: 5, PRGI: 7 }));
+    expect(await answer).toBe("success");
+  });
+
+  it("without PASID is legal in scalable mode", async () => {
+    const paging = new PagingGuest();
+    const answer = paging.guest.unit.ats(paging.guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    expect(paging.entry(0)).toMatchObject({ PP: 0, RDR: 1, WRR: 0, LPIG: 1 });
+    paging.guest.queue.run(response({ PRGI: 0 }));
+    expect(await answer).toBe("success");
+  });
+
+  it.each([
+    [0, "success"],
+    [1, "invalid"],
+    [15, "failure"],
+    [7, "failure"],
+  ] as const)("that is answered with code %i is told %s", async (RC, expected) => {
+    const { guest } = new PagingGuest();
+    const answer = guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    guest.queue.run(response({ RC }));
+    expect(await answer).toBe(expected);
+  });
+
+  it("waits for the response of its own requester, PASID and group", async () => {
+    const { guest } = new PagingGuest();
+    const answer = guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10, group: 3 });
+    guest.queue.run(response({ PRGI: 4 }), response({ PRGI: 3, RID: SID + 1 }), response({ PRGI: 3, PP: 1, PASID: 0 }));
+    expect(await now(answer)).toBe("waiting");
+    guest.queue.run(response({ PRGI: 3 }));
+    expect(await answer).toBe("success");
+  });
+
+  it("that is not the last of its group is queued and not answered", async () => {
+    const paging = new PagingGuest();
+    const ats = paging.guest.unit.ats(paging.guest.device(NIC));
+    expect(await ats.requestPage({ iovaPfn: 0x10, last: false })).toBe("queued");
+    expect(paging.entry(0)).toMatchObject({ LPIG: 0 });
+    expect(paging.status).toBe(PPR);
+  });
+
+  it("raises no second event while PPR stands, and one again after it was cleared", () => {
+    const paging = new PagingGuest();
+    const ats = paging.guest.unit.ats(paging.guest.device(NIC));
+    void ats.requestPage({ iovaPfn: 0x10, group: 1 });
+    void ats.requestPage({ iovaPfn: 0x11, group: 2 });
+    expect(paging.guest.messages).toHaveLength(1);
+    paging.drain();
+    void ats.requestPage({ iovaPfn: 0x12, group: 3 });
+    expect(paging.guest.messages).toHaveLength(2);
+  });
+
+  it("waits as pending event while PECTL masks it, which it does after reset", () => {
+    const guest = scalableGuest();
+    expect(guest.unit.mmio.read32(PECTL)).toBe(0x8000_0000);
+    const paging = new PagingGuest(guest);
+    guest.unit.mmio.write32(PECTL, 0x8000_0000);
+    void guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    expect(guest.unit.mmio.read32(PECTL)).toBe(0xc000_0000);
+    expect(guest.messages).toEqual([]);
+    guest.unit.mmio.write32(PECTL, 0);
+    expect(guest.messages).toHaveLength(1);
+    void paging;
+  });
+
+  it("that finds the queue full is answered in the guest's place, sets PRO, and is not recorded", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    const ats = guest.unit.ats(guest.device(NIC));
+    for (let i = 0; i < 127; i++) void ats.requestPage({ iovaPfn: i, last: false });
+    expect(paging.tail).toBe(127);
+    expect(paging.status).toBe(PPR);
+    expect(await ats.requestPage({ iovaPfn: 200, last: false })).toBe("dropped");
+    expect(paging.status).toBe(PPR | PRO);
+    expect(await ats.requestPage({ iovaPfn: 201 })).toBe("success");
+    guest.unit.mmio.write32(PQH, 127 * 32);
+    expect(await ats.requestPage({ iovaPfn: 202 })).toBe("success");
+    expect(paging.tail).toBe(127);
+    expect(guest.messages).toHaveLength(1);
+    paging.drain();
+    void ats.requestPage({ iovaPfn: 203 });
+    expect(paging.tail).toBe(0);
+    expect(paging.entry(127)).toMatchObject({ ADDR: 203 });
+    expect(guest.faults()).toEqual([]);
+  });
+
+  it("raises the event for PRO alone when the guest had cleared PPR", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    const ats = guest.unit.ats(guest.device(NIC));
+    for (let i = 0; i < 127; i++) void ats.requestPage({ iovaPfn: i, last: false });
+    guest.unit.mmio.write32(PRS, PPR);
+    expect(await ats.requestPage({ iovaPfn: 200 })).toBe("success");
+    expect(paging.status).toBe(PRO);
+    expect(guest.messages).toHaveLength(2);
+  });
+
+  it.each([
+    ["SCT_8", { DTE: 1, PRE: 0 }],
+    ["SCT_4_1", { DTE: 0, PRE: 1 }],
+  ] as const)("that meets %s is answered invalid, and recorded as a page request", async (name, fields) => {
+    const { guest } = new PagingGuest();
+    guest.scalableContext(NIC, { pasids: true, fields });
+    guest.invalidate.contexts();
+    expect(await guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    expect(guest.faults()).toMatchObject([{ reason: FaultReason[name] & 0xff, page: 0x10, type: 1 }]);
+  });
+
+  it("for a PASID without entry is answered invalid, dropped when it is not the last", async () => {
+    const { guest } = new PagingGuest();
+    const ats = guest.unit.ats(guest.device(NIC, { pasid: 9 }));
+    expect(await ats.requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    expect(await ats.requestPage({ iovaPfn: 0x10, last: false })).toBe("dropped");
+    expect(guest.faults()).toMatchObject([{ reason: 0x59, pasid: 9, type: 1 }]);
+  });
+
+  it("is never queued in legacy mode, and recorded there; unknown to a unit without page requests or translation", async () => {
+    const guest = scalableGuest();
+    guest.setRoot("legacy");
+    expect(await guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    expect(guest.faults()).toMatchObject([{ reason: 0x32, type: 1 }]);
+    const { guest: old, ats } = legacyGuest();
+    expect(await ats.requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    old.disable();
+    expect(await ats.requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    expect(old.faults()).toEqual([]);
+  });
+
+  it("is told failure when the unit is reset, or the index is used again, or the device is gone", async () => {
+    const { guest } = new PagingGuest();
+    const ats = guest.unit.ats(guest.device(NIC));
+    const [first, second] = [ats.requestPage({ iovaPfn: 1 }), ats.requestPage({ iovaPfn: 2 })];
+    expect(await first).toBe("failure");
+    void guest.unit.reset();
+    expect(await second).toBe("failure");
+    void guest.device(NIC).unplug();
+    expect(await ats.requestPage({ iovaPfn: 3 })).toBe("failure");
+  });
+
+  it("for nothing, or with a group out of range, is a mistake of the device model", () => {
+    const { guest } = new PagingGuest();
+    const ats = guest.unit.ats(guest.device(NIC));
+    expect(() => ats.requestPage({ iovaPfn: 1, read: false })).toThrow("stop marker");
+    expect(() => ats.requestPage({ iovaPfn: 1, group: 512 })).toThrow("group");
+  });
+});
+
+describe("an accepted page request", () => {
+  it("drops what is cached for its page, so that what the guest adds needs no invalidation", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    const tables = guest.newFirstStageTables();
+    tables.map(0x10, 1, 0x1000, { writable: false });
+    guest.pasid(NIC, 5, { did: 2, type: "first-stage", firstRootPfn: tables.rootPfn });
+    const space = guest.device(NIC, { pasid: 5 });
+    expect(space.dma.read(0x10 * 4096, new Uint8Array(1))).toBe(true);
+    tables.map(0x10, 1, 0x2000);
+    expect(space.dma.read(0x10 * 4096, new Uint8Array(1))).toBe(true);
+    guest.memory.poke(0x2000 * 4096, 0x55);
+    const answer = guest.unit.ats(space).requestPage({ iovaPfn: 0x10, write: true });
+    const into = new Uint8Array(1);
+    expect(space.dma.read(0x10 * 4096, into)).toBe(true);
+    expect(into[0]).toBe(0x55);
+    guest.queue.run(response({ PP: 1, PASID: 5 }));
+    await answer;
+  });
+
+  it.each([
+    ["second-stage", { firstPfn: 0x10, pageCount: 1 }],
+    ["pass-through", { firstPfn: 0x10, pageCount: 1 }],
+    ["first-stage", { firstPfn: 0x10, pageCount: 1 }],
+    ["nested", { firstPfn: 0, pageCount: 2 ** 52 }],
+  ] as const)("of a %s PASID tells caching notifiers of the range that §6.5.3 names", (type, range) => {
+    const { guest } = new PagingGuest();
+    const tables = guest.newFirstStageTables();
+    const firstRootPfn = type === "first-stage" || type === "nested" ? tables.rootPfn : 0;
+    guest.pasid(NIC, 5, { did: 2, type, firstRootPfn });
+    const cache = new RecordingFlushNotifier();
+    const space = guest.device(NIC, { pasid: 5 });
+    space.attach(cache);
+    cache.take();
+    void guest.unit.ats(space).requestPage({ iovaPfn: 0x10 });
+    expect(cache.take()).toEqual([range]);
+  });
+});
+
+describe("a stop marker", () => {
+  it("is queued with PASID, LPIG and neither right", () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through" });
+    guest.unit.ats(guest.device(NIC, { pasid: 5 })).stopMarker();
+    expect(paging.entry(0)).toMatchObject({ PP: 1, PASID: 5, RDR: 0, WRR: 0, LPIG: 1 });
+    guest.unit.ats(guest.device(NIC)).stopMarker();
+    expect(paging.tail).toBe(1);
+  });
+
+  it("that finds the queue full leaves no trace", () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through" });
+    const ats = guest.unit.ats(guest.device(NIC));
+    for (let i = 0; i < 127; i++) void ats.requestPage({ iovaPfn: i, last: false });
+    guest.unit.ats(guest.device(NIC, { pasid: 5 })).stopMarker();
+    expect([paging.status, paging.tail]).toEqual([PPR, 127]);
+  });
+});
+
+describe("a page group response", () => {
+  it("is an invalid descriptor on a unit without page requests, and has two ignored bits", async () => {
+    const { guest: without } = { guest: scalableGuest({ pageRequests: false }) };
+    without.scalableContext(NIC, { pasids: true, fields: { DTE: 1 } });
+    without.queue.submit(response({}));
+    expect(without.faultStatus & IQE).toBe(IQE);
+    const { guest } = new PagingGuest();
+    const answer = guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    const words = response({});
+    words[0] = (words[0] ?? 0) | (1 << 5);
+    words[2] = (words[2] ?? 0) | (1 << 2);
+    words[5] = -1;
+    guest.queue.run(words);
+    expect(guest.faultStatus).toBe(0);
+    expect(await answer).toBe("success");
+  });
+});
