@@ -1,23 +1,28 @@
 // `pnpm check`: everything about the code that a machine can judge without running the tests, independent steps side by
-// side. A step is one line in `steps`; `after: "build"` makes it wait for the compiled packages.
+// side. A step is one line in `steps`; `after` makes it wait for another one.
 // Options: --json FILE writes { passed, failed, steps } for other programs.
 import { existsSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { memberFolders, root, run } from "./workspace.mjs";
+import { memberFolders, publishedPackages, root, run } from "./workspace.mjs";
 
 /** @typedef {{ name: string, command: string[], after?: string }} Step */
 
 /** @type {Step[]} */
 const steps = [
-  { name: "build", command: ["tsc", "-b", "tsconfig.build.json"] },
-  { name: "packaging", command: ["node", ".ci/packaging.mjs"], after: "build" },
-  { name: "api", command: ["node", ".ci/api.mjs"], after: "build" },
-  { name: "size", command: ["size-limit", "--config", ".ci/size-limit.mjs"], after: "build" },
+  { name: "packages", command: ["tsc", "-b", ...publishedPackages().map(({ directory }) => directory)] },
+  { name: "packaging", command: ["node", ".ci/packaging.mjs"], after: "packages" },
+  { name: "api", command: ["node", ".ci/api.mjs"], after: "packages" },
+  { name: "size", command: ["size-limit", "--config", ".ci/size-limit.mjs"], after: "packages" },
+  { name: "build", command: ["tsc", "-b", "tsconfig.build.json"], after: "packages" },
   { name: "types", command: ["tsc", "-p", "tsconfig.json"] },
   { name: "types of .ci", command: ["tsc", "-p", ".ci/tsconfig.json"] },
-  ...pageProjects().map((project) => ({ name: `types of ${project}`, command: ["tsc", "-p", project] })),
+  ...pageProjects().map((project) => ({
+    name: `types of ${project}`,
+    command: ["tsc", "-p", project],
+    after: "build",
+  })),
   { name: "lint", command: ["oxlint", "--type-aware", "--deny-warnings"] },
   { name: "unused", command: ["knip"] },
   { name: "format", command: ["oxfmt", "--check", "."] },

@@ -19,7 +19,7 @@ const workspace = mkdtempSync(join(tmpdir(), "iommu-kit-proof-"));
 /** @type {Proof[]} */
 const proofs = [];
 
-const build = await run(["tsc", "-b", "tsconfig.build.json"]);
+const build = await run(["tsc", "-b", ...packages.map(({ directory }) => directory)]);
 if (build.code !== 0) throw new Error(`the packages do not compile:\n${build.output}`);
 const tarballs = await packAll(workspace);
 for (const pkg of packages) await provePackage(pkg);

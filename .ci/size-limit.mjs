@@ -16,6 +16,7 @@ const budgets = {
   "@iommu-kit/iommu-vtd/di": 21,
   "@iommu-kit/iommu-vtd/inspect": 16,
   "@iommu-kit/iommu-vtd/snapshot": 8,
+  "@iommu-kit/iommu-vtd/testing": 8,
   "@iommu-kit/notifier-vfio": 12,
   "@iommu-kit/notifier-vfio/di": 12,
   "@iommu-kit/notifier-vfio/vfio-user": 12,

@@ -1,23 +1,14 @@
 import assert from "node:assert/strict";
 
-/** Makes an IOMMU of the reference backend, and lets a device and a notifier use it. */
-export function scenario(
-  { BackendIommu, parseSourceId, Access },
-  { FakeMemory, RecordingNotifier, SimpleBackend, SimpleDomain },
-) {
-  const memory = new FakeMemory();
-  const backend = new SimpleBackend();
-  useIommu(new BackendIommu({ backend, memory }), {
-    memory,
-    backend,
-    parseSourceId,
-    Access,
-    RecordingNotifier,
-    SimpleDomain,
-  });
+/** Makes an IOMMU of the reference backend and uses it. */
+export function scenario(core, testing) {
+  const memory = new testing.FakeMemory();
+  const backend = new testing.SimpleBackend();
+  useIommu(new core.BackendIommu({ backend, memory }), { memory, backend }, core, testing);
 }
 
-export function useIommu(iommu, { memory, backend, parseSourceId, Access, RecordingNotifier, SimpleDomain }) {
+/** Lets a device and a notifier use an IOMMU. */
+export function useIommu(iommu, { memory, backend }, { parseSourceId, Access }, { RecordingNotifier, SimpleDomain }) {
   const device = parseSourceId("00:03.0");
   const space = iommu.addressSpace(device);
   const notifier = new RecordingNotifier();

@@ -12,7 +12,7 @@ export function scenario(
   domain.map(0x10, 4, 0x200);
   backend.assign(0x18, domain);
   const space = iommu.addressSpace(0x18);
-  const notifier = makeNotifier(space);
+  const notifier = makeNotifier(space, iommu);
   space.attach(notifier);
 
   const out = new Translation();
