@@ -88,13 +88,15 @@ export const DEVIATIONS = {
   "page-selective-mask-of-8-bits": {
     section: "§6.5.2.3",
     ours: "a page-selective invalidation drops the pages that it names; others stay cached",
-    theirs: "keeps the address mask in 8 bits, so pages whose frame number agrees in bits 7:AM go as well, and with AM > 7 the whole domain",
+    theirs:
+      "keeps the address mask in 8 bits, so pages whose frame number agrees in bits 7:AM go as well, and with AM > 7 the whole domain",
     known: false,
   },
   "page-selective-base-not-aligned": {
     section: "§6.5.2.3",
     ours: "the low AM bits of the page number in a page-selective invalidation are ignored: notifiers hear of the aligned range",
-    theirs: "tells notifiers of as many pages from the unaligned base on, so changes behind the range are announced before they are invalidated",
+    theirs:
+      "tells notifiers of as many pages from the unaligned base on, so changes behind the range are announced before they are invalidated",
     known: false,
   },
   "scalable-mode-with-legacy-codes": {

@@ -34,10 +34,24 @@ export function readOptions(args: readonly string[]): Options {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
-    options: { json: { type: "boolean" }, verbose: { type: "boolean" }, case: { type: "string" }, "check-docs": { type: "boolean" }, "update-docs": { type: "boolean" } },
+    options: {
+      json: { type: "boolean" },
+      verbose: { type: "boolean" },
+      case: { type: "string" },
+      "check-docs": { type: "boolean" },
+      "update-docs": { type: "boolean" },
+    },
   });
   if (positionals.length === 0) throw new TypeError("expected at least one file");
   const onlyCase = values.case === undefined ? undefined : Number(values.case);
-  if (onlyCase !== undefined && !Number.isInteger(onlyCase)) throw new TypeError(`expected the number of a case, got ${String(values.case)}`);
-  return { files: positionals, json: values.json === true, verbose: values.verbose === true, onlyCase, checkDocs: values["check-docs"] === true, updateDocs: values["update-docs"] === true };
+  if (onlyCase !== undefined && !Number.isInteger(onlyCase))
+    throw new TypeError(`expected the number of a case, got ${String(values.case)}`);
+  return {
+    files: positionals,
+    json: values.json === true,
+    verbose: values.verbose === true,
+    onlyCase,
+    checkDocs: values["check-docs"] === true,
+    updateDocs: values["update-docs"] === true,
+  };
 }

@@ -59,14 +59,20 @@ function checkCapabilities(header: Header, tally: Tally): void {
   }
 }
 
-async function runCases(path: string, header: Header, batches: AsyncIterable<readonly unknown[]>, run: { readonly tally: Tally; readonly onlyCase: number | undefined }): Promise<void> {
+async function runCases(
+  path: string,
+  header: Header,
+  batches: AsyncIterable<readonly unknown[]>,
+  run: { readonly tally: Tally; readonly onlyCase: number | undefined },
+): Promise<void> {
   const { tally, onlyCase } = run;
   const runOne = header.format === "vtd-replay-cases" ? runReplayCase : runCase;
   let count = 0;
   for await (const batch of batches) {
     for (const line of batch) {
       const given = line as Case;
-      if (!Array.isArray(given.s)) throw new FileError(path, `line ${count + 2} is not a case: ${JSON.stringify(line).slice(0, 60)}`);
+      if (!Array.isArray(given.s))
+        throw new FileError(path, `line ${count + 2} is not a case: ${JSON.stringify(line).slice(0, 60)}`);
       count += 1;
       if (onlyCase === undefined || onlyCase === given.id) runOne(header, given, tally);
     }
@@ -75,14 +81,20 @@ async function runCases(path: string, header: Header, batches: AsyncIterable<rea
   tally.note("cases", onlyCase === undefined ? count : 1);
 }
 
-async function runTrace(path: string, header: Header, batches: AsyncIterable<readonly unknown[]>, tally: Tally): Promise<void> {
+async function runTrace(
+  path: string,
+  header: Header,
+  batches: AsyncIterable<readonly unknown[]>,
+  tally: Tally,
+): Promise<void> {
   const runner = new TraceRunner(header, tally);
   let line = 1;
   for await (const batch of batches) {
     for (const event of batch) {
       line += 1;
       tally.place = { id: line, step: -1 };
-      if (!Array.isArray(event)) throw new FileError(path, `line ${line} is not an event: ${JSON.stringify(event).slice(0, 60)}`);
+      if (!Array.isArray(event))
+        throw new FileError(path, `line ${line} is not an event: ${JSON.stringify(event).slice(0, 60)}`);
       runner.event(event as unknown as TraceEvent);
     }
   }

@@ -22,6 +22,8 @@ function start(workerData: WorkerInput): Promise<WorkerOutput> {
     const worker = new Worker(new URL("./worker.js", import.meta.url), { workerData });
     worker.once("message", resolve);
     worker.once("error", reject);
-    worker.once("exit", (code) => reject(new Error(`the worker for ${workerData.path} ended with code ${code} and without an answer`)));
+    worker.once("exit", (code) =>
+      reject(new Error(`the worker for ${workerData.path} ended with code ${code} and without an answer`)),
+    );
   });
 }

@@ -43,17 +43,26 @@ interface RawHeader {
 export function formatOf(path: string, line: unknown): Header {
   const raw = (typeof line === "object" && line !== null ? line : {}) as RawHeader;
   const format = FORMATS.find((name) => name === raw.format);
-  if (format === undefined) throw new FileError(path, `is not a known format: expected ${FORMATS.join(", ")} in the header, got ${JSON.stringify(raw.format)}`);
-  if (raw.version !== 1) throw new FileError(path, `has version ${JSON.stringify(raw.version)} of ${format}: expected 1`);
+  if (format === undefined)
+    throw new FileError(
+      path,
+      `is not a known format: expected ${FORMATS.join(", ")} in the header, got ${JSON.stringify(raw.format)}`,
+    );
+  if (raw.version !== 1)
+    throw new FileError(path, `has version ${JSON.stringify(raw.version)} of ${format}: expected 1`);
   const hostAddressWidth = raw.iommu?.host_address_width ?? raw.iommu?.aw_bits;
-  if (hostAddressWidth === undefined || raw.ram === undefined) throw new FileError(path, "has a damaged header: expected the address width and the RAM ranges");
+  if (hostAddressWidth === undefined || raw.ram === undefined)
+    throw new FileError(path, "has a damaged header: expected the address width and the RAM ranges");
   const registers = raw.registers === undefined ? fromTrace(raw.reset_registers ?? []) : fromCases(raw.registers);
   return {
     format,
     ...registers,
     hostAddressWidth,
     scalable: raw.iommu?.scalable === true,
-    ram: raw.ram.map(([start, end]) => ({ firstPfn: numberIn(start) / 4096, pageCount: (numberIn(end) - numberIn(start)) / 4096 })),
+    ram: raw.ram.map(([start, end]) => ({
+      firstPfn: numberIn(start) / 4096,
+      pageCount: (numberIn(end) - numberIn(start)) / 4096,
+    })),
     sourceIds: [...new Set((raw.sids ?? raw.devices?.map(([sid]) => sid) ?? []).map(numberIn))],
   };
 }

@@ -28,7 +28,10 @@ export async function openOracleFile(path: string): Promise<OracleFile> {
   return { path, header: formatOf(path, head), batches: withRest(rest, batches) };
 }
 
-async function* withRest(rest: readonly unknown[], batches: AsyncGenerator<readonly unknown[], void>): AsyncGenerator<readonly unknown[], void> {
+async function* withRest(
+  rest: readonly unknown[],
+  batches: AsyncGenerator<readonly unknown[], void>,
+): AsyncGenerator<readonly unknown[], void> {
   if (rest.length > 0) yield rest;
   yield* batches;
 }

@@ -11,6 +11,7 @@ import { Judges } from "../reference/judges.js";
 import type { Delivered } from "../reference/messages.js";
 import type { ReferenceAnswer } from "../reference/reference-unit.js";
 import type { Tally } from "../report/tally.js";
+import { coversMapping } from "./block-size.js";
 import type { Case, CaseStep, DmaOutcome } from "./steps.js";
 
 type DmaStep = Extract<CaseStep, readonly ["D", ...unknown[]]>;
@@ -70,13 +71,26 @@ class CaseRunner {
 
   #faultRegisters([, fsts, low, high]: Step<"F">): void {
     const ours = this.#machine.faultWords();
-    const theirs = [lowWord(fsts), lowWord(low), highWord(low), lowWord(high), maskPasid(highWord(high), lowWord(high))];
-    const same = (words: readonly number[], others: readonly number[]): boolean => words.every((word, index) => word === others[index]);
+    const theirs = [
+      lowWord(fsts),
+      lowWord(low),
+      highWord(low),
+      lowWord(high),
+      maskPasid(highWord(high), lowWord(high)),
+    ];
+    const same = (words: readonly number[], others: readonly number[]): boolean =>
+      words.every((word, index) => word === others[index]);
     if (same(ours, theirs)) return this.#tally.pass("fault registers");
     const { architecture, oracle } = this.#judges;
-    const predicted = same(ours, [architecture.faults.status, ...architecture.faults.record]) && same(theirs, [oracle.faults.status, ...oracle.faults.record]);
+    const predicted =
+      same(ours, [architecture.faults.status, ...architecture.faults.record]) &&
+      same(theirs, [oracle.faults.status, ...oracle.faults.record]);
     const cause = oracle.faults.cause ?? oracle.queue.cause;
-    this.#differ("fault registers", predicted ? cause : undefined, () => ["FSTS, FRCD", ours.map(hex).join(" "), theirs.map(hex).join(" ")]);
+    this.#differ("fault registers", predicted ? cause : undefined, () => [
+      "FSTS, FRCD",
+      ours.map(hex).join(" "),
+      theirs.map(hex).join(" "),
+    ]);
   }
 
   #memory([, at, ...texts]: Step<"X">): void {
@@ -91,7 +105,11 @@ class CaseRunner {
       return oracle.memory.wordAt(place) === word && architecture.memory.wordAt(place) === ours.wordAt(place);
     });
     const where = gpa + bad * 4;
-    this.#differ("memory", predicted ? oracle.queue.cause : undefined, () => [`memory at ${hex(where)}`, hex(ours.wordAt(where)), hex(theirs[bad] ?? 0)]);
+    this.#differ("memory", predicted ? oracle.queue.cause : undefined, () => [
+      `memory at ${hex(where)}`,
+      hex(ours.wordAt(where)),
+      hex(theirs[bad] ?? 0),
+    ]);
   }
 
   #message([, sid, address, data, { msi }]: Step<"I">): void {
@@ -113,8 +131,17 @@ class CaseRunner {
       unit.messages.answer(sid === undefined ? undefined : numberIn(sid), lowWord(address), numberIn(data)),
     );
     const [here, there] = answers;
-    const predicted = isDelivered(here?.delivered, ours) && isDelivered(there?.delivered, msi === null ? undefined : { address: lowWord(msi[0]), addressHigh: 0, data: numberIn(msi[1]) });
-    this.#differ(kind, predicted ? there?.cause : undefined, () => [`message ${address} ${data} of ${sid ?? "a device"}`, formatMessage(ours), msi === null ? "none" : msi.join(" ")]);
+    const predicted =
+      isDelivered(here?.delivered, ours) &&
+      isDelivered(
+        there?.delivered,
+        msi === null ? undefined : { address: lowWord(msi[0]), addressHigh: 0, data: numberIn(msi[1]) },
+      );
+    this.#differ(kind, predicted ? there?.cause : undefined, () => [
+      `message ${address} ${data} of ${sid ?? "a device"}`,
+      formatMessage(ours),
+      msi === null ? "none" : msi.join(" "),
+    ]);
   }
 
   #dma([, sid, direction, iova, byteLength, outcome, data = "0x0"]: DmaStep): void {
@@ -132,7 +159,8 @@ class CaseRunner {
     const silence = here.kind === "refused" && there.kind === "refused" && here.recorded !== there.recorded;
     const same = sameAnswer(ours, iova, outcome) && !silence && !(changed && outcome.blocked !== undefined);
     if (same && this.#arrived(ours, iova, write ? bytes : undefined)) return this.#tally.pass("dma");
-    const predicted = predicts(here, ours, pfn) && matches(there, outcome) && !(changed && here.kind === "refused" && !here.recorded);
+    const predicted =
+      predicts(here, ours, pfn) && matches(there, outcome) && !(changed && here.kind === "refused" && !here.recorded);
     this.#differ("dma", predicted ? there.cause : undefined, details);
   }
 
@@ -160,16 +188,26 @@ interface AskedMessage {
 }
 
 function sameAnswer(ours: DmaAnswer, iova: string, outcome: DmaOutcome): boolean {
-  if (ours.reason !== undefined) return outcome.blocked !== undefined || (outcome.fault !== undefined && outcome.fault === ours.reason);
+  if (ours.reason !== undefined)
+    return outcome.blocked !== undefined || (outcome.fault !== undefined && outcome.fault === ours.reason);
   if (outcome.untranslated === 1) return ours.gpaPfn === pfnIn(iova);
-  return outcome.gpa !== undefined && ours.gpaPfn === pfnIn(outcome.gpa) && (outcome.mask === undefined || ours.pageCount === pagesOfMask(outcome.mask));
+  return (
+    outcome.gpa !== undefined &&
+    ours.gpaPfn === pfnIn(outcome.gpa) &&
+    (outcome.mask === undefined || coversMapping({ ...ours, iovaPfn: pfnIn(iova) }, pagesOfMask(outcome.mask)))
+  );
 }
 
 /** Whether a reference unit predicted our answer. */
 function predicts(answer: ReferenceAnswer, ours: DmaAnswer, iovaPfn: number): boolean {
   if (ours.reason !== undefined) return answer.kind === "refused" && answer.reason === ours.reason;
   if (answer.kind === "passed") return ours.gpaPfn === iovaPfn;
-  return answer.kind === "translated" && ours.gpaPfn === answer.gpaPfn && ours.pageCount === answer.pageCount && ours.access === answer.access;
+  return (
+    answer.kind === "translated" &&
+    ours.gpaPfn === answer.gpaPfn &&
+    coversMapping({ ...ours, iovaPfn }, answer.pageCount) &&
+    ours.access === answer.access
+  );
 }
 
 /** Whether a reference unit predicted the oracle's answer. */
@@ -180,7 +218,12 @@ function matches(answer: ReferenceAnswer, outcome: DmaOutcome): boolean {
     case "refused":
       return answer.recorded ? outcome.fault === answer.reason : outcome.blocked !== undefined;
     default:
-      return outcome.gpa !== undefined && outcome.mask !== undefined && pfnIn(outcome.gpa) === answer.gpaPfn && pagesOfMask(outcome.mask) === answer.pageCount;
+      return (
+        outcome.gpa !== undefined &&
+        outcome.mask !== undefined &&
+        pfnIn(outcome.gpa) === answer.gpaPfn &&
+        pagesOfMask(outcome.mask) === answer.pageCount
+      );
   }
 }
 

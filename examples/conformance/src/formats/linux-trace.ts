@@ -6,17 +6,16 @@
  */
 
 import { ALL_FRAMES } from "@iommu-kit/iommu-core";
-import type { DeviationName } from "../deviations.js";
 import type { Header } from "../files/header.js";
 import { hex, hexPfn, highWord, lowWord, numberIn, pagesOfMask, pfnIn } from "../files/numbers.js";
 import { type DmaAnswer, formatMessage, formatRead, isMessage, Machine, maskPasid } from "../machine/machine.js";
-import { PASS_THROUGH, ReferenceWalk, type Root, rootOf } from "../reference/walk.js";
+import { ReferenceWalk, rootOf } from "../reference/walk.js";
 import type { Tally } from "../report/tally.js";
-import { type Difference, PageView } from "../view/page-view.js";
-import type { TouchedRange } from "../view/view-notifier.js";
-import { type WatchedDevice, WatchedDevices } from "../view/watched-devices.js";
+import { WatchedDevices } from "../view/watched-devices.js";
+import { coversMapping } from "./block-size.js";
 import { follow } from "./replay.js";
 import { type TraceEvent, unfold } from "./trace-events.js";
+import { ViewExplanations } from "./view-explanations.js";
 
 type Named<Name extends string> = Extract<TraceEvent, readonly [Name, ...unknown[]]>;
 
@@ -37,26 +36,23 @@ export class TraceRunner {
   readonly #machine: Machine;
   readonly #walk: ReferenceWalk;
   readonly #devices: WatchedDevices;
+  readonly #explanations: ViewExplanations;
   readonly #tally: Tally;
   /** The fault and the messages that belong to the next T. */
   #fault: Named<"E"> | undefined;
   #expected: Named<"G">[] = [];
   /** Status writes of the present input: the last value of each. */
   readonly #stores = new Map<string, string>();
-  /** IOTLB invalidations of the present input. */
-  readonly #descriptors: { readonly first: number; readonly pages: number }[] = [];
   #rootText = "0";
-  #root: Root = { pfn: 0, scalable: false };
   /** Codes of scalable mode that have been recorded, and the legacy codes that the oracle has in their place. */
   readonly #codes = new Map<number, number>();
-  /** What the oracle failed to unmap, by source-id. */
-  readonly #stale = new Map<number, PageView>();
   /** Whether something has happened since views were last compared. */
   #pending = false;
 
   constructor(header: Header, tally: Tally) {
     this.#machine = new Machine(header);
     this.#walk = new ReferenceWalk(header, this.#machine.memory);
+    this.#explanations = new ViewExplanations(this.#walk);
     this.#tally = tally;
     const watched = (header.cap[0] & 0x80) === 0 ? [] : header.sourceIds;
     this.#devices = new WatchedDevices(this.#machine, watched, tally);
@@ -89,10 +85,10 @@ export class TraceRunner {
         if (this.#fault === undefined) this.#messages();
         return;
       case "Q":
-        return this.#descriptor(event);
+        return this.#explanations.descriptor(event[1], event[2]);
       case "N":
       case "L":
-        return follow(this.#devices, event[0] === "N" ? [...event.slice(0, 6), Number(event[6])] as never : event);
+        return follow(this.#devices, event);
       default:
         this.#tally.note(`events without a counterpart (${event[0]})`);
     }
@@ -109,7 +105,8 @@ export class TraceRunner {
     const offset = numberIn(at);
     const value = lowWord(text);
     if (offset === RTADDR) this.#rootText = text;
-    if (offset === GCMD && (value & SET_ROOT) !== 0) this.#root = rootOf(lowWord(this.#rootText), highWord(this.#rootText));
+    if (offset === GCMD && (value & SET_ROOT) !== 0)
+      this.#explanations.root = rootOf(lowWord(this.#rootText), highWord(this.#rootText));
     const wasOn = this.#machine.unit.mmio.read32(0x1c) >= TRANSLATION_ENABLE;
     if (offset === GCMD && value < TRANSLATION_ENABLE && wasOn) this.#finalViews();
     this.#machine.writeRegister(offset, size, text);
@@ -130,7 +127,12 @@ export class TraceRunner {
       const offset = numberIn(pairs[index] ?? "0");
       // The recorder shows IQA when the queue is enabled, and never its DW bit; the driver does not read it.
       if (offset === IQA || offset === IQA + 4) continue;
-      this.#compareRegister("register after write", offset, this.#machine.unit.mmio.read32(offset), lowWord(pairs[index + 1] ?? "0"));
+      this.#compareRegister(
+        "register after write",
+        offset,
+        this.#machine.unit.mmio.read32(offset),
+        lowWord(pairs[index + 1] ?? "0"),
+      );
     }
   }
 
@@ -140,15 +142,25 @@ export class TraceRunner {
     const last = offset === faultOffset + 12;
     const [here, there] = last ? [maskPasid(ours, flags), maskPasid(theirs, flags)] : [ours, theirs];
     if (here === there) return this.#tally.pass(kind);
-    if (last && here - (here & 0xff) === there - (there & 0xff) && this.#codes.get(here & 0xff) === (there & 0xff)) return this.#tally.deviate(kind, "scalable-mode-with-legacy-codes");
-    if (offset === faultOffset + 8 && this.#root.scalable && there === here + PASID_PRESENT) return this.#tally.deviate(kind, "records-without-pasid-say-pasid-0");
+    if (last && here - (here & 0xff) === there - (there & 0xff) && this.#codes.get(here & 0xff) === (there & 0xff))
+      return this.#tally.deviate(kind, "scalable-mode-with-legacy-codes");
+    if (offset === faultOffset + 8 && this.#explanations.root.scalable && there === here + PASID_PRESENT)
+      return this.#tally.deviate(kind, "records-without-pasid-say-pasid-0");
     this.#tally.fail(kind, `register ${hex(offset)}`, hex(here), hex(there));
   }
 
   #translate(event: Named<"T">): void {
     this.#endOfInput();
     const { parts, times } = unfold(event as readonly (string | number | { x: number })[]);
-    const [, sid, access, iova, gpa, mask, rights] = parts as [string, string, 1 | 2, string, string?, string?, number?];
+    const [, sid, access, iova, gpa, mask, rights] = parts as [
+      string,
+      string,
+      1 | 2,
+      string,
+      string?,
+      string?,
+      number?,
+    ];
     const asked = { sourceId: numberIn(sid), iovaPfn: pfnIn(iova), access };
     for (let time = 0; time < times; time++) {
       const ours = this.#machine.translate(asked.sourceId, asked.iovaPfn, access);
@@ -162,7 +174,7 @@ export class TraceRunner {
   #refused(asked: Asked, ours: DmaAnswer): void {
     const reason = this.#fault?.[2];
     if (ours.reason !== undefined && ours.reason === reason) return this.#tally.pass("dma");
-    const context = this.#walk.context(this.#root, asked.sourceId);
+    const context = this.#walk.context(this.#explanations.root, asked.sourceId);
     if (context.valid && context.scalable && reason !== undefined) {
       const here = this.#walk.walk(context, asked.iovaPfn, asked.access);
       const there = this.#walk.walk({ ...context, scalable: false }, asked.iovaPfn, asked.access);
@@ -178,7 +190,10 @@ export class TraceRunner {
     if ((theirs.access & asked.access) === 0) return this.#silence(asked, ours, theirs);
     const untranslated = this.#machine.space(asked.sourceId).domain.kind === "bypass";
     // Where nothing is translated, the size of the answer is nobody's mapping.
-    const same = ours.reason === undefined && ours.access === theirs.access && (untranslated ? ours.gpaPfn === theirs.gpaPfn : isBlock(ours, asked.iovaPfn, theirs));
+    const same =
+      ours.reason === undefined &&
+      ours.access === theirs.access &&
+      (untranslated ? ours.gpaPfn === theirs.gpaPfn : isBlock(ours, asked.iovaPfn, theirs));
     this.#judge("dma", same, () => [describe(asked), formatAnswer(ours), formatAnswer(theirs)]);
   }
 
@@ -188,10 +203,14 @@ export class TraceRunner {
    */
   #silence(asked: Asked, ours: DmaAnswer, theirs: Block): void {
     const { mmio } = this.#machine.unit;
-    const context = this.#walk.context(this.#root, asked.sourceId);
+    const context = this.#walk.context(this.#explanations.root, asked.sourceId);
     const here = context.valid ? this.#walk.walk(context, asked.iovaPfn, asked.access) : context.reason;
     const there = context.valid ? this.#walk.walk(context, asked.iovaPfn, theirs.access) : context.reason;
-    const told = typeof there !== "number" && there.gpaPfn === theirs.gpaPfn && there.pageCount === theirs.pageCount && there.access === theirs.access;
+    const told =
+      typeof there !== "number" &&
+      there.gpaPfn === theirs.gpaPfn &&
+      there.pageCount === theirs.pageCount &&
+      there.access === theirs.access;
     const refused = typeof here === "number" && ours.reason === here && this.#isRecorded(asked, here);
     mmio.write32(this.#machine.faultOffset + 12, RECORD_VALID);
     const events = this.#machine.takeMessages();
@@ -203,7 +222,12 @@ export class TraceRunner {
   /** Whether the fault record says exactly this. */
   #isRecorded({ sourceId, iovaPfn, access }: Asked, reason: number): boolean {
     const [status, ...record] = this.#machine.faultWords();
-    const expected = [(iovaPfn % 2 ** 20) * 4096, Math.floor(iovaPfn / 2 ** 20), sourceId, RECORD_VALID + (access === 2 ? 0 : 0x4000_0000) + reason];
+    const expected = [
+      (iovaPfn % 2 ** 20) * 4096,
+      Math.floor(iovaPfn / 2 ** 20),
+      sourceId,
+      RECORD_VALID + (access === 2 ? 0 : 0x4000_0000) + reason,
+    ];
     return status === RECORD_PENDING && record.every((word, index) => word === expected[index]);
   }
 
@@ -213,8 +237,13 @@ export class TraceRunner {
     const [, sid, address, data, address2, data2] = parts as [string, string, string, string, string?, string?];
     for (let time = 0; time < times; time++) {
       const ours = this.#machine.interrupt(sid === "-" ? undefined : numberIn(sid), address, lowWord(data));
-      const same = address2 === undefined || data2 === undefined ? ours === undefined : isMessage(ours, address2, data2);
-      this.#judge("interrupt", same, () => [`message ${address} ${data} of ${sid}`, formatMessage(ours), address2 === undefined ? "none" : `${address2} ${data2 ?? ""}`]);
+      const same =
+        address2 === undefined || data2 === undefined ? ours === undefined : isMessage(ours, address2, data2);
+      this.#judge("interrupt", same, () => [
+        `message ${address} ${data} of ${sid}`,
+        formatMessage(ours),
+        address2 === undefined ? "none" : `${address2} ${data2 ?? ""}`,
+      ]);
     }
   }
 
@@ -226,7 +255,11 @@ export class TraceRunner {
     for (let index = 0; index < Math.max(ours.length, theirs.length); index++) {
       const [, address, data] = theirs[index] ?? [];
       const same = address !== undefined && data !== undefined && isMessage(ours[index], address, data);
-      this.#judge("message of the unit", same, () => ["fault event or completion", formatMessage(ours[index]), address === undefined ? "none" : `${address} ${data ?? ""}`]);
+      this.#judge("message of the unit", same, () => [
+        "fault event or completion",
+        formatMessage(ours[index]),
+        address === undefined ? "none" : `${address} ${data ?? ""}`,
+      ]);
     }
   }
 
@@ -240,56 +273,22 @@ export class TraceRunner {
     if (!this.#pending) return;
     this.#pending = false;
     this.#messages();
-    this.#devices.compareTouched("view after write", (device, told, difference) => this.#explain(device, told, difference));
-    this.#descriptors.length = 0;
-  }
-
-  /** What explains a difference in a view right after a write: by the architecture ours, by a trait theirs. */
-  #explain(device: WatchedDevice, told: readonly TouchedRange[], difference: Difference): DeviationName | undefined {
-    const { iovaPfn, pageCount, mine, other } = difference;
-    const inTables = this.#inTables(device.sourceId, iovaPfn);
-    const walkedOver = this.#descriptors.some(({ first, pages }) => overlaps(first, pages, iovaPfn, pageCount));
-    const named = this.#descriptors.some(({ first, pages }) => overlaps(first - (first % pages), pages, iovaPfn, pageCount));
-    // Theirs: what the tables say, because its walk begins at the unaligned base. Ours: as before, because no descriptor names it.
-    if (inTables === other && walkedOver && !named) return "page-selective-base-not-aligned";
-    // Ours: what the tables say. Theirs: as before, because it heard nothing.
-    const untold = !told.some((range) => overlaps(range.firstPfn, range.pageCount, iovaPfn, pageCount));
-    if (!this.#root.scalable || inTables !== mine || !untold || other === 0) return undefined;
-    this.#staleOf(device.sourceId).set(iovaPfn, pageCount, Math.floor(other / 4), other % 4);
-    return "pasid-invalidations-not-announced";
-  }
-
-  /** In the end: ours is what the tables say, theirs what went stale before. */
-  #explainFinal(device: WatchedDevice, { iovaPfn, mine, other }: Difference): DeviationName | undefined {
-    if (mine !== this.#inTables(device.sourceId, iovaPfn) || other === 0 || this.#staleOf(device.sourceId).at(iovaPfn) !== other) return undefined;
-    return "pasid-invalidations-not-announced";
-  }
-
-  /** What a page reaches by the tables as they are, in the form of views. */
-  #inTables(sourceId: number, iovaPfn: number): number {
-    const context = this.#walk.context(this.#root, sourceId);
-    if (!context.valid || context.levels === PASS_THROUGH) return 0;
-    const walked = [1, 2].map((access) => this.#walk.walk(context, iovaPfn, access)).find((answer) => typeof answer !== "number");
-    return walked === undefined || typeof walked === "number" ? 0 : (walked.gpaPfn + iovaPfn - walked.firstPfn) * 4 + walked.access;
-  }
-
-  #staleOf(sourceId: number): PageView {
-    let stale = this.#stale.get(sourceId);
-    if (stale === undefined) this.#stale.set(sourceId, (stale = new PageView()));
-    return stale;
-  }
-
-  #descriptor([, low, high]: Named<"Q">): void {
-    const word = lowWord(low);
-    if ((word & 15) !== 2) return;
-    const pageSelective = ((word >> 4) & 3) === 3;
-    this.#descriptors.push(pageSelective ? { first: pfnIn(high), pages: 2 ** (lowWord(high) & 63) } : { first: 0, pages: 2 ** 52 });
+    this.#devices.compareTouched("view after write", (device, told, difference) =>
+      this.#explanations.afterWrite(device, told, difference),
+    );
+    this.#explanations.endOfWrite();
   }
 
   #finalViews(): void {
     for (const device of this.#devices) {
-      this.#devices.compareAll(device, "final view", { explain: (_, __, difference) => this.#explainFinal(device, difference) });
-      if (device.sections.size > 0) this.#tally.note("stale mappings the oracle still holds", device.page.view.difference(device.theirs, ALL_FRAMES).length);
+      this.#devices.compareAll(device, "final view", {
+        explain: (_, __, difference) => this.#explanations.atEnd(device, difference),
+      });
+      if (device.sections.size > 0)
+        this.#tally.note(
+          "stale mappings the oracle still holds",
+          device.page.view.difference(device.theirs, ALL_FRAMES).length,
+        );
     }
   }
 
@@ -311,13 +310,15 @@ interface Block {
   readonly access: number;
 }
 
-function overlaps(first: number, pages: number, otherFirst: number, otherPages: number): boolean {
-  return first < otherFirst + otherPages && otherFirst < first + pages;
-}
-
 /** Whether an answer lies in this block; the file tells of the start of the block. */
-function isBlock(ours: { readonly gpaPfn: number; readonly pageCount: number }, iovaPfn: number, block: Block): boolean {
-  return ours.pageCount === block.pageCount && ours.gpaPfn === block.gpaPfn + (iovaPfn % block.pageCount);
+function isBlock(
+  ours: { readonly gpaPfn: number; readonly pageCount: number },
+  iovaPfn: number,
+  block: Block,
+): boolean {
+  return (
+    coversMapping({ ...ours, iovaPfn }, block.pageCount) && ours.gpaPfn === block.gpaPfn + (iovaPfn % block.pageCount)
+  );
 }
 
 function describe({ sourceId, iovaPfn, access }: Asked): string {
@@ -326,6 +327,6 @@ function describe({ sourceId, iovaPfn, access }: Asked): string {
 
 function formatAnswer(answer: DmaAnswer | Block): string {
   if ("reason" in answer && answer.reason !== undefined) return `refused, reason ${hex(answer.reason)}`;
-  const { gpaPfn, pageCount, access } = answer as Block;
+  const { gpaPfn, pageCount, access } = answer;
   return `to ${hexPfn(gpaPfn)}, ${pageCount} pages, rights ${access}`;
 }

@@ -25,7 +25,8 @@ export function runReplayCase(header: Header, given: Case, tally: Tally): void {
       machine.writeRegister(numberIn(step[1]), step[2], step[3]);
       devices.settle();
     } else if (step[0] === "V") finals.set(numberIn(step[1]), viewOf(step));
-    else follow(devices, step);
+    else if (step[0] === "N" || step[0] === "U" || step[0] === "L") follow(devices, step);
+    else throw new Error(`step ${step[0]} does not belong to this format`);
   });
   devices.finish();
   if (given.qemu_abort === 1) {
@@ -37,7 +38,13 @@ export function runReplayCase(header: Header, given: Case, tally: Tally): void {
     const final = finals.get(device.sourceId);
     if (final !== undefined && device.sections.size > 0) {
       const drift = device.theirs.difference(final, EVERYWHERE);
-      if (drift.length > 0) tally.fail("oracle's own view", "notifications and final view of the file", drift.map(formatDifference).join("; "), "");
+      if (drift.length > 0)
+        tally.fail(
+          "oracle's own view",
+          "notifications and final view of the file",
+          drift.map(formatDifference).join("; "),
+          "",
+        );
     }
     devices.compareAll(device, "final view", { theirs: final });
   }
@@ -45,8 +52,13 @@ export function runReplayCase(header: Header, given: Case, tally: Tally): void {
 
 const EVERYWHERE = { firstPfn: 0, pageCount: 2 ** 52 };
 
+/** What tells of the oracle's notifiers; rights are numbers in cases and texts in traces. */
+type OracleNotification =
+  | Extract<CaseStep, readonly ["U" | "L", ...unknown[]]>
+  | readonly ["N", string, "m" | "u", string, string, string, number | string];
+
 /** Applies a notification of the oracle to its view. */
-export function follow(devices: WatchedDevices, step: CaseStep): void {
+export function follow(devices: WatchedDevices, step: OracleNotification): void {
   if (step[0] === "N") {
     const [, sid, kind, iova, gpa, mask, access] = step;
     const device = devices.of(numberIn(sid));
@@ -57,7 +69,7 @@ export function follow(devices: WatchedDevices, step: CaseStep): void {
   } else if (step[0] === "U") {
     const [, sid, start, end] = step;
     devices.of(numberIn(sid)).theirs.clear(pfnIn(start), pfnIn(end) + 1 - pfnIn(start));
-  } else if (step[0] === "L") {
+  } else {
     const [, sid, change, start, end] = step;
     const device = devices.of(numberIn(sid));
     if (change === "+") device.sections.add(start);
@@ -65,7 +77,7 @@ export function follow(devices: WatchedDevices, step: CaseStep): void {
     const range = { firstPfn: pfnIn(start), pageCount: pfnIn(end) + 1 - pfnIn(start) };
     device.theirs.clear(range.firstPfn, range.pageCount);
     device.touched.push(range);
-  } else throw new Error(`step ${step[0]} does not belong to this format`);
+  }
 }
 
 function viewOf([, , ...mappings]: Extract<CaseStep, readonly ["V", ...unknown[]]>): PageView {

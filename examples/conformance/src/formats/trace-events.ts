@@ -24,7 +24,10 @@ export type TraceEvent =
   | readonly ["G", string, string];
 
 /** How often an event happened, and its elements without that. */
-export function unfold<Part>(event: readonly (Part | Repeat)[]): { readonly parts: readonly Part[]; readonly times: number } {
+export function unfold<Part>(event: readonly (Part | Repeat)[]): {
+  readonly parts: readonly Part[];
+  readonly times: number;
+} {
   const last = event.at(-1);
   if (typeof last !== "object" || last === null || !("x" in last)) return { parts: event as readonly Part[], times: 1 };
   return { parts: event.slice(0, -1) as readonly Part[], times: last.x };

@@ -93,7 +93,12 @@ export class Machine {
   }
 
   /** One DMA request through the device's port; the answer is what a second, equal translation says if the request was not refused. */
-  dma(sourceId: number, iova: ByteAddress, iovaPfn: number, request: { readonly write: boolean; readonly bytes: Uint8Array }): DmaAnswer {
+  dma(
+    sourceId: number,
+    iova: ByteAddress,
+    iovaPfn: number,
+    request: { readonly write: boolean; readonly bytes: Uint8Array },
+  ): DmaAnswer {
     const { dma } = this.space(sourceId);
     const done = request.write ? dma.write(iova, request.bytes) : dma.read(iova, request.bytes);
     const reason = done ? 0 : (dma.failure?.reason ?? 0);
@@ -126,12 +131,19 @@ export function formatRead(value: { readonly low: number; readonly high: number 
 
 /** A message as text. */
 export function formatMessage(message: MsiMessage | undefined): string {
-  return message === undefined ? "none" : `${formatWords(message.address, message.addressHigh)} ${message.data.toString(16)}`;
+  return message === undefined
+    ? "none"
+    : `${formatWords(message.address, message.addressHigh)} ${message.data.toString(16)}`;
 }
 
 /** Whether a message is this one. */
 export function isMessage(message: MsiMessage | undefined, address: string, data: string): boolean {
-  return message !== undefined && message.address === lowWord(address) && message.addressHigh === highWord(address) && message.data === numberIn(data);
+  return (
+    message !== undefined &&
+    message.address === lowWord(address) &&
+    message.addressHigh === highWord(address) &&
+    message.data === numberIn(data)
+  );
 }
 
 function withPrefix(text: string): string {

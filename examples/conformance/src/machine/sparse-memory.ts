@@ -66,8 +66,12 @@ export class SparseMemory implements GuestMemory {
     return (this.#find(pfn)?.words[(gpa % 4096) / 4] ?? 0) >>> 0;
   }
 
-  #pieces(gpa: number, byteLength: number, each: (pfn: number, offset: number, length: number, at: number) => void): boolean {
-    for (let at = 0; at < byteLength; ) {
+  #pieces(
+    gpa: number,
+    byteLength: number,
+    each: (pfn: number, offset: number, length: number, at: number) => void,
+  ): boolean {
+    for (let at = 0; at < byteLength;) {
       const pfn = Math.floor((gpa + at) / 4096);
       const offset = (gpa + at) % 4096;
       const length = Math.min(byteLength - at, 4096 - offset);

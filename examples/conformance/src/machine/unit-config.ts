@@ -25,7 +25,10 @@ export function configOf(header: Header): RunnerConfig {
     maximumGuestAddressWidth: field(cap, 21, 16) + 1,
     zeroLengthRead: has(cap, 22),
     faultRecordOffset: field(cap, 33, 24) * 16,
-    superpages: [...((superpages & 1) === 1 ? (["2M"] as const) : []), ...((superpages & 2) === 2 ? (["1G"] as const) : [])],
+    superpages: [
+      ...((superpages & 1) === 1 ? (["2M"] as const) : []),
+      ...((superpages & 2) === 2 ? (["1G"] as const) : []),
+    ],
     pageSelective: has(cap, 39) ? field(cap, 53, 48) : false,
     faultRecords: field(cap, 47, 40) + 1,
     postedInterrupts: has(cap, 59),

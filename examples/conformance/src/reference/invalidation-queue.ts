@@ -22,7 +22,7 @@ const KNOWN_LOW: Record<number, bigint> = {
 };
 const KNOWN_HIGH: Record<number, bigint> = { 1: 0n, 2: 0xffff_ffff_ffff_f07fn, 4: 0n, 5: 0xffff_ffff_ffff_fffcn };
 /** Types that a unit without device TLBs and without scalable mode does not have. */
-const ABSENT = [3, 6, 7];
+const ABSENT: ReadonlySet<number> = new Set([3, 6, 7]);
 
 /** See the file's header. */
 export class ReferenceQueue {
@@ -42,7 +42,10 @@ export class ReferenceQueue {
   readonly #target: QueueTarget;
   readonly #hostWidth: number;
 
-  constructor(traits: Traits, parts: { memory: SparseMemory; faults: FaultRegisters; target: QueueTarget; hostWidth: number }) {
+  constructor(
+    traits: Traits,
+    parts: { memory: SparseMemory; faults: FaultRegisters; target: QueueTarget; hostWidth: number },
+  ) {
     this.#traits = traits;
     this.#memory = parts.memory;
     this.#faults = parts.faults;
@@ -78,7 +81,7 @@ export class ReferenceQueue {
     if (!this.#memory.fetch(this.base + this.head, words)) return false;
     const [low, high] = [quadword(words, 0), quadword(words, 2)];
     const type = Number(low & 15n) + Number((low >> 9n) & 7n) * 16;
-    if (ABSENT.includes(type) && this.#traits.has("queue-takes-absent-descriptor-types")) {
+    if (ABSENT.has(type) && this.#traits.has("queue-takes-absent-descriptor-types")) {
       this.cause = "queue-takes-absent-descriptor-types";
       return true;
     }
@@ -89,7 +92,8 @@ export class ReferenceQueue {
     if (type === 5) return this.#wait(low, high);
     if (type === 4) return true;
     if (granularity === 0) return false;
-    if (type === 2) return this.#target.invalidateTranslations(granularity, id, Number(high >> 12n), Number(high & 63n));
+    if (type === 2)
+      return this.#target.invalidateTranslations(granularity, id, Number(high >> 12n), Number(high & 63n));
     this.#target.invalidateContexts(granularity, Number((low >> 32n) & 0xffffn), Number((low >> 48n) & 3n));
     return true;
   }

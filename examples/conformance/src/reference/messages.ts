@@ -62,10 +62,17 @@ export class ReferenceMessages {
     const validation = (source >>> 18) & 3;
     if (validation === 3) return refused;
     const { allowed, cause } = this.#allows(validation, source, sourceId);
-    return { delivered: allowed ? message(low, destination) : undefined, cause: posted ? "posted-format-bit-ignored" : stray ? "destination-bits-unchecked" : cause };
+    return {
+      delivered: allowed ? message(low, destination) : undefined,
+      cause: posted ? "posted-format-bit-ignored" : stray ? "destination-bits-unchecked" : cause,
+    };
   }
 
-  #allows(validation: number, source: number, requester: number | undefined): { readonly allowed: boolean; readonly cause: DeviationName | undefined } {
+  #allows(
+    validation: number,
+    source: number,
+    requester: number | undefined,
+  ): { readonly allowed: boolean; readonly cause: DeviationName | undefined } {
     const id = source & 0xffff;
     if (validation === 0 || requester === undefined) return { allowed: true, cause: undefined };
     if (validation === 1) {

@@ -54,7 +54,12 @@ export class ReferenceUnit {
     this.faults = new FaultRegisters(traits, widest);
     this.messages = new ReferenceMessages(traits, this.memory);
     this.#maximumOrder = (header.cap[1] >>> 16) & 63;
-    this.queue = new ReferenceQueue(traits, { memory: this.memory, faults: this.faults, target: this, hostWidth: header.hostAddressWidth });
+    this.queue = new ReferenceQueue(traits, {
+      memory: this.memory,
+      faults: this.faults,
+      target: this,
+      hostWidth: header.hostAddressWidth,
+    });
   }
 
   /** A register write, word by word: the high word of 8 bytes last. `record` is the offset of the fault record. */
@@ -79,7 +84,11 @@ export class ReferenceUnit {
     const queueOrFault = queue.cause ?? faults.cause;
     if (offset === 0x1c) return { value: this.#status, cause: this.#compatibilityCause };
     if (offset === 0x34) return { value: faults.status, cause: queueOrFault };
-    if (offset === 0x38) return { value: (faults.masked ? 0x8000_0000 : 0) + (faults.pending ? 0x4000_0000 : 0), cause: faults.pendingCause ?? queueOrFault };
+    if (offset === 0x38)
+      return {
+        value: (faults.masked ? 0x8000_0000 : 0) + (faults.pending ? 0x4000_0000 : 0),
+        cause: faults.pendingCause ?? queueOrFault,
+      };
     if (offset === 0x80) return { value: queue.head, cause: queue.cause };
     if (offset === 0x88) return { value: queue.tail, cause: queue.cause };
     if (offset === 0x9c) return { value: queue.waited ? 1 : 0, cause: queue.cause };
@@ -89,7 +98,8 @@ export class ReferenceUnit {
   /** One request, recorded if it is refused. */
   request(sourceId: number, iovaPfn: number, write: boolean): ReferenceAnswer {
     const answer = this.#answer(sourceId, iovaPfn, write);
-    if (answer.kind === "refused" && answer.recorded) this.faults.add({ reason: answer.reason, sourceId, iovaPfn, write }, answer.cause);
+    if (answer.kind === "refused" && answer.recorded)
+      this.faults.add({ reason: answer.reason, sourceId, iovaPfn, write }, answer.cause);
     return answer;
   }
 
@@ -98,7 +108,8 @@ export class ReferenceUnit {
     const access = write ? 2 : 1;
     const cached = this.#cache.find(sourceId, iovaPfn);
     const loss = this.#cache.lossOf(sourceId, iovaPfn);
-    if (cached !== undefined && (cached.access & access) !== 0) return { kind: "translated", ...placed(cached, iovaPfn), cause: loss };
+    if (cached !== undefined && (cached.access & access) !== 0)
+      return { kind: "translated", ...placed(cached, iovaPfn), cause: loss };
     const context = this.#contextOf(sourceId);
     if (!context.valid) return this.#refuse(context.reason, context, loss);
     if (context.levels === PASS_THROUGH) {
@@ -117,7 +128,12 @@ export class ReferenceUnit {
     const qualified = ![0x01, 0x08, 0x09, 0x0a].includes(reason);
     const silent = qualified && context.faultsDisabled;
     const despite = silent && reason === 0x0b && this.#traits.has("context-reserved-bits-recorded-despite-fpd");
-    return { kind: "refused", reason, recorded: !silent || despite, cause: despite ? "context-reserved-bits-recorded-despite-fpd" : cause };
+    return {
+      kind: "refused",
+      reason,
+      recorded: !silent || despite,
+      cause: despite ? "context-reserved-bits-recorded-despite-fpd" : cause,
+    };
   }
 
   #contextOf(sourceId: number): Context {
@@ -163,8 +179,6 @@ export class ReferenceUnit {
     this.#compatibilityCause = one(23) ? "compatibility-flag-not-implemented" : undefined;
   }
 
-
-
   #latchInterrupts(): void {
     this.messages.tablePfn = this.#pfnAt(0xb8);
     this.messages.entryCount = 2 ** ((this.#word(0xb8) & 15) + 1);
@@ -180,7 +194,8 @@ export class ReferenceUnit {
   #translationCommand(high: number): void {
     if (high >>> 31 === 0 || this.queue.enabled) return;
     const granularity = (high >>> 28) & 3;
-    if (granularity !== 0) this.invalidateTranslations(granularity, high & 0xffff, this.#pfnAt(0xf0), this.#word(0xf0) & 63);
+    if (granularity !== 0)
+      this.invalidateTranslations(granularity, high & 0xffff, this.#pfnAt(0xf0), this.#word(0xf0) & 63);
   }
 
   #queueAddress(): void {
@@ -203,6 +218,9 @@ export class ReferenceUnit {
   }
 }
 
-function placed(block: { readonly firstPfn: number; readonly pageCount: number; readonly gpaPfn: number; readonly access: number }, iovaPfn: number) {
+function placed(
+  block: { readonly firstPfn: number; readonly pageCount: number; readonly gpaPfn: number; readonly access: number },
+  iovaPfn: number,
+) {
   return { gpaPfn: block.gpaPfn + iovaPfn - block.firstPfn, pageCount: block.pageCount, access: block.access };
 }

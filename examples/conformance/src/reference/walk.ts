@@ -23,7 +23,14 @@ export function rootOf(low: number, high: number): Root {
 /** What a context-entry (with its PASID-table entry, in scalable mode) says, or why there is none. */
 export type Context =
   | { readonly valid: false; readonly reason: number; readonly faultsDisabled: boolean }
-  | { readonly valid: true; readonly scalable: boolean; readonly faultsDisabled: boolean; readonly domainId: number; readonly levels: number; readonly rootPfn: number };
+  | {
+      readonly valid: true;
+      readonly scalable: boolean;
+      readonly faultsDisabled: boolean;
+      readonly domainId: number;
+      readonly levels: number;
+      readonly rootPfn: number;
+    };
 
 /** Levels of a pass-through context. */
 export const PASS_THROUGH = 0;
@@ -68,14 +75,22 @@ export class ReferenceWalk {
     const no = (reason: number): Context => ({ valid: false, reason, faultsDisabled });
     if (!bit(low, 0)) return no(0x02);
     const domainWidth = 4 + 2 * field(cap, 2, 0);
-    const reserved = range(low, 11, 4) | (low >> BigInt(this.hostWidth)) | range(high, 7, 7) | (high >> BigInt(8 + domainWidth));
+    const reserved =
+      range(low, 11, 4) | (low >> BigInt(this.hostWidth)) | range(high, 7, 7) | (high >> BigInt(8 + domainWidth));
     if (reserved !== 0n) return no(0x0b);
     const type = Number(range(low, 3, 2));
     if (type === 1 || type === 3 || (type === 2 && !has(ecap, 6))) return no(0x03);
     const width = Number(range(high, 2, 0));
     if (width === 0 || width > 4 || !has(cap, 8 + width)) return no(0x03);
     const levels = type === 2 ? PASS_THROUGH : width + 2;
-    return { valid: true, scalable: false, faultsDisabled, domainId: Number(range(high, 23, 8)), levels, rootPfn: this.#address(low) / 4096 };
+    return {
+      valid: true,
+      scalable: false,
+      faultsDisabled,
+      domainId: Number(range(high, 23, 8)),
+      levels,
+      rootPfn: this.#address(low) / 4096,
+    };
   }
 
   /** Reserved bits are left to the unit's own tests: no recorded table has any. */
@@ -100,11 +115,22 @@ export class ReferenceWalk {
     const type = Number(range(entry[0], 8, 6));
     if (type !== 2 && type !== 4) return no(0x5b);
     const levels = type === 4 ? PASS_THROUGH : Number(range(entry[0], 4, 2)) + 2;
-    return { valid: true, scalable: true, faultsDisabled, domainId: Number(range(entry[1], 15, 0)), levels, rootPfn: this.#address(entry[0]) / 4096 };
+    return {
+      valid: true,
+      scalable: true,
+      faultsDisabled,
+      domainId: Number(range(entry[1], 15, 0)),
+      levels,
+      rootPfn: this.#address(entry[0]) / 4096,
+    };
   }
 
   /** The block that holds a page, or a reason. Legacy mode looks for the right asked for at every level, scalable mode (§3.7.1, SSS.2, SGN.6) in the end. */
-  walk(context: { readonly scalable: boolean; readonly rootPfn: number; readonly levels: number }, iovaPfn: number, access: number): Block | number {
+  walk(
+    context: { readonly scalable: boolean; readonly rootPfn: number; readonly levels: number },
+    iovaPfn: number,
+    access: number,
+  ): Block | number {
     const { cap } = this.#header;
     const reasons = context.scalable ? SCALABLE : LEGACY;
     const limit = 2 ** (Math.min(9 * context.levels + 12, field(cap, 21, 16) + 1) - 12);
@@ -119,7 +145,8 @@ export class ReferenceWalk {
       const here = Number(range(entry, 1, 0));
       if (here === 0) return context.scalable ? 0x79 : missing;
       if (!context.scalable && (here & access) !== access) return missing;
-      const leaf = level === 1 || ((level === 2 || level === 3) && bit(entry, 7) && (field(cap, 37, 34) >> (level - 2)) % 2 === 1);
+      const leaf =
+        level === 1 || ((level === 2 || level === 3) && bit(entry, 7) && (field(cap, 37, 34) >> (level - 2)) % 2 === 1);
       if (this.#hasReserved(entry, level, leaf)) return reasons.reserved;
       rights &= here;
       if (rights === 0) return context.scalable ? 0x79 : missing;

@@ -17,13 +17,14 @@ export function countsOf(results: readonly FileResult[]): CountTable {
   return new Map(results.map(({ path, tally }) => [basename(path), tally.deviations]));
 }
 
-/** The counts that a document states. */
+/** The counts that a document states. Its columns go by its own list, which may be older than ours. */
 export function parseCounts(document: string): CountTable {
+  const names = [...document.matchAll(/^\| \d+ \| `([^`]+)` \|/gm)].map(([, name]) => name as DeviationName);
   const table: CountTable = new Map();
   const section = document.slice(document.indexOf(COUNTS_HEADING));
   for (const [, file = "", rest = ""] of section.matchAll(/^\| `([^`]+\.gz)` \|(.*)\|$/gm)) {
     const cells = rest.split("|").map((cell) => Number(cell.trim() || 0));
-    table.set(file, new Map(NAMES.map((name, index) => [name, cells[index] ?? 0])));
+    table.set(file, new Map(names.map((name, index) => [name, cells[index] ?? 0])));
   }
   return table;
 }
@@ -50,7 +51,9 @@ export function compareCounts(document: string, counted: CountTable): string[] {
 export function renderDocument(counted: CountTable, earlier: string): string {
   const all = new Map([...parseCounts(earlier), ...counted]);
   const files = [...all.keys()].sort();
-  const counts = files.map((file) => `| \`${file}\` | ${NAMES.map((name) => all.get(file)?.get(name) || "").join(" | ")} |`);
+  const counts = files.map(
+    (file) => `| \`${file}\` | ${NAMES.map((name) => all.get(file)?.get(name) || "").join(" | ")} |`,
+  );
   return [
     "# Deviations",
     "",

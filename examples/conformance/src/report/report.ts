@@ -23,7 +23,8 @@ export function describeFile({ path, format, tally, seconds }: FileResult): stri
   const lines = [`${basename(path)} (${format}, ${seconds.toFixed(1)} s)`];
   const width = Math.max(...[...tally.kinds.keys()].map((kind) => kind.length));
   for (const [kind, counts] of tally.kinds) lines.push(`  ${kind.padEnd(width)}  ${countsText(counts)}`);
-  for (const [name, count] of tally.deviations) lines.push(`  deviation ${name}: ${count} (${DEVIATIONS[name].section})`);
+  for (const [name, count] of tally.deviations)
+    lines.push(`  deviation ${name}: ${count} (${DEVIATIONS[name].section})`);
   for (const [part, count] of tally.uncovered) lines.push(`  not covered, ${part}: ${count}`);
   for (const [name, count] of tally.notes) lines.push(`  ${name}: ${count}`);
   for (const { place, kind, what, ours, theirs } of tally.mismatches) {

@@ -52,7 +52,14 @@ export class Tally {
   /** The figures so far. */
   get result(): TallyResult {
     const total = sumOf(this.#kinds.values());
-    return { total, kinds: this.#kinds, deviations: this.#deviations, uncovered: this.#uncovered, notes: this.#notes, mismatches: this.#mismatches };
+    return {
+      total,
+      kinds: this.#kinds,
+      deviations: this.#deviations,
+      uncovered: this.#uncovered,
+      notes: this.#notes,
+      mismatches: this.#mismatches,
+    };
   }
 
   pass(kind: string): void {
@@ -61,7 +68,8 @@ export class Tally {
 
   fail(kind: string, what: string, ours: string, theirs: string): void {
     this.#of(kind).failed += 1;
-    if (this.#mismatches.length < this.#keep) this.#mismatches.push({ place: this.#placeText(), kind, what, ours, theirs });
+    if (this.#mismatches.length < this.#keep)
+      this.#mismatches.push({ place: this.#placeText(), kind, what, ours, theirs });
   }
 
   deviate(kind: string, name: DeviationName): void {

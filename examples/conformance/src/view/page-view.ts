@@ -24,7 +24,8 @@ export interface Difference {
 
 /** A difference as text. */
 export function formatDifference({ iovaPfn, pageCount, mine, other }: Difference): string {
-  const side = (value: Packed): string => (value === 0 ? "nothing" : `0x${(Math.floor(value / 4) * 4096).toString(16)} rights ${value % 4}`);
+  const side = (value: Packed): string =>
+    value === 0 ? "nothing" : `0x${(Math.floor(value / 4) * 4096).toString(16)} rights ${value % 4}`;
   return `0x${(BigInt(iovaPfn) * 4096n).toString(16)} (${pageCount} pages): ours ${side(mine)}, theirs ${side(other)}`;
 }
 
@@ -63,7 +64,13 @@ export class PageView {
   /** Calls `visit` for the mapped frames of a range, in ascending order. Runs are not joined. */
   each(iovaPfn: number, pageCount: number, visit: RunVisitor): void {
     for (const index of this.#topIndexes(iovaPfn, pageCount)) {
-      walk(this.#top.get(index) ?? 0, index * TOP_PAGES, TOP_PAGES, { first: iovaPfn, end: iovaPfn + pageCount }, visit);
+      walk(
+        this.#top.get(index) ?? 0,
+        index * TOP_PAGES,
+        TOP_PAGES,
+        { first: iovaPfn, end: iovaPfn + pageCount },
+        visit,
+      );
     }
   }
 
@@ -75,10 +82,17 @@ export class PageView {
   }
 
   /** Runs of a range where this view and another differ, in ascending order, `limit` at most. */
-  difference(other: PageView, range: { readonly firstPfn: number; readonly pageCount: number }, limit = 100): Difference[] {
+  difference(
+    other: PageView,
+    range: { readonly firstPfn: number; readonly pageCount: number },
+    limit = 100,
+  ): Difference[] {
     const found: Difference[] = [];
     const end = range.firstPfn + range.pageCount;
-    const indexes = new Set([...this.#topIndexes(range.firstPfn, range.pageCount), ...other.#topIndexes(range.firstPfn, range.pageCount)]);
+    const indexes = new Set([
+      ...this.#topIndexes(range.firstPfn, range.pageCount),
+      ...other.#topIndexes(range.firstPfn, range.pageCount),
+    ]);
     const report = (difference: Difference): boolean => found.push(difference) < limit;
     for (const index of [...indexes].sort((a, b) => a - b)) {
       const bounds = { first: range.firstPfn, end, report };
@@ -89,11 +103,16 @@ export class PageView {
 
   #write(iovaPfn: number, pageCount: number, value: Packed): void {
     const last = Math.floor((iovaPfn + pageCount - 1) / TOP_PAGES);
-    for (let index = Math.floor(iovaPfn / TOP_PAGES); index <= last; index++) this.#writeTop(index, iovaPfn, pageCount, value);
+    for (let index = Math.floor(iovaPfn / TOP_PAGES); index <= last; index++)
+      this.#writeTop(index, iovaPfn, pageCount, value);
   }
 
   #writeTop(index: number, iovaPfn: number, pageCount: number, value: Packed): void {
-    const slot = write(this.#top.get(index) ?? 0, index * TOP_PAGES, TOP_PAGES, { first: iovaPfn, end: iovaPfn + pageCount, value });
+    const slot = write(this.#top.get(index) ?? 0, index * TOP_PAGES, TOP_PAGES, {
+      first: iovaPfn,
+      end: iovaPfn + pageCount,
+      value,
+    });
     if (slot === 0) this.#top.delete(index);
     else this.#top.set(index, slot);
   }
@@ -128,7 +147,8 @@ function write(slot: Slot, base: number, pages: number, writing: Writing): Slot 
   const size = pages / 512;
   const from = Math.max(0, Math.floor((writing.first - base) / size));
   const to = Math.min(511, Math.floor((writing.end - 1 - base) / size));
-  for (let index = from; index <= to; index++) table.slots[index] = write(table.slots[index] ?? 0, base + index * size, size, writing);
+  for (let index = from; index <= to; index++)
+    table.slots[index] = write(table.slots[index] ?? 0, base + index * size, size, writing);
   return table;
 }
 
@@ -138,7 +158,13 @@ function cut(value: Packed, pages: number): Table {
   return table;
 }
 
-function walk(slot: Slot, base: number, pages: number, range: { readonly first: number; readonly end: number }, visit: RunVisitor): void {
+function walk(
+  slot: Slot,
+  base: number,
+  pages: number,
+  range: { readonly first: number; readonly end: number },
+  visit: RunVisitor,
+): void {
   const first = Math.max(base, range.first);
   const end = Math.min(base + pages, range.end);
   if (slot === 0 || first >= end) return;
@@ -167,7 +193,12 @@ function compare(a: Slot, b: Slot, base: number, pages: number, bounds: Bounds):
   if (a === b || first >= end) return true;
   const skipped = first - base;
   if (typeof a === "number" && typeof b === "number") {
-    return bounds.report({ iovaPfn: first, pageCount: end - first, mine: advance(a, skipped), other: advance(b, skipped) });
+    return bounds.report({
+      iovaPfn: first,
+      pageCount: end - first,
+      mine: advance(a, skipped),
+      other: advance(b, skipped),
+    });
   }
   const size = pages / 512;
   const left = typeof a === "number" ? cut(a, size).slots : a.slots;

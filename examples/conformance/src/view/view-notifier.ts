@@ -15,7 +15,7 @@ interface Run {
   readonly access: number;
 }
 
-/** Frames that were touched, for comparing no more than needed. */
+/** Frames that something happened to. */
 export interface TouchedRange {
   readonly firstPfn: number;
   readonly pageCount: number;
@@ -44,7 +44,8 @@ export class ViewNotifier implements MapNotifier {
 
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
     this.calls += 1;
-    if (this.view.count(iovaPfn, pageCount) > 0) this.breaches.push(`map of ${hexPfn(iovaPfn)} (${pageCount} pages), of which some are held`);
+    if (this.view.count(iovaPfn, pageCount) > 0)
+      this.breaches.push(`map of ${hexPfn(iovaPfn)} (${pageCount} pages), of which some are held`);
     this.view.set(iovaPfn, pageCount, gpaPfn, access);
     this.#touched.push({ firstPfn: iovaPfn, pageCount });
     if (this.granularity === "block") this.#blocks.set(iovaPfn, pageCount);
@@ -57,7 +58,8 @@ export class ViewNotifier implements MapNotifier {
       held += pages;
       this.#removed.push({ iovaPfn: first, pageCount: pages, gpaPfn, access });
     });
-    if (held !== pageCount) this.breaches.push(`unmap of ${hexPfn(iovaPfn)} (${pageCount} pages), of which ${held} are held`);
+    if (held !== pageCount)
+      this.breaches.push(`unmap of ${hexPfn(iovaPfn)} (${pageCount} pages), of which ${held} are held`);
     if (this.granularity === "block" && !this.#takeBlocks(iovaPfn, pageCount)) {
       this.breaches.push(`unmap of ${hexPfn(iovaPfn)} (${pageCount} pages), which are not whole announced blocks`);
     }
@@ -66,14 +68,14 @@ export class ViewNotifier implements MapNotifier {
   }
 
   /** Ends a step: runs that were unmapped in it although they are mapped as before. */
-  settle(): string[] {
+  settle(): TouchedRange[] {
     if (this.#removed.length === 0) return [];
     const removed = this.#removed;
     this.#removed = [];
-    const alive: string[] = [];
+    const alive: TouchedRange[] = [];
     for (const { iovaPfn, pageCount, gpaPfn, access } of removed) {
       this.view.each(iovaPfn, pageCount, (first, pages, target, rights) => {
-        if (target === gpaPfn + first - iovaPfn && rights === access) alive.push(`${hexPfn(first)} (${pages} pages)`);
+        if (target === gpaPfn + first - iovaPfn && rights === access) alive.push({ firstPfn: first, pageCount: pages });
       });
     }
     return alive;

@@ -2,7 +2,7 @@
  * One `page` and one `block` notifier on every device of a file, and what they reveal after each step.
  */
 
-import { ALL_FRAMES } from "@iommu-kit/iommu-core";
+import { ALL_FRAMES, formatRange } from "@iommu-kit/iommu-core";
 import type { Machine } from "../machine/machine.js";
 import type { Tally } from "../report/tally.js";
 import { hex } from "../files/numbers.js";
@@ -40,14 +40,18 @@ export class WatchedDevices {
 
   constructor(machine: Machine, sourceIds: readonly number[], tally: Tally) {
     this.#tally = tally;
-    for (const name of [NOTE.live, NOTE.windows, NOTE.windowPages, NOTE.leftOut, NOTE.pages, NOTE.calls]) tally.note(name, 0);
+    for (const name of [NOTE.live, NOTE.windows, NOTE.windowPages, NOTE.leftOut, NOTE.pages, NOTE.calls])
+      tally.note(name, 0);
     machine.unit.events.on("window", ({ pageCount, attachment }) => {
       this.#windowPages += pageCount;
       this.#tally.note(NOTE.windows);
       this.#tally.note(NOTE.windowPages, pageCount);
-      if (attachment.notifier.kind === "map" && attachment.notifier.granularity === "page") this.#tally.note("changes announced to page notifiers as unmap and map");
+      if (attachment.notifier.kind === "map" && attachment.notifier.granularity === "page")
+        this.#tally.note("changes announced to page notifiers as unmap and map");
     });
-    machine.unit.events.on("failed", ({ error }) => this.#tally.fail("contract", "attachment failed", error.message, "no failure"));
+    machine.unit.events.on("failed", ({ error }) =>
+      this.#tally.fail("contract", "attachment failed", error.message, "no failure"),
+    );
     for (const sourceId of sourceIds) {
       const page = new ViewNotifier("page", `page ${hex(sourceId)}`);
       const block = new ViewNotifier("block", `block ${hex(sourceId)}`);
@@ -72,12 +76,23 @@ export class WatchedDevices {
   /** Ends a step: looks for pages that were unmapped although they stay mapped. */
   settle(): void {
     for (const { page, block } of this.#devices.values()) {
-      for (const run of page.settle()) {
-        this.#tally.note(NOTE.live);
-        this.#tally.fail("live pages", page.name, `unmapped ${run} although it stays mapped`, "stays mapped");
+      for (const range of page.settle()) {
+        this.#tally.note(NOTE.live, range.pageCount);
+        this.#tally.fail(
+          "live pages",
+          page.name,
+          `unmapped ${formatRange(range)} although it stays mapped`,
+          "stays mapped",
+        );
       }
       const windows = block.settle();
-      if (windows.length > 0 && this.#windowPages === 0) this.#tally.fail("live pages", block.name, `unmapped ${windows.join(", ")} without a window event`, "a window event");
+      if (windows.length > 0 && this.#windowPages === 0)
+        this.#tally.fail(
+          "live pages",
+          block.name,
+          `unmapped ${windows.map(formatRange).join(", ")} without a window event`,
+          "a window event",
+        );
     }
     this.#windowPages = 0;
   }
@@ -94,19 +109,24 @@ export class WatchedDevices {
   }
 
   /** Compares what both sides hold for a device, everywhere. */
-  compareAll(device: WatchedDevice, kind: string, { theirs = device.theirs, explain }: { readonly theirs?: PageView | undefined; readonly explain?: Explain } = {}): void {
+  compareAll(
+    device: WatchedDevice,
+    kind: string,
+    { theirs = device.theirs, explain }: { readonly theirs?: PageView | undefined; readonly explain?: Explain } = {},
+  ): void {
     if (device.sections.size === 0) return this.#tally.note(NOTE.leftOut);
     this.#tally.note(NOTE.pages, device.page.view.count(ALL_FRAMES.firstPfn, ALL_FRAMES.pageCount));
-    this.#compare(device, kind, { theirs, ranges: [ALL_FRAMES], told: [], explain });
+    this.#compare(device, kind, { theirs, ranges: [ALL_FRAMES], told: { theirs: [], ours: [] }, explain });
   }
 
   /** Compares the ranges that either side was told of since the last comparison. `explain` may know better than calling a difference a failure. */
   compareTouched(kind: string, explain: Explain): void {
     for (const device of this.#devices.values()) {
-      const told = device.touched;
+      const told = { theirs: device.touched, ours: [...device.page.takeTouched(), ...device.block.takeTouched()] };
       device.touched = [];
-      const ranges = [...told, ...device.page.takeTouched(), ...device.block.takeTouched()];
-      if (ranges.length > 0 && device.sections.size > 0) this.#compare(device, kind, { theirs: device.theirs, ranges, told, explain });
+      const ranges = [...told.theirs, ...told.ours];
+      if (ranges.length > 0 && device.sections.size > 0)
+        this.#compare(device, kind, { theirs: device.theirs, ranges, told, explain });
     }
   }
 
@@ -122,12 +142,18 @@ export class WatchedDevices {
   }
 }
 
-/** The deviation that explains a difference; `told` is what the oracle spoke of since the last comparison. */
-export type Explain = (device: WatchedDevice, told: readonly TouchedRange[], difference: Difference) => DeviationName | undefined;
+/** What either side's notifiers were told of since the last comparison. */
+export interface Told {
+  readonly theirs: readonly TouchedRange[];
+  readonly ours: readonly TouchedRange[];
+}
+
+/** The deviation that explains a difference. */
+export type Explain = (device: WatchedDevice, told: Told, difference: Difference) => DeviationName | undefined;
 
 interface Comparison {
   readonly theirs: PageView;
   readonly ranges: readonly TouchedRange[];
-  readonly told: readonly TouchedRange[];
+  readonly told: Told;
   readonly explain: Explain | undefined;
 }
