@@ -29,7 +29,7 @@ export class BindingCache<T> {
 
   fill(key: number, value: T): void {
     if (this.#entryCount === 0) return;
-    if (this.#entries.size >= this.#entryCount) {
+    if (this.#entries.size >= this.#entryCount && !this.#entries.has(key)) {
       // A Map remembers insertion order: the oldest goes.
       for (const oldest of this.#entries.keys()) {
         this.#entries.delete(oldest);

@@ -1,0 +1,234 @@
+/**
+ * The IOTLB and the context and PASID caches against naive lists: what they still answer after any sequence of fills and invalidations.
+ */
+
+import type { Access } from "@iommu-kit/iommu-core";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { BindingCache } from "../src/translate/binding-cache.js";
+import { Iotlb } from "../src/translate/iotlb.js";
+
+interface Entry {
+  readonly owner: number;
+  readonly domainId: number;
+  readonly pasid: number;
+  readonly firstStage: boolean;
+  readonly first: number;
+  readonly pageCount: number;
+  readonly target: number;
+  readonly access: Access;
+  readonly dirtyPending: boolean;
+}
+
+const owner = fc.integer({ min: 0, max: 3 });
+const domainId = fc.integer({ min: 1, max: 3 });
+const pasid = fc.integer({ min: 0, max: 2 });
+const pageCount = fc.constantFrom(1, 1, 1, 512, 2 ** 18);
+/** Near and far frames, and frames that fall into the same set. */
+const iovaPfn = fc.oneof(
+  fc.integer({ min: 0, max: 20 }),
+  fc.integer({ min: 500, max: 1030 }),
+  fc.integer({ min: 0, max: 40 }).map((n) => n * 4096),
+  fc.constantFrom(2 ** 18, 2 ** 31 - 1, 2 ** 31, 2 ** 40 + 3, 2 ** 51, 2 ** 52 - 1),
+);
+const command = fc.oneof(
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      do: fc.constant("fill" as const),
+      owner,
+      domainId,
+      pasid,
+      firstStage: fc.boolean(),
+      iovaPfn,
+      pageCount,
+      block: fc.integer({ min: 0, max: 100 }),
+      access: fc.constantFrom<Access>(1, 2, 3),
+      dirtyPending: fc.boolean(),
+    }),
+  },
+  { weight: 4, arbitrary: fc.record({ do: fc.constant("lookup" as const), owner, iovaPfn }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant("pages" as const),
+      domainId,
+      iovaPfn,
+      order: fc.integer({ min: 0, max: 20 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("domain" as const), domainId }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("firstStage" as const), domainId }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("pasid" as const), domainId, pasid }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant("pasidPages" as const),
+      domainId,
+      pasid,
+      iovaPfn,
+      order: fc.integer({ min: 0, max: 20 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("all" as const) }) },
+);
+
+const overlaps = (entry: Entry, first: number, count: number): boolean =>
+  entry.first < first + count && entry.first + entry.pageCount > first;
+
+function compare(
+  entryCount: number,
+  commands: readonly (typeof command extends fc.Arbitrary<infer T> ? T : never)[],
+): number {
+  const iotlb = new Iotlb(entryCount);
+  let model: Entry[] = [];
+  let hits = 0;
+  const drop = (picks: (entry: Entry) => boolean): void => {
+    model = model.filter((entry) => !picks(entry));
+  };
+  for (const it of commands) {
+    if (it.do === "fill") {
+      const first = it.iovaPfn - (it.iovaPfn % it.pageCount);
+      const target = it.block * it.pageCount;
+      const { owner: who, domainId: did, pasid: ps, firstStage, access, dirtyPending } = it;
+      drop((entry) => entry.owner === who && entry.first === first && entry.pageCount === it.pageCount);
+      model.push({
+        owner: who,
+        domainId: did,
+        pasid: ps,
+        firstStage,
+        first,
+        pageCount: it.pageCount,
+        target,
+        access,
+        dirtyPending,
+      });
+      iotlb.fill(who, { domainId: did, pasid: ps, firstStage }, it.iovaPfn, {
+        gpaPfn: target + (it.iovaPfn - first),
+        access,
+        pageCount: it.pageCount,
+        dirtyPending,
+      });
+    } else if (it.do === "lookup") {
+      const found = iotlb.lookup(it.owner, it.iovaPfn);
+      if (!found) continue;
+      hits += 1;
+      // It may have forgotten what it was told, but it may not make anything up.
+      const known = model.some(
+        (entry) =>
+          entry.owner === it.owner &&
+          overlaps(entry, it.iovaPfn, 1) &&
+          entry.target + (it.iovaPfn - entry.first) === iotlb.gpaPfn &&
+          entry.access === iotlb.access &&
+          entry.pageCount === iotlb.pageCount &&
+          iotlb.usable === (entry.dirtyPending ? entry.access & 1 : entry.access),
+      );
+      expect(known).toBe(true);
+    } else if (it.do === "pages") {
+      const count = 2 ** it.order;
+      const first = it.iovaPfn - (it.iovaPfn % count);
+      iotlb.invalidatePages(it.domainId, first, count);
+      drop((entry) => entry.domainId === it.domainId && overlaps(entry, first, count));
+    } else if (it.do === "domain") {
+      iotlb.invalidateDomain(it.domainId);
+      drop((entry) => entry.domainId === it.domainId);
+    } else if (it.do === "firstStage") {
+      iotlb.invalidateFirstStage(it.domainId);
+      drop((entry) => entry.domainId === it.domainId && entry.firstStage);
+    } else if (it.do === "pasid") {
+      iotlb.invalidatePasid(it.domainId, it.pasid);
+      drop((entry) => entry.domainId === it.domainId && entry.pasid === it.pasid);
+    } else if (it.do === "pasidPages") {
+      const count = 2 ** it.order;
+      const first = it.iovaPfn - (it.iovaPfn % count);
+      iotlb.invalidatePasidPages(it.domainId, it.pasid, first, count);
+      drop(
+        (entry) =>
+          entry.domainId === it.domainId &&
+          entry.pasid === it.pasid &&
+          entry.firstStage &&
+          overlaps(entry, first, count),
+      );
+    } else {
+      iotlb.invalidateAll();
+      model = [];
+    }
+    expect(iotlb.size).toBeLessThanOrEqual(Math.max(model.length, 0));
+  }
+  return hits;
+}
+
+describe("the IOTLB", () => {
+  for (const entryCount of [0, 8, 64, 4096]) {
+    it(`of ${entryCount} entries never answers what was invalidated or never filled`, () => {
+      let hits = 0;
+      fc.assert(
+        fc.property(fc.array(command, { maxLength: 120 }), (commands) => {
+          hits += compare(entryCount, commands);
+        }),
+        { numRuns: 150 },
+      );
+      expect(hits > 0).toBe(entryCount > 0);
+    });
+  }
+
+  it("keeps everything that fits", () => {
+    const iotlb = new Iotlb(4096);
+    const tag = { domainId: 1, pasid: 0, firstStage: false };
+    for (let pfn = 0; pfn < 512; pfn++)
+      iotlb.fill(0, tag, pfn, { gpaPfn: pfn + 7, access: 3, pageCount: 1, dirtyPending: false });
+    let kept = 0;
+    for (let pfn = 0; pfn < 512; pfn++) if (iotlb.lookup(0, pfn) && iotlb.gpaPfn === pfn + 7) kept += 1;
+    expect(kept).toBe(512);
+  });
+});
+
+describe("the context and PASID caches", () => {
+  it("hold the latest values of at most so many keys, and nothing that was invalidated", () => {
+    const operation = fc.oneof(
+      {
+        weight: 4,
+        arbitrary: fc.record({
+          do: fc.constant("fill" as const),
+          key: fc.integer({ min: 0, max: 9 }),
+          value: fc.nat(99),
+        }),
+      },
+      { weight: 4, arbitrary: fc.record({ do: fc.constant("lookup" as const), key: fc.integer({ min: 0, max: 9 }) }) },
+      { weight: 1, arbitrary: fc.record({ do: fc.constant("some" as const), bit: fc.constantFrom(1, 2, 4) }) },
+      { weight: 1, arbitrary: fc.record({ do: fc.constant("all" as const) }) },
+    );
+    fc.assert(
+      fc.property(fc.constantFrom(0, 1, 4, 100), fc.array(operation, { maxLength: 100 }), (entryCount, operations) => {
+        const cache = new BindingCache<number>(entryCount);
+        const model = new Map<number, number>();
+        for (const it of operations) {
+          if (it.do === "fill") {
+            cache.fill(it.key, it.value);
+            model.set(it.key, it.value);
+            if (entryCount > 0) expect(cache.lookup(it.key)).toBe(it.value);
+          } else if (it.do === "lookup") {
+            const found = cache.lookup(it.key);
+            if (found !== undefined) expect(found).toBe(model.get(it.key));
+            else if (model.has(it.key)) expect(entryCount).toBeLessThan(10);
+          } else if (it.do === "some") {
+            cache.invalidate((key) => (key & it.bit) !== 0);
+            for (const key of model.keys()) if ((key & it.bit) !== 0) model.delete(key);
+          } else {
+            cache.invalidateAll();
+            model.clear();
+          }
+          expect(cache.size).toBeLessThanOrEqual(entryCount);
+        }
+      }),
+    );
+  });
+
+  it("replace the value of a key they hold without giving up another one", () => {
+    const cache = new BindingCache<string>(2);
+    cache.fill(1, "a");
+    cache.fill(2, "b");
+    cache.fill(2, "c");
+    expect([cache.lookup(1), cache.lookup(2)]).toEqual(["a", "c"]);
+  });
+});
