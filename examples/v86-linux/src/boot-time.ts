@@ -14,6 +14,8 @@ export interface BootTime {
   readonly wallMilliseconds: number;
   /** Processor time of the emulator in between: what a busy machine changes less. */
   readonly cpuMilliseconds: number;
+  /** Instructions of the guest: what a busy machine hardly changes. */
+  readonly instructions: number;
 }
 
 /** Pairs, and the ratio of each pair's times. */
@@ -21,6 +23,7 @@ export interface BootComparison {
   readonly pairs: readonly { readonly withUnit: BootTime; readonly without: BootTime }[];
   readonly medianWallRatio: number;
   readonly medianCpuRatio: number;
+  readonly medianInstructionRatio: number;
 }
 
 /** Boots once. */
@@ -37,7 +40,11 @@ export async function measureBoot(
   await emulator.run();
   await up;
   const { user, system } = process.cpuUsage(cpu);
-  const time: BootTime = { wallMilliseconds: performance.now() - wall, cpuMilliseconds: (user + system) / 1000 };
+  const time: BootTime = {
+    wallMilliseconds: performance.now() - wall,
+    cpuMilliseconds: (user + system) / 1000,
+    instructions: emulator.get_instruction_counter(),
+  };
   await emulator.destroy();
   return time;
 }
@@ -56,7 +63,12 @@ export async function compareBoots(
   }
   const ratio = (measure: keyof BootTime): number =>
     median(pairs.map(({ withUnit, without }) => withUnit[measure] / without[measure]));
-  return { pairs, medianWallRatio: ratio("wallMilliseconds"), medianCpuRatio: ratio("cpuMilliseconds") };
+  return {
+    pairs,
+    medianWallRatio: ratio("wallMilliseconds"),
+    medianCpuRatio: ratio("cpuMilliseconds"),
+    medianInstructionRatio: ratio("instructions"),
+  };
 }
 
 /** The middle value, or the mean of the two in the middle. */

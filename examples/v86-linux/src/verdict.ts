@@ -24,7 +24,12 @@ export function snapshotReport(save: SnapshotResult, restore: SnapshotResult): r
 }
 
 /** The comparison's lines. */
-export function bootReport({ pairs, medianWallRatio, medianCpuRatio }: BootComparison): readonly string[] {
+export function bootReport({
+  pairs,
+  medianWallRatio,
+  medianCpuRatio,
+  medianInstructionRatio,
+}: BootComparison): readonly string[] {
   const seconds = (milliseconds: number): string => `${(milliseconds / 1000).toFixed(2)} s`;
   return [
     ...pairs.map(({ withUnit, without }, index) => {
@@ -32,7 +37,7 @@ export function bootReport({ pairs, medianWallRatio, medianCpuRatio }: BootCompa
       const cpu = `processor ${seconds(withUnit.cpuMilliseconds)} and ${seconds(without.cpuMilliseconds)}: ${(withUnit.cpuMilliseconds / without.cpuMilliseconds).toFixed(3)}`;
       return `     pair ${index + 1}: ${wall}; ${cpu}`;
     }),
-    `     median of the ratios: ${medianWallRatio.toFixed(3)} (wall), ${medianCpuRatio.toFixed(3)} (processor); the goal is 1.1`,
+    `     median of the ratios: ${medianWallRatio.toFixed(3)} (wall), ${medianCpuRatio.toFixed(3)} (processor), ${medianInstructionRatio.toFixed(3)} (instructions of the guest); the goal is 1.1`,
   ];
 }
 
@@ -62,7 +67,7 @@ export function verdict(
     ...(boots === undefined
       ? []
       : [
-          `       boot with the unit: ${boots.medianWallRatio.toFixed(3)} times without (median of ${boots.pairs.length} pairs; not judged)`,
+          `       boot with the unit: ${boots.medianWallRatio.toFixed(3)} times as long as without, ${boots.medianCpuRatio.toFixed(3)} times the processor time (median of ${boots.pairs.length} pairs; not judged)`,
         ]),
     `${passed} passed, ${rows.length - passed} failed`,
   ];
@@ -82,7 +87,8 @@ function detailOf({ checks, judge, dump, unit }: ScenarioResult): string {
   return parts.join("; ");
 }
 
-function checkLine({ ok, what, expected, found }: Check): string {
+/** One expectation. */
+export function checkLine({ ok, what, expected, found }: Check): string {
   return ok ? `  ${mark(ok)} ${what}: ${found}` : `  ${mark(ok)} ${what}: wanted ${expected}, found ${found}`;
 }
 

@@ -8,7 +8,7 @@
 import { IommuError } from "@iommu-kit/iommu-core";
 
 /** The version of v86 that these types describe. */
-export const V86_VERSION = "0.5.462";
+const V86_VERSION = "0.5.462";
 
 /** Calls v86 makes for an MMIO access. Addresses may arrive negative (as int32); 64-bit accesses arrive as two of 32 bits, low half first. */
 export type MmioRead = (address: number) => number;

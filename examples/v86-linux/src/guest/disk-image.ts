@@ -10,7 +10,7 @@ import { runCommand } from "./run-command.js";
 
 const DISK_MEGABYTES = 24;
 /** Bytes of `original.bin`. */
-export const ORIGINAL_BYTES = 3 * 1024 * 1024;
+const ORIGINAL_BYTES = 3 * 1024 * 1024;
 
 /** The disk image in the cache; builds it if it is not there. */
 export async function buildDisk(progress: (line: string) => void): Promise<string> {
