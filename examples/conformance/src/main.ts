@@ -23,9 +23,10 @@ async function main(args: readonly string[]): Promise<number> {
     return 2;
   }
   const results = await run(options);
-  if (options.json) console.log(toJson(results));
   const settled = documentAgrees(options, results);
-  console.log(totalLine(results));
+  if (options.json) console.log(toJson(results));
+  // Standard output is one JSON document then; the last line of everything stays the same.
+  (options.json ? console.error : console.log)(totalLine(results));
   if (results.length < options.files.length) return 2;
   return totals(results).failed === 0 && settled ? 0 : 1;
 }

@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 /** What was asked for. */
 export interface Options {
   readonly files: readonly string[];
-  /** One JSON document instead of text (the last line stays). */
+  /** One JSON document on standard output; the last line goes to standard error. */
   readonly json: boolean;
   /** Every mismatch, not only the first. */
   readonly verbose: boolean;
