@@ -87,8 +87,7 @@ function detailOf({ checks, judge, dump, unit }: ScenarioResult): string {
   return parts.join("; ");
 }
 
-/** One expectation. */
-export function checkLine({ ok, what, expected, found }: Check): string {
+function checkLine({ ok, what, expected, found }: Check): string {
   return ok ? `  ${mark(ok)} ${what}: ${found}` : `  ${mark(ok)} ${what}: wanted ${expected}, found ${found}`;
 }
 

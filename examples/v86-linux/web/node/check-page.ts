@@ -23,7 +23,7 @@ export async function checkPage(url: string, screenshots: string): Promise<reado
     });
     await page.goto(url);
     await page.waitForFunction(
-      () => /DMAR: dmar0: Using Queued invalidation/.test(document.getElementById("console")?.textContent ?? ""),
+      () => (document.getElementById("console")?.textContent ?? "").includes("DMAR: dmar0: Using Queued invalidation"),
       undefined,
       { timeout: BOOT_MILLISECONDS },
     );

@@ -11,7 +11,6 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { BuildProblem } from "../../dist/guest/build-problem.js";
 import { guestFiles } from "../../dist/guest/guest-files.js";
-import { checkLine } from "../../dist/verdict.js";
 import { buildPage } from "./build-page.js";
 import { checkPage } from "./check-page.js";
 import { serve } from "./static-server.js";
@@ -40,7 +39,8 @@ async function main([command, argument]: readonly string[]): Promise<void> {
     const screenshots = resolve(argument ?? "");
     await mkdir(screenshots, { recursive: true });
     const checks = await checkPage(server.url, screenshots);
-    for (const check of checks) console.log(checkLine(check));
+    for (const { ok, what, expected, found } of checks)
+      console.log(ok ? `  ok   ${what}: ${found}` : `  FAIL ${what}: wanted ${expected}, found ${found}`);
     const failed = checks.filter((check) => !check.ok).length;
     console.log(`${checks.length - failed} passed, ${failed} failed`);
     process.exitCode = failed === 0 ? 0 : 1;

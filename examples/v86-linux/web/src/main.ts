@@ -38,7 +38,7 @@ const command = byId("command", HTMLInputElement);
 const pause = byId("pause", HTMLButtonElement);
 
 /** What a terminal would obey and this one does not: colours, and questions about the cursor. */
-const ESCAPES = /\u001b\[[0-9;?]*[A-Za-z]/g;
+const ESCAPES = new RegExp(`${String.fromCharCode(27)}\\[[0-9;?]*[A-Za-z]`, "g");
 
 /** Text that waits for the next frame. Stays at the end unless the reader has scrolled away from it. */
 class Terminal {
