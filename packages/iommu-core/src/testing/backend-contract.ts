@@ -1,8 +1,8 @@
 /**
  * The contract of backend.ts as a suite that anybody can run on their own backend.
  *
- * The suite plays the guest through two functions of the fixture, asks the backend its two questions directly, and hears its announcements through notifiers on a real
- * hub. What was mapped is kept beside as plain runs.
+ * The suite plays the guest through two functions of the fixture, asks the backend its two questions through an address space, and hears its announcements through
+ * notifiers on a real hub. What was mapped is kept beside as plain runs.
  */
 
 import { Access } from "../access.js";
@@ -53,7 +53,7 @@ const RULES: readonly Rule[] = [
       await rig.map(5, 1, 70);
       const out = new Translation();
       for (const pfn of [rig.first + 5, rig.first + 512, rig.first + 700, rig.first + 1535]) {
-        rig.fixture.backend.translate(rig.requester, pfn, Access.read, out);
+        rig.space.translate(pfn, Access.read, out);
         const { gpaPfn, pageCount } = out;
         check(out.reason === 0, `frame ${pfn} is refused: ${out.cause}`);
         check(Number.isInteger(Math.log2(pageCount)), `frame ${pfn}: a block of ${pageCount} pages`);
@@ -185,10 +185,9 @@ const RULES: readonly Rule[] = [
     "answers with the same domain object while nothing changes",
     async (rig) => {
       await rig.map(0, 4, 100);
-      const { backend } = rig.fixture;
-      const domain = backend.domainOf(rig.requester);
+      const { domain } = rig.space;
       rig.checkTranslations();
-      check(backend.domainOf(rig.requester) === domain, "another object although nothing has changed");
+      check(rig.space.domain === domain, "another object although nothing has changed");
       check(domain.kind === "table", `expected a domain of kind table, got ${domain.kind}`);
       let end = 0;
       for (const hole of domain.holes) {
@@ -200,32 +199,31 @@ const RULES: readonly Rule[] = [
   [
     "shows one device nothing of another's tables",
     async (rig) => {
-      const { otherSourceId, backend } = rig.fixture;
+      const { otherSourceId } = rig.fixture;
       if (otherSourceId === undefined) return;
       const other = rig.unit.addressSpace(otherSourceId);
       const notifier = new RecordingNotifier();
       other.attach(notifier);
       await rig.map(0, 4, 100);
       const out = new Translation();
-      backend.translate(other, rig.first, Access.read, out);
+      other.translate(rig.first, Access.read, out);
       check(out.reason !== 0, "the other device reaches the first one's frames");
       check(notifier.pageCount === 0, "the other device's notifier was told of the first one's frames");
-      check(backend.domainOf(other) !== backend.domainOf(rig.requester), "both devices see one domain");
+      check(other.domain !== rig.space.domain, "both devices see one domain");
     },
   ],
   [
     "never throws, whatever a device asks for",
     async (rig) => {
       await rig.map(0, 4, 100);
-      const { backend } = rig.fixture;
       const stranger = rig.unit.addressSpace(0xfffe);
       const out = new Translation();
-      for (const requester of [rig.requester, stranger]) {
+      for (const space of [rig.space, stranger]) {
         for (const pfn of [0, 1, 2 ** 20, 2 ** 31, 2 ** 36, 2 ** 40 + 1, 2 ** 52 - 1]) {
-          for (const access of [0, 1, 2, 3] as const) backend.translate(requester, pfn, access, out);
+          for (const access of [0, 1, 2, 3] as const) space.translate(pfn, access, out);
         }
         const sink = new CollectingSink(new RunList(), { firstPfn: 0, pageCount: 2 ** 52 }, Infinity);
-        backend.domainOf(requester).scan({ firstPfn: 2 ** 45, pageCount: 2 ** 45 }, sink);
+        space.domain.scan({ firstPfn: 2 ** 45, pageCount: 2 ** 45 }, sink);
       }
     },
   ],

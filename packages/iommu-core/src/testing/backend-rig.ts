@@ -3,7 +3,8 @@
  */
 
 import { Access } from "../access.js";
-import type { Backend, MappingSink, Requester } from "../backend.js";
+import type { AddressSpace } from "../address-space.js";
+import type { Backend, MappingSink } from "../backend.js";
 import type { Completion } from "../completion.js";
 import { BackendIommu, type Iommu } from "../iommu.js";
 import { ALL_FRAMES, contains, type FrameRange, intersect } from "../range.js";
@@ -14,11 +15,23 @@ import { check, checkTarget, type Target } from "./contract.js";
 import { FakeMemory } from "./fake-memory.js";
 import { RunList } from "./run-list.js";
 
-/** A backend under test, and a guest that drives it. */
-export interface BackendFixture {
-  readonly backend: Backend;
-  /** The unit, if the backend comes with one. Default: a new `BackendIommu`, to which the backend must not have been connected yet. */
-  readonly iommu?: Iommu;
+/** A backend under test, or a whole unit, and a guest that drives it. */
+export type BackendFixture = BackendGuest &
+  (
+    | {
+        /** It must not have been connected yet: the suite makes a unit on it. */
+        readonly backend: Backend;
+        readonly iommu?: undefined;
+      }
+    | {
+        /** A unit that brings its backend along. */
+        readonly iommu: Iommu;
+        readonly backend?: undefined;
+      }
+  );
+
+/** What the suite has the guest do. */
+export interface BackendGuest {
   /** A device with tables of its own, empty at first. */
   readonly sourceId: SourceId;
   /** Another device with tables of its own: nothing that is mapped for the first may be seen by it. */
@@ -39,7 +52,7 @@ export interface BackendFixture {
 export class BackendRig {
   readonly fixture: BackendFixture;
   readonly unit: Iommu;
-  readonly requester: Requester;
+  readonly space: AddressSpace;
   readonly truth = new RunList();
   readonly rights: readonly Access[];
   readonly first: number;
@@ -50,15 +63,11 @@ export class BackendRig {
   constructor(fixture: BackendFixture) {
     this.fixture = fixture;
     this.unit = fixture.iommu ?? new BackendIommu({ backend: fixture.backend, memory: new FakeMemory() });
-    this.requester = this.unit.addressSpace(fixture.sourceId);
+    this.space = this.unit.addressSpace(fixture.sourceId);
     this.rights = fixture.rights ?? [Access.read, Access.write, Access.readWrite];
     const range = fixture.range ?? { firstPfn: 0, pageCount: 2 ** 36 };
     this.first = Math.ceil(range.firstPfn / FANOUT) * FANOUT;
     this.last = range.firstPfn + range.pageCount - 1;
-  }
-
-  get space(): ReturnType<Iommu["addressSpace"]> {
-    return this.unit.addressSpace(this.fixture.sourceId);
   }
 
   async map(at: number, pageCount: number, gpaPfn: number, access: Access = Access.readWrite): Promise<void> {
@@ -84,7 +93,7 @@ export class BackendRig {
 
   translate(iovaPfn: number, access: Access): Target {
     const out = this.#out;
-    this.fixture.backend.translate(this.requester, iovaPfn, access, out);
+    this.space.translate(iovaPfn, access, out);
     return out.reason === 0 ? { gpaPfn: out.gpaPfn, access: out.access } : undefined;
   }
 
@@ -111,7 +120,7 @@ export class BackendRig {
     for (let turns = 0; from < end; turns++) {
       check(turns < 100_000, `a scan that is stopped every ${callsAtOnce} calls never ends`);
       const sink = new CollectingSink(seen, { firstPfn: from, pageCount: end - from }, callsAtOnce);
-      this.fixture.backend.domainOf(this.requester).scan({ firstPfn: from, pageCount: end - from }, sink);
+      this.space.domain.scan({ firstPfn: from, pageCount: end - from }, sink);
       from = sink.stopped ? sink.position : end;
     }
     const got = seen.joined(range.firstPfn, range.pageCount);

@@ -20,4 +20,4 @@ export { type ContractCase, runCases, type Target, type TestApi } from "./contra
 export { describeNotifierContract, notifierContract } from "./notifier-contract.js";
 export type { MakeNotifier, NotifierFixture } from "./notifier-rig.js";
 export { backendContract, describeBackendContract, type MakeBackend } from "./backend-contract.js";
-export type { BackendFixture } from "./backend-rig.js";
+export type { BackendFixture, BackendGuest } from "./backend-rig.js";
