@@ -47,7 +47,10 @@ export class DebianPackages {
     const version = await this.candidateVersion(name);
     const entry = `package-${name}-${this.#architecture}-${version.replaceAll(/[^\w.+~-]/g, "_")}`;
     return cached(entry, async (directory) => {
-      await runCommand("apt-get", [...this.#options(), "download", `${name}=${version}`], { cwd: directory });
+      const download = [...this.#options(), "download", `${name}=${version}`];
+      await runCommand("apt-get", download, { cwd: directory }).catch(async (error: unknown) => {
+        throw recogniseProblem(await this.#refresh(), cacheRoot()) ?? error;
+      });
       const archive = (await readdir(directory)).find((file) => file.endsWith(".deb"));
       if (archive === undefined)
         throw new BuildProblem(
@@ -90,8 +93,9 @@ export class DebianPackages {
     const state = join(cacheRoot(), `apt-${this.#architecture}`);
     await mkdir(join(state, "lists", "partial"), { recursive: true });
     await mkdir(join(state, "cache", "archives", "partial"), { recursive: true });
-    const { status, output } = await runCommand("apt-get", [...this.#options(), "update"], { mayFail: true });
-    return status === 0 ? "" : output;
+    // Its status is not asked: whether what it could not refresh matters is known when a package is not found.
+    const { output } = await runCommand("apt-get", [...this.#options(), "update"], { mayFail: true });
+    return output;
   }
 }
 
