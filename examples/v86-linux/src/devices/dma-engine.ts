@@ -46,12 +46,6 @@ const Register = {
 const Command = { toDevice: 1, fromDevice: 2, interrupt: 8 } as const;
 const Status = { busy: 0, done: 1, refused: 2, notBusMaster: 3, badLength: 4 } as const;
 
-/** The state of an engine, for a snapshot. */
-export interface DmaEngineState {
-  readonly registers: readonly number[];
-  readonly local: Uint8Array;
-}
-
 /** The device. */
 export class DmaEngine implements RegisterBlock {
   readonly byteLength = 0x1000;
@@ -85,17 +79,6 @@ export class DmaEngine implements RegisterBlock {
       case Register.acknowledge:
         this.#slot.lower();
     }
-  }
-
-  /** A copy of its state; a transfer that was started and has not run yet is lost, as by a reset. */
-  save(): DmaEngineState {
-    return { registers: [...this.#registers], local: this.#local.slice() };
-  }
-
-  /** Takes over a state that `save` gave. */
-  restore(state: DmaEngineState): void {
-    this.#registers.set(state.registers);
-    this.#local.set(state.local);
   }
 
   #run(command: number): void {

@@ -56,6 +56,14 @@ export class FreshWalk {
     }
   };
 
+  /** Takes over what the guest had commanded before this object existed: after a restore. */
+  assume(root: { readonly enabled: boolean; readonly rootPfn: number }): void {
+    this.#enabled = root.enabled;
+    this.#rootPfn = root.rootPfn;
+    this.#rootAddressLow = (root.rootPfn * PAGE_BYTES) % 2 ** 32;
+    this.#rootAddressHigh = Math.floor((root.rootPfn * PAGE_BYTES) / 2 ** 32);
+  }
+
   /** What `sourceId` reaches at `iovaPfn` at this moment. */
   reach(sourceId: number, iovaPfn: number): Reach | undefined {
     if (!this.#enabled) return this.#identity(iovaPfn);

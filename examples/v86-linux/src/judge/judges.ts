@@ -42,6 +42,11 @@ export class Judges {
     for (const space of [...attached.devices.map((device) => device.space), ...own]) bench.container.follow(space);
   }
 
+  /** Guest memory was restored, and the unit is about to be: judge what follows by the tables that it had. */
+  assume(root: { readonly enabled: boolean; readonly rootPfn: number }): void {
+    this.#bench?.walk.assume(root);
+  }
+
   /** Of the shadows. */
   get shadow(): ShadowJudge | undefined {
     return this.#bench?.shadow;
