@@ -46,9 +46,22 @@ describe("runFile()", () => {
 
   it("fails when the unit cannot report the capabilities of the header", async () => {
     const { tally } = await run(
-      write("capabilities", gzipped({ ...HEADER, registers: { ...HEADER.registers, CAP: "0x2d2008c222f0686" } }, CASE)),
+      write("capabilities", gzipped({ ...HEADER, registers: { ...HEADER.registers, CAP: "0xd2008c22af0686" } }, CASE)),
     );
     expect(tally.mismatches).toMatchObject([{ kind: "capabilities", what: "CAP" }]);
+  });
+
+  it("counts what was recorded on a unit with more capabilities than ours can have as not covered", async () => {
+    const registers = { ...HEADER.registers, ECAP: "0x8000000f00f4a" };
+    const { tally } = await run(write("more", gzipped({ ...HEADER, registers }, CASE, CASE)));
+    expect(tally.total).toEqual({ passed: 0, failed: 0, deviated: 0, uncovered: 2 });
+    expect([...tally.uncovered]).toEqual([["performance monitoring", 2]]);
+  });
+
+  it("fails a case with a step that it does not know, and runs the others", async () => {
+    const { tally } = await run(write("unknown", gzipped(HEADER, { ...CASE, s: [["Z"]] }, CASE)));
+    expect(tally.total).toMatchObject({ passed: 4, failed: 1 });
+    expect(tally.mismatches[0]?.ours).toMatch(/step Z does not belong to this format/);
   });
 
   it("says what is wrong with a file", async () => {
@@ -75,6 +88,9 @@ describe("runFile()", () => {
       /expected vtd-cases, vtd-replay-cases, vtd-irq-cases, vtd-linux-trace/,
     );
     await expect(run(write("future", gzipped({ ...HEADER, version: 2 })))).rejects.toThrow(/has version 2/);
+    await expect(
+      run(write("odd", gzipped({ ...HEADER, registers: { CAP: "0xd2008c222f0687", ECAP: "0" } }, CASE))),
+    ).rejects.toThrow(/describes no possible unit: domainIdWidth/);
     await expect(run(write("headless", gzipped({ ...HEADER, ram: undefined })))).rejects.toThrow(/damaged header/);
   });
 });

@@ -9,8 +9,7 @@ import { DEVIATIONS } from "../src/deviations.js";
 import { compareCounts, countsOf, parseCounts } from "../src/report/deviations-document.js";
 import { totalLine } from "../src/report/report.js";
 import { type FileResult, runFile } from "../src/run-file.js";
-
-const LIVE = "pages that stay mapped unmapped on a page notifier";
+import { NOTE } from "../src/view/watched-devices.js";
 
 /** Every file, what it holds, and kinds of checks that must have happened on it. */
 const PARTS = {
@@ -57,7 +56,7 @@ describe("the unit against recorded answers", () => {
         const counts = tally.kinds.get(kind);
         expect(counts === undefined ? 0 : counts.passed + counts.deviated, kind).toBeGreaterThanOrEqual(count);
       }
-      expect(tally.notes.get(LIVE) ?? 0).toBe(0);
+      expect(tally.notes.get(NOTE.live) ?? 0).toBe(0);
     });
   }
 
