@@ -230,6 +230,47 @@ describe("large pages", () => {
     expect(notifier.take()).toEqual([`unmap 0x40200+512`]);
   });
 
+  it("hears of a 2 MiB leaf whose rights alone, or whose target alone, change", () => {
+    const { tables, backend, space } = tableMachine();
+    tables.map(512, 512, 512, 3, 512);
+    const notifier = new RecordingNotifier({ replace: true });
+    space.attach(notifier);
+    notifier.take();
+    tables.map(512, 512, 512, 1, 512);
+    void backend.invalidate(range(512, 512));
+    tables.map(512, 512, 1024, 1, 512);
+    void backend.invalidate(range(512, 512));
+    expect(notifier.take()).toEqual(["replace 0x200+512 -> 0x200 r-", "replace 0x200+512 -> 0x400 r-"]);
+  });
+
+  it("hears of a target that moves by a multiple of 4 GiB: only the high word of the entry changes", () => {
+    const { tables, backend, space } = tableMachine();
+    tables.map(0, 1, 5);
+    const notifier = new RecordingNotifier({ replace: true });
+    space.attach(notifier);
+    notifier.take();
+    tables.map(0, 1, 2 ** 20 + 5);
+    void backend.invalidate(range(0, 1));
+    expect(notifier.take()).toEqual(["replace 0x0+1 -> 0x100005 rw"]);
+  });
+
+  it("is told neighbouring leaves in one event only if their targets are consecutive and their rights equal", () => {
+    const { tables, space } = tableMachine();
+    tables.map(0, 2, 100);
+    tables.map(2, 1, 200);
+    tables.map(3, 1, 201, 1);
+    tables.map(4, 1, 202, 1);
+    tables.map(5, 1, 202 + 2 ** 20, 1);
+    const notifier = new RecordingNotifier();
+    space.attach(notifier);
+    expect(notifier.take()).toEqual([
+      "map 0x0+2 -> 0x64 rw",
+      "map 0x2+1 -> 0xc8 rw",
+      "map 0x3+2 -> 0xc9 r-",
+      "map 0x5+1 -> 0x1000ca r-",
+    ]);
+  });
+
   it("tells one frame when one of 512 leaves under a former large page changes", () => {
     const { tables, backend, space } = tableMachine();
     tables.map(512, 512, 512, 3, 512);
