@@ -206,6 +206,22 @@ describe("while translation is off or passed through", () => {
     expect(notifier.take()).toEqual(["unmap 0xc0000+4", "map 0xd0000+4 -> 0xd0000 rw"]);
   });
 
+  it("a region that becomes protected is taken back from notifiers, from full tables of pages too, and given back", () => {
+    const guest = new WatchedGuest({ protectedRegions: ["low"] });
+    guest.context(NIC, { did: 5 });
+    // Frames 0x1000 to 0x11ff are 2 MiB, from 16 MiB on.
+    guest.map(5, { iovaPfn: 0, pageCount: 512, gpaPfn: 0x1000 });
+    guest.map(5, { iovaPfn: 0x300, pageCount: 2, gpaPfn: 0x11ff });
+    guest.start();
+    const notifier = guest.watch(NIC, { truth: () => undefined });
+    guest.unit.mmio.write32(0x68, 0x0100_0000);
+    guest.unit.mmio.write32(0x6c, 0x0100_0000);
+    guest.unit.mmio.write32(0x64, 0x8000_0000);
+    expect(notifier.held()).toEqual([{ iovaPfn: 0x301, pageCount: 1, gpaPfn: 0x1200, access: 3 }]);
+    guest.unit.mmio.write32(0x64, 0);
+    guest.assertInStep(NIC, notifier);
+  });
+
   it("regions are not told to a device behind a table", () => {
     const guest = running();
     const notifier = guest.watch(NIC);

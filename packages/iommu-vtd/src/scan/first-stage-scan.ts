@@ -27,6 +27,9 @@ import type { SecondStageScan } from "./second-stage-scan.js";
 const ENTRIES = 512;
 const HIGHEST_LEVEL = 5;
 const ALL = 2 ** 52;
+/** The frame in the two words of a 4 KiB leaf, bits 51:12. */
+const FRAME_LOW = ~0xfff;
+const FRAME_HIGH = 0xfffff;
 const { PRESENT, WRITE, USER, PAGE_SIZE } = FirstStageBits;
 
 /** What a scan of first-stage tables works with. */
@@ -47,6 +50,7 @@ export class FirstStageScan {
     { length: HIGHEST_LEVEL + 1 },
     () => new Int32Array(ENTRIES * 2),
   );
+  readonly #decoded = new Int32Array(ENTRIES * 2);
   readonly #lookup = new PageFinder();
 
   constructor(parts: FirstStageParts) {
@@ -78,6 +82,7 @@ export class FirstStageScan {
     if (!pass.sink.reach(Math.max(pass.firstPfn, firstPfn + from * span), to - from)) return false;
     const words = this.#read(pass.binding, tablePfn, level);
     if (words === undefined) return true;
+    if (level === 1 && pass.binding.kind !== "nested") return this.#leafTable(pass, words, firstPfn, rights);
     for (let index = from; index < to; index++) {
       const low = words[index * 2] ?? 0;
       if ((low & PRESENT) === 0) continue;
@@ -85,6 +90,29 @@ export class FirstStageScan {
         return false;
     }
     return true;
+  }
+
+  /** A table of 4 KiB leaves, told as one, so that runs of pages are told together. */
+  #leafTable(pass: Pass, words: Int32Array, firstPfn: number, rights: number): boolean {
+    const { privileged, writeProtect } = pass.binding;
+    const at = firstStageReservedIndex(1, 0);
+    const reservedLow = this.#reserved[at] ?? 0;
+    const reservedHigh = this.#reserved[at + 1] ?? 0;
+    const decoded = this.#decoded;
+    for (let i = 0; i < ENTRIES * 2; i += 2) {
+      const low = words[i] ?? 0;
+      const high = words[i + 1] ?? 0;
+      const left = rights & low;
+      const mapped =
+        (low & PRESENT) !== 0 &&
+        ((low & reservedLow) | (high & reservedHigh)) === 0 &&
+        (privileged || (left & USER) !== 0) &&
+        !this.#filter.blocks(firstStageFrame(low, high, 1));
+      const access = (left & WRITE) !== 0 || (privileged && !writeProtect) ? 3 : 1;
+      decoded[i] = mapped ? (low & FRAME_LOW) | access : 0;
+      decoded[i + 1] = mapped ? high & FRAME_HIGH : 0;
+    }
+    return pass.sink.table(firstPfn, decoded);
   }
 
   #entry(

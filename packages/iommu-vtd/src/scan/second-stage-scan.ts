@@ -93,7 +93,9 @@ export class SecondStageScan {
     const from = Math.max(0, this.#firstPfn - firstPfn);
     const to = Math.min(ENTRIES, this.#endPfn - firstPfn);
     const whole = to - from === ENTRIES;
-    if (rights === 3 && whole && this.#sink.unchanged(firstPfn, words, base, this.#leafMasks)) return true;
+    // Entries that have not changed may lead into a region that has become protected.
+    const comparable = rights === 3 && whole && this.#filter.protectedRegions.length === 0;
+    if (comparable && this.#sink.unchanged(firstPfn, words, base, this.#leafMasks)) return true;
     const at = reservedIndex(1, 0);
     const reservedLow = this.#reserved[at] ?? 0;
     const reservedHigh = this.#reserved[at + 1] ?? 0;
