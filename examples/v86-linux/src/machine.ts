@@ -53,6 +53,8 @@ export async function createMachine(options: MachineOptions): Promise<Machine> {
     hda: { buffer: disk },
     filesystem: {},
     virtio_console: { type: "none" },
+    // v86's own router, in this process: it answers ARP and ping at 192.168.86.1 and needs no network for that.
+    net_device: { type: "virtio", relay_url: "fetch" },
     cmdline: `console=ttyS0 tsc=reliable mitigations=off tasks=${options.tasks.join(",")} ${options.commandLine}`,
   };
   const emulator = new V86(settings);

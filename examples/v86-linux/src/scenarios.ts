@@ -6,7 +6,7 @@ import { type Check, equal, holds, moreThan, type RunEvidence, type Scenario } f
 
 /** 36 bits are what v86's processor says that it has. */
 const MACHINE = { interruptRemapping: false, hostAddressWidth: 36 } as const;
-const COMMON_TASKS = ["info", "disk", "p9", "vcon", "log"] as const;
+const COMMON_TASKS = ["info", "disk", "p9", "vcon", "net", "log"] as const;
 const VFIO = "vfio_iommu_type1.allow_unsafe_interrupts=1";
 
 /** Every device that does DMA did it through the unit, correctly. */
@@ -16,6 +16,7 @@ function everythingWorks(run: RunEvidence): readonly Check[] {
     ...diskCopied(run),
     ...sharedFileEqual(run),
     holds("virtio console: the line arrives", run.virtioConsole.includes("virtio console over the IOMMU")),
+    ...pingsReturn(run),
     ...noFaults(run),
   ];
 }
@@ -45,6 +46,14 @@ function sharedFileEqual({ console, dma, sharedFileSha256 }: RunEvidence): reado
     equal("9p: SHA-256 that the guest reads back", console.fact("p9", "received"), sent),
     equal("9p: SHA-256 that the host has", sharedFileSha256, sent),
     equal("9p: DMA refused", dma["virtio_9p"]?.refused, 0),
+  ];
+}
+
+function pingsReturn({ console, dma }: RunEvidence): readonly Check[] {
+  return [
+    equal("network: pings of 1,208 bytes that came back", console.number("net", "replies"), 5),
+    equal("network: DMA refused", dma["virtio_net"]?.refused, 0),
+    moreThan("network: bytes that the card read by IOVA", dma["virtio_net"]?.bytesRead ?? 0, 5 * 1_208),
   ];
 }
 
@@ -157,7 +166,7 @@ export const SCENARIOS: readonly Scenario[] = [
     title: "caching mode on; every device followed by a MAP notifier and judged",
     unit: { ...MACHINE, addressWidths: [39], cachingMode: true },
     commandLine: "",
-    tasks: ["info", "disk", "p9", "vcon", "load", "tables", "log"],
+    tasks: ["info", "disk", "p9", "vcon", "net", "load", "tables", "log"],
     engine: "behind",
     judge: true,
     expect: (run) => [
