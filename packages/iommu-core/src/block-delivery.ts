@@ -18,7 +18,7 @@ export class BlockDelivery extends MapDelivery {
   readonly #cursor = new Mapping();
   /** Blocks put back at this position of the pass: they say what is new already, and the changes that are told next are not news to them. */
   readonly #fresh = new Set<number>();
-  #freshAt = -1;
+  #freshCursor = -1;
   #freshIn: AnnouncedState | undefined;
 
   /** Blocks the consumer holds. */
@@ -38,7 +38,7 @@ export class BlockDelivery extends MapDelivery {
       if (first > at) this.#offerAnew(at, first, state);
       const pages = this.#ledger.pagesAt(first);
       at = first + pages;
-      if (this.#isFresh(first, state)) continue;
+      if (this.#freshAt(state).has(first)) continue;
       const whole = first >= part.firstPfn && at <= end;
       if (whole && this.notifier.replace !== undefined)
         this.tellReplace(first, pages, gpaPfn + (first - part.firstPfn), access);
@@ -76,7 +76,6 @@ export class BlockDelivery extends MapDelivery {
 
   /** Unmaps a block, and maps whatever of it is still mapped. */
   #rebuild(first: number, state: AnnouncedState): void {
-    if (this.#isFresh(first, state)) return;
     const pages = this.#ledger.pagesAt(first);
     this.#ledger.remove(first);
     this.tellUnmap(first, pages);
@@ -86,9 +85,9 @@ export class BlockDelivery extends MapDelivery {
   #putBack(firstPfn: number, end: number, state: AnnouncedState, windows: boolean): void {
     const middle = Math.min(end, Math.max(firstPfn, state.cursor));
     this.#putBackFrom(state.told, firstPfn, middle, windows);
-    for (const first of this.#ledger.touching(Math.max(firstPfn, middle - FANOUT), middle - firstPfn)) {
-      if (first < middle) this.#fresh.add(first);
-    }
+    const fresh = this.#freshAt(state);
+    const from = Math.max(firstPfn, middle - FANOUT);
+    for (const first of this.#ledger.touching(from, middle - from)) fresh.add(first);
     this.#putBackFrom(state.untold, middle, end, windows);
   }
 
@@ -110,12 +109,13 @@ export class BlockDelivery extends MapDelivery {
     if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
   }
 
-  #isFresh(first: number, state: AnnouncedState): boolean {
-    if (this.#freshIn !== state || this.#freshAt !== state.cursor) {
+  /** The blocks put back at this position of this pass. */
+  #freshAt(state: AnnouncedState): Set<number> {
+    if (this.#freshIn !== state || this.#freshCursor !== state.cursor) {
       this.#freshIn = state;
-      this.#freshAt = state.cursor;
+      this.#freshCursor = state.cursor;
       this.#fresh.clear();
     }
-    return this.#fresh.has(first);
+    return this.#fresh;
   }
 }

@@ -5,6 +5,8 @@ import {
   ManualScheduler,
   RecordingFlushNotifier,
   RecordingNotifier,
+  type Run,
+  RunList,
   SimpleBackend,
   SimpleDomain,
 } from "../src/testing/index.js";
@@ -14,6 +16,20 @@ function domainOf(label: string, ...runs: readonly [number, number, number][]): 
   const domain = new SimpleDomain(label);
   for (const [iovaPfn, pageCount, gpaPfn] of runs) domain.map(iovaPfn, pageCount, gpaPfn);
   return domain;
+}
+
+function runsOf(domain: SimpleDomain): Run[] {
+  const list = new RunList();
+  domain.scan(range(0, 2 ** 52), {
+    run: (iovaPfn, pageCount, gpaPfn, access) => {
+      list.set({ iovaPfn, pageCount, gpaPfn, access });
+      return true;
+    },
+    reach: () => true,
+    unchanged: () => false,
+    table: () => true,
+  });
+  return list.joined();
 }
 
 describe("moves between domains", () => {
@@ -54,6 +70,54 @@ describe("moves between domains", () => {
     void machine.backend.invalidate(b);
     expect([nic.take(), disk.take()]).toEqual([["unmap 0x0+1"], ["unmap 0x0+1"]]);
     expect([...machine.unit.hub.views]).toHaveLength(1);
+  });
+
+  it("puts back what the device reaches at that moment when a move cuts a block: the new domain below, the old one above", () => {
+    const machine = new Machine();
+    const a = domainOf("a", [0, 2048, 2 ** 20]);
+    const b = domainOf("b", [0, 5, 2 ** 20], [6, 1018, 2 ** 20 + 6], [1024, 512, 2 ** 22], [1536, 512, 2 ** 20 + 1536]);
+    void machine.backend.assign(machine.nic, a);
+    void machine.backend.assign(machine.disk, b);
+    const notifier = new RecordingNotifier({ granularity: "block" });
+    machine.nicSpace.attach(notifier);
+    machine.diskSpace.attach(new RecordingNotifier());
+    const windows = machine.watch("window");
+    expect(notifier.entries).toHaveLength(4);
+    notifier.take();
+    void machine.backend.assign(machine.nic, b);
+    const calls = notifier.take();
+    expect(calls.filter((call) => call.startsWith("unmap"))).toEqual(["unmap 0x0+512", "unmap 0x400+512"]);
+    expect(calls).toContain("map 0x400+512 -> 0x400000 rw");
+    expect(notifier.held()).toEqual(runsOf(b));
+    expect(windows).toEqual([
+      "window iovaPfn=0 pageCount=5",
+      "window iovaPfn=6 pageCount=506",
+      "window iovaPfn=1024 pageCount=512",
+    ]);
+  });
+
+  it("tells nothing of a block's far parts before the pass gets there", () => {
+    const machine = new Machine();
+    const a = domainOf("a", [0, 2 ** 18, 2 ** 20]);
+    const b = domainOf("b", [0, 5, 2 ** 20], [6, 1018, 2 ** 20 + 6], [1024, 512, 2 ** 22], [1536, 512, 2 ** 20 + 1536]);
+    void machine.backend.assign(machine.nic, a);
+    const notifier = new RecordingNotifier({ granularity: "block" });
+    machine.nicSpace.attach(notifier);
+    notifier.take();
+    void machine.backend.assign(machine.nic, b, false);
+    const other = new RecordingNotifier();
+    void machine.backend.assign(machine.disk, b);
+    machine.diskSpace.attach(other);
+    void machine.backend.invalidateAll();
+    const calls = notifier.take();
+    expect(calls[0]).toBe("unmap 0x0+262144");
+    expect(calls.indexOf("map 0x400+1024 -> 0x100400 rw")).toBeGreaterThan(0);
+    expect(calls.indexOf("map 0x400+512 -> 0x400000 rw")).toBeGreaterThan(
+      calls.indexOf("map 0x400+1024 -> 0x100400 rw"),
+    );
+    expect(notifier.held()).toEqual(runsOf(b));
+    expect(other.held()).toEqual(runsOf(b));
+    expect(notifier.breaches).toEqual([]);
   });
 
   it("goes from blocked to a table, to bypass, and back: always a difference", () => {
