@@ -11,6 +11,7 @@ import { hex, hexPfn, highWord, lowWord, numberIn, pagesOfMask, pfnIn } from "..
 import { type DmaAnswer, formatMessage, formatRead, isMessage, Machine, maskPasid } from "../machine/machine.js";
 import { ReferenceWalk, rootOf } from "../reference/walk.js";
 import type { Tally } from "../report/tally.js";
+import { CachedAnswers } from "../view/cached-answers.js";
 import { WatchedDevices } from "../view/watched-devices.js";
 import { coversMapping } from "./block-size.js";
 import { follow } from "./replay.js";
@@ -36,6 +37,7 @@ export class TraceRunner {
   readonly #machine: Machine;
   readonly #walk: ReferenceWalk;
   readonly #devices: WatchedDevices;
+  readonly #cached: CachedAnswers;
   readonly #explanations: ViewExplanations;
   readonly #tally: Tally;
   /** The fault and the messages that belong to the next T. */
@@ -52,6 +54,7 @@ export class TraceRunner {
   constructor(header: Header, tally: Tally) {
     this.#machine = new Machine(header);
     this.#walk = new ReferenceWalk(header, this.#machine.memory);
+    this.#cached = new CachedAnswers(this.#machine, header.sourceIds);
     this.#explanations = new ViewExplanations(this.#walk);
     this.#tally = tally;
     const watched = (header.cap[0] & 0x80) === 0 ? [] : header.sourceIds;
@@ -195,6 +198,11 @@ export class TraceRunner {
       ours.access === theirs.access &&
       (untranslated ? ours.gpaPfn === theirs.gpaPfn : isBlock(ours, asked.iovaPfn, theirs));
     this.#judge("dma", same, () => [describe(asked), formatAnswer(ours), formatAnswer(theirs)]);
+    if (ours.reason !== undefined) return;
+    const cached = this.#cached.take(asked.sourceId, asked.iovaPfn, ours);
+    if (cached === "kept") this.#tally.pass("cached answer");
+    else if (cached === "stale")
+      this.#tally.fail("cached answer", describe(asked), "held another answer", formatAnswer(ours));
   }
 
   /**

@@ -29,6 +29,8 @@ export class ViewNotifier implements MapNotifier {
   readonly view = new PageView();
   /** What broke the contract. */
   readonly breaches: string[] = [];
+  /** What the unit has reported as windows of this notifier in the present step. */
+  readonly windows: TouchedRange[] = [];
   /** Since the last `takeTouched`. */
   #touched: TouchedRange[] = [];
   /** What was unmapped in the present step. */

@@ -26,7 +26,8 @@ export interface WatchedDevice {
 export const NOTE = {
   live: "pages that stay mapped unmapped on a page notifier",
   windows: "windows of block notifiers",
-  windowPages: "pages in windows of block notifiers",
+  windowPages: "pages that stay mapped in windows of block notifiers",
+  changes: "changes of target or rights told to page notifiers as unmap and map",
   leftOut: "final views left out (translation off or pass-through: the oracle holds nothing)",
   pages: "mapped pages compared in final views",
   calls: "notifications to page notifiers",
@@ -36,18 +37,14 @@ export const NOTE = {
 export class WatchedDevices {
   readonly #tally: Tally;
   readonly #devices = new Map<number, WatchedDevice>();
-  #windowPages = 0;
 
   constructor(machine: Machine, sourceIds: readonly number[], tally: Tally) {
     this.#tally = tally;
-    for (const name of [NOTE.live, NOTE.windows, NOTE.windowPages, NOTE.leftOut, NOTE.pages, NOTE.calls])
-      tally.note(name, 0);
-    machine.unit.events.on("window", ({ pageCount, attachment }) => {
-      this.#windowPages += pageCount;
-      this.#tally.note(NOTE.windows);
-      this.#tally.note(NOTE.windowPages, pageCount);
-      if (attachment.notifier.kind === "map" && attachment.notifier.granularity === "page")
-        this.#tally.note("changes announced to page notifiers as unmap and map");
+    for (const name of Object.values(NOTE)) tally.note(name, 0);
+    machine.unit.events.on("window", ({ iovaPfn, pageCount, attachment: { notifier } }) => {
+      if (notifier instanceof ViewNotifier) notifier.windows.push({ firstPfn: iovaPfn, pageCount });
+      const block = notifier.kind === "map" && notifier.granularity === "block";
+      tally.note(block ? NOTE.windows : NOTE.changes);
     });
     machine.unit.events.on("failed", ({ error }) =>
       this.#tally.fail("contract", "attachment failed", error.message, "no failure"),
@@ -85,16 +82,14 @@ export class WatchedDevices {
           "stays mapped",
         );
       }
-      const windows = block.settle();
-      if (windows.length > 0 && this.#windowPages === 0)
-        this.#tally.fail(
-          "live pages",
-          block.name,
-          `unmapped ${windows.map(formatRange).join(", ")} without a window event`,
-          "a window event",
-        );
+      for (const range of block.settle()) {
+        this.#tally.note(NOTE.windowPages, range.pageCount);
+        if (block.windows.some((window) => contains(window, range))) continue;
+        this.#tally.fail("live pages", block.name, `unmapped ${formatRange(range)} in silence`, "a window event");
+      }
+      page.windows.length = 0;
+      block.windows.length = 0;
     }
-    this.#windowPages = 0;
   }
 
   /** Ends a case or trace: one check of the contract for each notifier. */
@@ -150,6 +145,10 @@ export interface Told {
 
 /** The deviation that explains a difference. */
 export type Explain = (device: WatchedDevice, told: Told, difference: Difference) => DeviationName | undefined;
+
+function contains(outer: TouchedRange, inner: TouchedRange): boolean {
+  return outer.firstPfn <= inner.firstPfn && inner.firstPfn + inner.pageCount <= outer.firstPfn + outer.pageCount;
+}
 
 interface Comparison {
   readonly theirs: PageView;
