@@ -140,7 +140,7 @@ function extractorConfig(pkg, entry) {
       mainEntryPointFilePath: entry.types,
       compiler: {
         overrideTsconfig: {
-          compilerOptions: { target: "ES2022", module: "NodeNext", moduleResolution: "NodeNext", types: ["node"] },
+          compilerOptions: { target: "ES2022", lib: ["ES2023"], module: "NodeNext", types: [] },
           files: [entry.types],
         },
       },

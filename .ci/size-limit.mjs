@@ -1,6 +1,7 @@
 // Budgets of what a browser downloads, minified and gzipped. Every entry point of every package needs one: a new subpath
-// without a budget fails here. Each is measured without the other packages and without the optional peers.
-import { relative } from "node:path";
+// without a budget fails here. A main entry is measured without the other packages and the optional peers, a subpath also
+// without what the main entry of its package brings along: it is what using the subpath adds.
+import { relative, resolve } from "node:path";
 import { publishedPackages, root } from "./workspace.mjs";
 
 /**
@@ -9,21 +10,21 @@ import { publishedPackages, root } from "./workspace.mjs";
  */
 const budgets = {
   "@iommu-kit/iommu-core": 6,
-  "@iommu-kit/iommu-core/di": 2,
+  "@iommu-kit/iommu-core/di": 1.5,
   "@iommu-kit/iommu-core/testing": 16,
   "@iommu-kit/iommu-vtd": 20,
   "@iommu-kit/iommu-vtd/acpi": 12,
-  "@iommu-kit/iommu-vtd/di": 21,
+  "@iommu-kit/iommu-vtd/di": 1,
   "@iommu-kit/iommu-vtd/inspect": 16,
-  "@iommu-kit/iommu-vtd/snapshot": 8,
+  "@iommu-kit/iommu-vtd/snapshot": 4,
   "@iommu-kit/iommu-vtd/testing": 8,
   "@iommu-kit/notifier-vfio": 12,
-  "@iommu-kit/notifier-vfio/di": 12,
+  "@iommu-kit/notifier-vfio/di": 1,
   "@iommu-kit/notifier-vfio/vfio-user": 12,
-  "@iommu-kit/notifier-cache": 8,
-  "@iommu-kit/notifier-cache/di": 9,
-  "@iommu-kit/notifier-cache/vhost-user": 10,
-  "@iommu-kit/notifier-cache/worker": 10,
+  "@iommu-kit/notifier-cache": 4,
+  "@iommu-kit/notifier-cache/di": 1,
+  "@iommu-kit/notifier-cache/vhost-user": 8,
+  "@iommu-kit/notifier-cache/worker": 6,
 };
 
 const packages = publishedPackages();
@@ -31,7 +32,8 @@ const packages = publishedPackages();
 /** @type {Check[]} */
 const alone = packages.flatMap(({ name, entries }) => {
   const others = packages.flatMap((other) => (other.name === name ? [] : [other.name, `${other.name}/*`]));
-  return entries.map(({ specifier, code }) => {
+  const main = entries.find(({ subpath }) => subpath === ".")?.code ?? "";
+  return entries.map(({ specifier, subpath, code }) => {
     const limit = budgets[specifier];
     if (limit === undefined) throw new Error(`${specifier} has no size budget: add one to .ci/size-limit.mjs`);
     return {
@@ -40,7 +42,7 @@ const alone = packages.flatMap(({ name, entries }) => {
       limit: `${limit} kB`,
       gzip: true,
       ignore: ["tsyringe", "reflect-metadata", "node:*", ...others],
-      modifyEsbuildConfig: keepExports,
+      modifyEsbuildConfig: subpath === "." ? keepExports : (config) => withoutMain(keepExports(config), main),
     };
   });
 });
@@ -66,6 +68,11 @@ export default [...alone, together];
 
 /**
  * @typedef {Record<string, unknown>} EsbuildConfig
+ * @typedef {object} EsbuildHooks what this file uses of a plugin's `build`
+ * @property {(start: () => Promise<void>) => void} onStart
+ * @property {(filter: { filter: RegExp }, resolver: (args: { resolveDir: string, path: string }) =>
+ *   { path: string, external: boolean } | undefined) => void} onResolve
+ * @property {{ build: (config: EsbuildConfig) => Promise<{ metafile: { inputs: Record<string, unknown> } }> }} esbuild
  * @typedef {object} Check
  * @property {string} name
  * @property {string} path
@@ -82,6 +89,31 @@ export default [...alone, together];
  */
 function keepExports(config) {
   return { ...config, format: "esm" };
+}
+
+/**
+ * Leaves out every module that the main entry consists of.
+ * @param {EsbuildConfig} config
+ * @param {string} main
+ * @returns {EsbuildConfig}
+ */
+function withoutMain(config, main) {
+  const inMain = new Set();
+  const plugin = {
+    name: "without-main",
+    /** @param {EsbuildHooks} build */
+    setup(build) {
+      build.onStart(async () => {
+        const bundle = await build.esbuild.build({ ...config, plugins: [], entryPoints: [main], write: false });
+        for (const input of Object.keys(bundle.metafile.inputs)) inMain.add(resolve(input));
+      });
+      build.onResolve({ filter: /^\./ }, ({ resolveDir, path }) => {
+        const file = resolve(resolveDir, path);
+        return inMain.has(file) ? { path: file, external: true } : undefined;
+      });
+    },
+  };
+  return { ...config, plugins: [plugin] };
 }
 
 /**
