@@ -9,7 +9,7 @@ import type { Access } from "./access.js";
 /** Slots in a node, entries in a table. */
 export const FANOUT = 512;
 /** Frames covered by one slot of a node at level 1, 2, 3 ...; level 1 maps single frames. */
-export const SLOT_SPAN: readonly number[] = [1, 1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36, 2 ** 45, 2 ** 54];
+const SLOT_SPAN: readonly number[] = [1, 1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36, 2 ** 45, 2 ** 54];
 
 /** The frames that one slot at this level covers. */
 export function slotSpan(level: number): number {

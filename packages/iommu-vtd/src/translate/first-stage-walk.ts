@@ -132,7 +132,7 @@ export class FirstStageWalk {
 }
 
 /** Whether an input is sign-extended from the top bit of its tables (bit 47 or 56), over the 64-bit space. */
-export function isCanonical(iovaPfn: number, levels: number): boolean {
+function isCanonical(iovaPfn: number, levels: number): boolean {
   const half = levelSpan(levels) * 256;
   return iovaPfn < half || iovaPfn >= 2 ** 52 - half;
 }
