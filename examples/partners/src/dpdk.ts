@@ -97,7 +97,7 @@ async function setUp(proof: Proof, testpmd: Testpmd): Promise<Bench> {
       callFd: eventFd(),
     });
   }
-  preload({ card, iotlb });
+  await preload({ card, iotlb, frontEnd });
   await sleep(300);
   return { proof, unit, driver, card, iotlb, frontEnd, faults: () => faults };
 }
@@ -108,7 +108,7 @@ function channelOn(fd: number): ReturnType<typeof socketChannel> {
 }
 
 /** Cold, warm, and cold again after the guest has invalidated. */
-async function provePackets({ proof, driver, card, iotlb, faults }: Bench): Promise<void> {
+async function provePackets({ proof, driver, card, iotlb, frontEnd, faults }: Bench): Promise<void> {
   const start = iotlb.statistics.misses;
   reportTally(proof, "1,000 packets, cold", 1000, await card.pump(1000));
   proof.atLeast("  misses: one for each buffer at least", BUFFERS, iotlb.statistics.misses - start);
@@ -120,8 +120,7 @@ async function provePackets({ proof, driver, card, iotlb, faults }: Bench): Prom
   reportTally(proof, "1,000 packets after one invalidation of all 256 buffers", 1000, await card.pump(1000));
   proof.atLeast("  misses", BUFFERS, iotlb.statistics.misses - flushed);
   await driver.invalidateDomain();
-  preload({ card, iotlb });
-  await sleep(100);
+  await preload({ card, iotlb, frontEnd });
   reportTally(proof, "1,000 packets after a domain-wide invalidation, rings included", 1000, await card.pump(1000));
   proof.equal("faults so far", 0, faults());
 }
@@ -131,14 +130,15 @@ async function proveRemap({ proof, driver, card }: Bench): Promise<void> {
   const rounds = 500;
   let intact = 0;
   let wrong = 0;
-  for (let round = 0; round < rounds; round++) {
+  let failed = 0;
+  for (let round = 0; round < rounds && failed < 5; round++) {
     const buffer = card.nextBuffer;
     const poisonOld = card.move(buffer);
     await driver.invalidatePages(card.sendPfn + buffer);
     card.post();
     poisonOld();
     const tally = await card.flush(2000);
-    card.forget();
+    failed += card.forget();
     intact += tally.intact;
     wrong += tally.wrong;
   }
@@ -172,7 +172,7 @@ async function proveUnmap({ proof, unit, driver, card, iotlb, faults }: Bench): 
 }
 
 /** A page that is mapped for reading only is not written. */
-async function proveRights({ proof, driver, card, iotlb, faults }: Bench): Promise<void> {
+async function proveRights({ proof, driver, card, iotlb, frontEnd, faults }: Bench): Promise<void> {
   await card.pump(100);
   const buffer = card.nextReceiveBuffer;
   card.mapReceiveBuffer(buffer, 1);
@@ -189,15 +189,17 @@ async function proveRights({ proof, driver, card, iotlb, faults }: Bench): Promi
   card.mapReceiveBuffer(buffer, 3);
   await driver.invalidatePages(card.receivePfn(buffer));
   await card.flush(200);
-  proof.check("  packets that the device dropped for want of a buffer", "any number", card.forget(), true);
+  proof.note("  packets that the device dropped for want of a buffer", card.forget());
   // DPDK 22.11 also drops the entry right behind an invalidated range, and drops packets while it misses a receive buffer.
-  preload({ card, iotlb });
-  await sleep(50);
+  await preload({ card, iotlb, frontEnd });
   reportTally(proof, "  writable again: 300 packets", 300, await card.pump(300));
+  card.forget();
 }
 
-function preload({ card, iotlb }: Pick<Bench, "card" | "iotlb">): void {
+/** Tells the card its rings and receive buffers, and waits until it knows them. */
+async function preload({ card, iotlb, frontEnd }: Pick<Bench, "card" | "iotlb" | "frontEnd">): Promise<void> {
   for (const [iovaPfn, pageCount] of card.pagesToPreload) iotlb.preload(iovaPfn, pageCount);
+  await frontEnd.settled();
 }
 
 /** How long things take. */

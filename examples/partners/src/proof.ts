@@ -44,6 +44,11 @@ export class Proof {
     this.check(what, `<= ${most}`, got, got <= most);
   }
 
+  /** Something worth knowing that proves nothing. */
+  note(what: string, got: string | number): void {
+    console.log(`  seen        ${what.padEnd(CLAIM_WIDTH)}  ${got}`);
+  }
+
   /** Durations of one kind, for the end of the table. */
   latency(what: string, microseconds: readonly number[]): void {
     this.#latencies.push({ what, microseconds: microseconds.toSorted((a, b) => a - b) });

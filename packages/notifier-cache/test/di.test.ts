@@ -1,9 +1,8 @@
 import { Access, Translation } from "@iommu-kit/iommu-core";
+import { IOMMU } from "@iommu-kit/iommu-core/di";
 import { describe, expect, it } from "vitest";
 import { CACHE_NOTIFIER, container, DEVICE_TLB, registerCacheNotifier, registerDeviceTlb } from "../src/di.js";
 import { FakeMachine } from "./fake-machine.js";
-
-const IOMMU = Symbol.for("@iommu-kit/iommu-core/Iommu");
 
 describe("dependency injection", () => {
   it("makes one cache per container, for the device named, on the container's unit", () => {
@@ -24,6 +23,12 @@ describe("dependency injection", () => {
     expect(caches[0]?.capacity).toBe(64);
     expect(caches[0]?.entryCount).toBe(1);
     expect(caches[1]?.translate(5, Access.read, out)).toBe(false);
+  });
+
+  it("says what is missing when there is no unit", () => {
+    const child = container.createChildContainer();
+    registerCacheNotifier(child, { sourceId: 0x18 });
+    expect(() => child.resolve(CACHE_NOTIFIER)).toThrow(/expected IOMMU to be registered/);
   });
 
   it("makes a device TLB, for requests with a PASID if named", () => {

@@ -366,6 +366,20 @@ describe("VhostIotlb", () => {
     expect(iotlb.statistics).toMatchObject({ misses: 0, updates: 2 });
   });
 
+  it("can wait until the back-end knows what it was told ahead", async () => {
+    const { machine, backEnd, frontEnd, iotlb } = await connected();
+    machine.map(0x100, 5);
+    backEnd.hung = true;
+    iotlb.preload(0x100, 1);
+    let known = false;
+    const settled = frontEnd.settled().then(() => (known = true));
+    await settle();
+    expect(known).toBe(false);
+    backEnd.resume();
+    await settled;
+    expect(backEnd.entries.length).toBe(1);
+  });
+
   it("counts an access failure and tells the host", async () => {
     const failures: number[] = [];
     const { backEnd, iotlb } = await connected({}, { onAccessFail: (iovaPfn) => failures.push(iovaPfn) });

@@ -211,6 +211,11 @@ export class VhostFrontEnd {
     await Promise.all(parts);
   }
 
+  /** Done when the back-end has worked off everything that was sent so far, UPDATEs included. */
+  async settled(): Promise<void> {
+    await this.#ask(FrontEndRequest.GET_FEATURES, NO_PAYLOAD, NO_FDS, 0);
+  }
+
   /** Ends the connection. Everything pending fails. */
   close(): void {
     this.#end("the front-end was closed");
@@ -240,8 +245,7 @@ export class VhostFrontEnd {
   async #confirm(request: number, payload: Uint8Array, fds = NO_FDS): Promise<void> {
     if ((this.#protocolFeatures & ProtocolFeature.REPLY_ACK) === 0n) {
       this.#send(request, 0, payload, fds);
-      await this.#ask(FrontEndRequest.GET_FEATURES, NO_PAYLOAD, NO_FDS, 0);
-      return;
+      return this.settled();
     }
     const reply = await this.#ask(request, payload, fds, HeaderFlag.NEED_REPLY);
     const status = reply.byteLength >= 8 ? reply.getBigUint64(0, true) : 1n;
