@@ -6,7 +6,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import net from "node:net";
 import { closeFd, sendWithFds, socketPair } from "./native.js";
-import { sleep } from "./proof.js";
+import { sleep, until } from "./proof.js";
 
 /** Ranges that the remote takes: one fewer than its message has room for (QEMU 7.2 ends on a message with eight descriptors). */
 export const MOST_RANGES = 7;
@@ -37,9 +37,9 @@ export class QemuRemote {
   /** @param device As for `-device`, without an id. */
   constructor(device: string) {
     const [ours, theirs] = socketPair();
-    const machine = ["-machine", "x-remote", "-nodefaults", "-display", "none"];
+    const machine = ["-machine", "x-remote", "-nodefaults", "-display", "none", "-qmp", "stdio"];
     const remote = ["-device", `${device},id=device`, "-object", "x-remote-object,id=remote,devid=device,fd=3"];
-    this.#process = spawn("qemu-system-x86_64", [...machine, ...remote], { stdio: ["ignore", "pipe", "pipe", theirs] });
+    this.#process = spawn("qemu-system-x86_64", [...machine, ...remote], { stdio: ["pipe", "pipe", "pipe", theirs] });
     closeFd(theirs);
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream?.on("data", (text: Buffer) => (this.#log += text.toString()));
@@ -51,6 +51,13 @@ export class QemuRemote {
     this.#socket.on("data", (bytes) => this.#receive(bytes));
     this.#socket.on("error", (error) => (this.#log += String(error)));
     this.#socket.on("close", () => this.#ended());
+  }
+
+  /** Waits until it runs: it answers messages earlier, and resets its device in between. */
+  async ready(): Promise<void> {
+    this.#process.stdin?.write('{"execute":"qmp_capabilities"}\n');
+    if (!(await until(() => this.#log.includes('"return"') || this.#exited, 20_000)) || this.#exited)
+      throw this.#gone();
   }
 
   /** Reads the device's configuration space. */

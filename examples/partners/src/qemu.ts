@@ -68,6 +68,7 @@ async function setUp(proof: Proof, remote: QemuRemote): Promise<Bench> {
   const driver = new GuestDriver(unit, memory, space.sourceId, FIRST_TABLE_PFN);
   driver.map(SCRIPT_PFN, SCRIPT_FRAME);
   await driver.start();
+  await remote.ready();
   const identity = await remote.readConfig(0, 4);
   proof.check(
     "the device answers: vendor and device",
