@@ -38,6 +38,8 @@ export class GlobalCommand {
   /** Bits that the unit has: others cannot be commanded. */
   readonly #writable: Int32Array;
   #levels: Record<Level, number> = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
+  /** Commands of a level that have not completed. */
+  #changing: Record<Level, number> = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
   /** Pointers being latched. */
   #latching = { RTPS: 0, IRTPS: 0 };
   #epoch = 0;
@@ -56,6 +58,7 @@ export class GlobalCommand {
   /** Levels return to 0; commands in flight are forgotten. */
   reset(): void {
     this.#levels = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
+    this.#changing = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
     this.#latching = { RTPS: 0, IRTPS: 0 };
     this.#epoch += 1;
   }
@@ -70,9 +73,9 @@ export class GlobalCommand {
     const { latching, ...levels } = state;
     this.#levels = levels;
     this.#complete(completion, () => {
-      for (const level of LEVELS) this.#file.set("GSTS", status[LEVEL_STATUS[level]], this.#levels[level]);
-      if (latching) this.#file.set("GSTS", status.RTPS, 1);
+      for (const level of LEVELS) this.#settle(level);
     });
+    if (latching) this.#latch("RTPS", completion);
   }
 
   /** GCMD was written. */
@@ -93,14 +96,27 @@ export class GlobalCommand {
     this.#levels[level] = wanted;
     // The queue may run at once and looks at its own status; nothing else depends on the order.
     if (level === "QIE") this.#file.set("GSTS", status.QIES, wanted);
-    this.#complete(act(wanted === 1), () => this.#file.set("GSTS", status[LEVEL_STATUS[level]], this.#levels[level]));
+    this.#changing[level] += 1;
+    this.#complete(act(wanted === 1), () => {
+      this.#changing[level] -= 1;
+      this.#settle(level);
+    });
+  }
+
+  /** GSTS shows the last command of a level when all of them are done. */
+  #settle(level: Level): void {
+    if (this.#changing[level] === 0) this.#file.set("GSTS", status[LEVEL_STATUS[level]], this.#levels[level]);
   }
 
   #oneShot(name: "SRTP" | "SIRTP", done: "RTPS" | "IRTPS", act: () => Completion): void {
     if (command[name].get(this.#word, 0) === 0) return;
     this.#file.set("GSTS", status[done], 0);
+    this.#latch(done, act());
+  }
+
+  #latch(done: "RTPS" | "IRTPS", completion: Completion): void {
     this.#latching[done] += 1;
-    this.#complete(act(), () => {
+    this.#complete(completion, () => {
       this.#latching[done] -= 1;
       // Of several commands the last one to complete says so.
       if (this.#latching[done] === 0) this.#file.set("GSTS", status[done], 1);

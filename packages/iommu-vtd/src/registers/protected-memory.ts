@@ -21,6 +21,8 @@ export class ProtectedMemory {
   readonly #announce: () => Completion;
   /** EPM as it was last acted on; PRS follows later. */
   #enabled = 0;
+  /** Writes of PMEN that notifiers have not completed. */
+  #pending = 0;
   #epoch = 0;
 
   constructor(file: RegisterFile, filter: OutputFilter, announce: () => Completion) {
@@ -31,27 +33,35 @@ export class ProtectedMemory {
 
   /** PMEN was written: PRS follows EPM when every notifier has completed. */
   enableWritten(): void {
-    const { EPM, PRS } = PMEN.fields;
-    const on = this.#file.get("PMEN", EPM);
+    const on = this.#file.get("PMEN", PMEN.fields.EPM);
     if (on === this.#enabled) return;
     this.#enabled = on;
     this.#filter.protect(on === 1 ? this.#regions() : []);
-    const epoch = this.#epoch;
-    whenDone(this.#announce(), () => {
-      if (epoch === this.#epoch) this.#file.set("PMEN", PRS, this.#file.get("PMEN", EPM));
-    });
+    this.#follow(this.#announce());
   }
 
   /** Takes the regions from the registers, after a reset or a restore; whoever calls announces. */
   reload(): void {
     this.#epoch += 1;
+    this.#pending = 0;
     this.#enabled = this.#file.get("PMEN", PMEN.fields.EPM);
     this.#filter.protect(this.#enabled === 1 ? this.#regions() : []);
   }
 
-  /** PRS follows EPM: after a restore, when every notifier has completed. */
-  settle(): void {
-    this.#file.set("PMEN", PMEN.fields.PRS, this.#file.get("PMEN", PMEN.fields.EPM));
+  /** After `reload` for a restore: PRS follows when every notifier has completed. */
+  restore(completion: Completion): void {
+    this.#follow(completion);
+  }
+
+  /** PRS shows the last command when all are done. */
+  #follow(completion: Completion): void {
+    const epoch = this.#epoch;
+    this.#pending += 1;
+    whenDone(completion, () => {
+      if (epoch !== this.#epoch) return;
+      this.#pending -= 1;
+      if (this.#pending === 0) this.#file.set("PMEN", PMEN.fields.PRS, this.#file.get("PMEN", PMEN.fields.EPM));
+    });
   }
 
   #regions(): FrameRange[] {

@@ -35,7 +35,12 @@ export interface VtdSnapshot {
   readonly nextFault: number;
   /** The wait descriptor in flight, or null. */
   readonly waiting: readonly number[] | null;
+  /** Over everything above: damaged data is refused. */
+  readonly checksum: number;
 }
+
+/** What a checksum is over. */
+export type SnapshotState = Omit<VtdSnapshot, "checksum">;
 
 /** The state of one unit. Page requests that wait for a response belong to the device models: they ask again after a restore. */
 export function save(iommu: VtdIommu): VtdSnapshot {
@@ -43,7 +48,7 @@ export function save(iommu: VtdIommu): VtdSnapshot {
   const registers: [number, number][] = [];
   for (const [word, value] of unit.file.words.entries()) if (value !== 0) registers.push([word, value]);
   const { waiting } = unit.queue;
-  return {
+  const state: SnapshotState = {
     format: "iommu-kit/vtd",
     version: SNAPSHOT_VERSION,
     identity: identityOf(unit),
@@ -54,6 +59,7 @@ export function save(iommu: VtdIommu): VtdSnapshot {
     nextFault: unit.faults.next,
     waiting: waiting === undefined ? null : [...waiting],
   };
+  return { ...state, checksum: checksumOf(state) };
 }
 
 /** The states of several units, in order. */
@@ -65,4 +71,26 @@ export function saveAll(iommus: readonly VtdIommu[]): VtdSnapshot[] {
 export function identityOf(unit: Unit): number[] {
   const { ver, capabilities } = unit.config;
   return [...ver, ...capabilities.cap, ...capabilities.ecap, capabilities.hostAddressBits];
+}
+
+/** @internal FNV-1a over the numbers of a snapshot, in a fixed order. */
+export function checksumOf(state: SnapshotState): number {
+  const { version, identity, registers, root, interrupts, command, nextFault, waiting } = state;
+  const numbers = [
+    version,
+    ...identity,
+    registers.length,
+    ...registers.flat(),
+    ...[root.enabled, root.mode, root.rootPfn],
+    ...[interrupts.enabled, interrupts.entryCount, interrupts.extended, interrupts.tablePfn, interrupts.compatibility],
+    ...[command.TE, command.QIE, command.IRE, command.CFI, command.latching],
+    nextFault,
+    ...(waiting ?? [-1]),
+  ].map(Number);
+  let hash = 0x811c9dc5 | 0;
+  for (const value of numbers) {
+    for (const part of [value | 0, Math.floor(value / 2 ** 32) | 0]) hash = Math.imul(hash ^ part, 0x01000193);
+    hash ^= hash >>> 15;
+  }
+  return hash >>> 0;
 }
