@@ -86,66 +86,66 @@ function compare(
   const drop = (picks: (entry: Entry) => boolean): void => {
     model = model.filter((entry) => !picks(entry));
   };
-  for (const it of commands) {
-    if (it.do === "fill") {
-      const first = it.iovaPfn - (it.iovaPfn % it.pageCount);
-      const target = it.block * it.pageCount;
-      const { owner: who, domainId: did, pasid: ps, firstStage, access, dirtyPending } = it;
-      drop((entry) => entry.owner === who && entry.first === first && entry.pageCount === it.pageCount);
+  for (const step of commands) {
+    if (step.do === "fill") {
+      const first = step.iovaPfn - (step.iovaPfn % step.pageCount);
+      const target = step.block * step.pageCount;
+      const { owner: who, domainId: did, pasid: ps, firstStage, access, dirtyPending } = step;
+      drop((entry) => entry.owner === who && entry.first === first && entry.pageCount === step.pageCount);
       model.push({
         owner: who,
         domainId: did,
         pasid: ps,
         firstStage,
         first,
-        pageCount: it.pageCount,
+        pageCount: step.pageCount,
         target,
         access,
         dirtyPending,
       });
-      iotlb.fill(who, { domainId: did, pasid: ps, firstStage }, it.iovaPfn, {
-        gpaPfn: target + (it.iovaPfn - first),
+      iotlb.fill(who, { domainId: did, pasid: ps, firstStage }, step.iovaPfn, {
+        gpaPfn: target + (step.iovaPfn - first),
         access,
-        pageCount: it.pageCount,
+        pageCount: step.pageCount,
         dirtyPending,
       });
-    } else if (it.do === "lookup") {
-      const found = iotlb.lookup(it.owner, it.iovaPfn);
+    } else if (step.do === "lookup") {
+      const found = iotlb.lookup(step.owner, step.iovaPfn);
       if (!found) continue;
       hits += 1;
       // It may have forgotten what it was told, but it may not make anything up.
       const known = model.some(
         (entry) =>
-          entry.owner === it.owner &&
-          overlaps(entry, it.iovaPfn, 1) &&
-          entry.target + (it.iovaPfn - entry.first) === iotlb.gpaPfn &&
+          entry.owner === step.owner &&
+          overlaps(entry, step.iovaPfn, 1) &&
+          entry.target + (step.iovaPfn - entry.first) === iotlb.gpaPfn &&
           entry.access === iotlb.access &&
           entry.pageCount === iotlb.pageCount &&
           iotlb.usable === (entry.dirtyPending ? entry.access & 1 : entry.access),
       );
       expect(known).toBe(true);
-    } else if (it.do === "pages") {
-      const count = 2 ** it.order;
-      const first = it.iovaPfn - (it.iovaPfn % count);
-      iotlb.invalidatePages(it.domainId, first, count);
-      drop((entry) => entry.domainId === it.domainId && overlaps(entry, first, count));
-    } else if (it.do === "domain") {
-      iotlb.invalidateDomain(it.domainId);
-      drop((entry) => entry.domainId === it.domainId);
-    } else if (it.do === "firstStage") {
-      iotlb.invalidateFirstStage(it.domainId);
-      drop((entry) => entry.domainId === it.domainId && entry.firstStage);
-    } else if (it.do === "pasid") {
-      iotlb.invalidatePasid(it.domainId, it.pasid);
-      drop((entry) => entry.domainId === it.domainId && entry.pasid === it.pasid);
-    } else if (it.do === "pasidPages") {
-      const count = 2 ** it.order;
-      const first = it.iovaPfn - (it.iovaPfn % count);
-      iotlb.invalidatePasidPages(it.domainId, it.pasid, first, count);
+    } else if (step.do === "pages") {
+      const count = 2 ** step.order;
+      const first = step.iovaPfn - (step.iovaPfn % count);
+      iotlb.invalidatePages(step.domainId, first, count);
+      drop((entry) => entry.domainId === step.domainId && overlaps(entry, first, count));
+    } else if (step.do === "domain") {
+      iotlb.invalidateDomain(step.domainId);
+      drop((entry) => entry.domainId === step.domainId);
+    } else if (step.do === "firstStage") {
+      iotlb.invalidateFirstStage(step.domainId);
+      drop((entry) => entry.domainId === step.domainId && entry.firstStage);
+    } else if (step.do === "pasid") {
+      iotlb.invalidatePasid(step.domainId, step.pasid);
+      drop((entry) => entry.domainId === step.domainId && entry.pasid === step.pasid);
+    } else if (step.do === "pasidPages") {
+      const count = 2 ** step.order;
+      const first = step.iovaPfn - (step.iovaPfn % count);
+      iotlb.invalidatePasidPages(step.domainId, step.pasid, first, count);
       drop(
         (entry) =>
-          entry.domainId === it.domainId &&
-          entry.pasid === it.pasid &&
+          entry.domainId === step.domainId &&
+          entry.pasid === step.pasid &&
           entry.firstStage &&
           overlaps(entry, first, count),
       );
@@ -202,18 +202,18 @@ describe("the context and PASID caches", () => {
       fc.property(fc.constantFrom(0, 1, 4, 100), fc.array(operation, { maxLength: 100 }), (entryCount, operations) => {
         const cache = new BindingCache<number>(entryCount);
         const model = new Map<number, number>();
-        for (const it of operations) {
-          if (it.do === "fill") {
-            cache.fill(it.key, it.value);
-            model.set(it.key, it.value);
-            if (entryCount > 0) expect(cache.lookup(it.key)).toBe(it.value);
-          } else if (it.do === "lookup") {
-            const found = cache.lookup(it.key);
-            if (found !== undefined) expect(found).toBe(model.get(it.key));
-            else if (model.has(it.key)) expect(entryCount).toBeLessThan(10);
-          } else if (it.do === "some") {
-            cache.invalidate((key) => (key & it.bit) !== 0);
-            for (const key of model.keys()) if ((key & it.bit) !== 0) model.delete(key);
+        for (const step of operations) {
+          if (step.do === "fill") {
+            cache.fill(step.key, step.value);
+            model.set(step.key, step.value);
+            if (entryCount > 0) expect(cache.lookup(step.key)).toBe(step.value);
+          } else if (step.do === "lookup") {
+            const found = cache.lookup(step.key);
+            if (found !== undefined) expect(found).toBe(model.get(step.key));
+            else if (model.has(step.key)) expect(entryCount).toBeLessThan(10);
+          } else if (step.do === "some") {
+            cache.invalidate((key) => (key & step.bit) !== 0);
+            for (const key of model.keys()) if ((key & step.bit) !== 0) model.delete(key);
           } else {
             cache.invalidateAll();
             model.clear();

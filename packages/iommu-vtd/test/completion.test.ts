@@ -186,7 +186,7 @@ describe("a notifier's callback", () => {
     guest.unmap(5, 1);
     expect(guest.invalidate.page(5, 1)).toBe(true);
     expect(good.take()).toEqual(["unmap 0x1+1"]);
-    expect(guest.device(NIC).attachments.map((it) => it.state)).toEqual(["failed", "active"]);
+    expect(guest.device(NIC).attachments.map((attachment) => attachment.state)).toEqual(["failed", "active"]);
   });
 });
 

@@ -78,11 +78,11 @@ describe("several records", () => {
     fault(guest, DEVICES[0]);
     fault(guest, DEVICES[1]);
     expect((guest.faultStatus >> 8) & 0xff).toBe(0);
-    expect(guest.takeFaults().map((it) => it.sourceId)).toEqual([8, 16]);
+    expect(guest.takeFaults().map((record) => record.sourceId)).toEqual([8, 16]);
     fault(guest, DEVICES[2]);
     fault(guest, DEVICES[3]);
     expect((guest.faultStatus >> 8) & 0xff).toBe(2);
-    expect(guest.takeFaults().map((it) => it.sourceId)).toEqual([24, 32]);
+    expect(guest.takeFaults().map((record) => record.sourceId)).toEqual([24, 32]);
   });
 
   it("may be cleared in any order; PPF stays until the last", () => {
@@ -105,7 +105,7 @@ describe("several records", () => {
     expect(guest.faults()).toEqual([]);
     guest.unit.mmio.write32(FSTS, PFO);
     fault(guest, DEVICES[4]);
-    expect(guest.faults().map((it) => it.sourceId)).toEqual([40]);
+    expect(guest.faults().map((record) => record.sourceId)).toEqual([40]);
   });
 
   it("compress: a requester with a pending record gets no second one, and causes no overflow", () => {
@@ -113,7 +113,7 @@ describe("several records", () => {
     for (let i = 0; i < 5; i++) fault(guest, NIC);
     fault(guest, DEVICES[0]);
     fault(guest, NIC);
-    expect(guest.faults().map((it) => it.sourceId)).toEqual([24, 8]);
+    expect(guest.faults().map((record) => record.sourceId)).toEqual([24, 8]);
     expect(guest.faultStatus & PFO).toBe(0);
   });
 

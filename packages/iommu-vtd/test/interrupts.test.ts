@@ -290,7 +290,7 @@ describe("the interrupt entry cache", () => {
     for (const index of [4, 5, 6, 7, 8]) send(guest, remappableMessage(index));
     for (const index of [4, 5, 6, 7, 8]) guest.interrupts.remapped(index, { ...FIXED, V: 0x99 });
     const fresh = (): number[] =>
-      [4, 5, 6, 7, 8].filter((index) => JSON.stringify(send(guest, remappableMessage(index))).includes(`${0x4099}`));
+      [4, 5, 6, 7, 8].filter((index) => JSON.stringify(send(guest, remappableMessage(index))).includes(String(0x4099)));
     expect(fresh()).toEqual([]);
     guest.invalidate.interrupt(5);
     expect(fresh()).toEqual([5]);

@@ -127,8 +127,8 @@ describe("registers", () => {
     guest.unit.mmio.write32(0x3c, 0xabcd);
     guest.unit.mmio.write64(0xb8, 0xffff_f00fn);
     void guest.unit.reset();
-    const dump = (it: GuestDriver): number[] =>
-      Array.from({ length: it.unit.mmio.byteLength / 4 }, (_, word) => it.unit.mmio.read32(word * 4));
+    const dump = (one: GuestDriver): number[] =>
+      Array.from({ length: one.unit.mmio.byteLength / 4 }, (_, word) => one.unit.mmio.read32(word * 4));
     expect(dump(guest)).toEqual(dump(fresh));
   });
 

@@ -87,43 +87,43 @@ const step = fc.oneof(
 );
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
-function perform(guest: WatchedGuest, it: Step, extra: RecordingNotifier[]): void {
-  switch (it.do) {
+function perform(guest: WatchedGuest, one: Step, extra: RecordingNotifier[]): void {
+  switch (one.do) {
     case "map":
-      for (let i = 0; i < it.count; i++)
-        guest.map(it.domain, { iovaPfn: it.frame + i, gpaPfn: it.target + i, access: it.access });
+      for (let i = 0; i < one.count; i++)
+        guest.map(one.domain, { iovaPfn: one.frame + i, gpaPfn: one.target + i, access: one.access });
       break;
     case "unmap":
-      guest.unmap(it.domain, it.frame, it.count);
+      guest.unmap(one.domain, one.frame, one.count);
       break;
     case "large":
-      guest.map(it.domain, { iovaPfn: it.at, gpaPfn: it.target, access: it.access, leafPages: 512 });
+      guest.map(one.domain, { iovaPfn: one.at, gpaPfn: one.target, access: one.access, leafPages: 512 });
       break;
     case "split":
-      guest.tables(it.domain).split(it.frame);
+      guest.tables(one.domain).split(one.frame);
       break;
     case "spoil": {
-      const gpa = guest.tables(it.domain).entryGpa(it.frame, it.level);
+      const gpa = guest.tables(one.domain).entryGpa(one.frame, one.level);
       guest.memory.poke(gpa + 4, guest.memory.peek(gpa + 4) ^ (1 << 30));
       break;
     }
     case "context":
-      if (it.kind === "clear") guest.contexts.clear(it.device);
-      else guest.context(it.device, { did: it.domain, passThrough: it.kind === "pass" });
+      if (one.kind === "clear") guest.contexts.clear(one.device);
+      else guest.context(one.device, { did: one.domain, passThrough: one.kind === "pass" });
       break;
     case "pages":
-      guest.invalidate.page(it.domain, it.frame, it.order);
+      guest.invalidate.page(one.domain, one.frame, one.order);
       break;
     case "flush":
-      if (it.what === "domain") guest.invalidate.domain(it.domain);
-      else if (it.what === "all") guest.invalidate.all();
-      else if (it.what === "contexts") guest.invalidate.contexts();
-      else if (it.what === "contextsOfDomain") guest.invalidate.contextsOfDomain(it.domain);
-      else guest.invalidate.context(it.device);
+      if (one.what === "domain") guest.invalidate.domain(one.domain);
+      else if (one.what === "all") guest.invalidate.all();
+      else if (one.what === "contexts") guest.invalidate.contexts();
+      else if (one.what === "contextsOfDomain") guest.invalidate.contextsOfDomain(one.domain);
+      else guest.invalidate.context(one.device);
       break;
     case "switch":
-      if (it.what === "off") guest.disable();
-      else if (it.what === "reset") guest.reset();
+      if (one.what === "off") guest.disable();
+      else if (one.what === "reset") guest.reset();
       else {
         guest.setRoot();
         if ((guest.status & Command.QIE) === 0) guest.enableQueue();
@@ -131,10 +131,10 @@ function perform(guest: WatchedGuest, it: Step, extra: RecordingNotifier[]): voi
       }
       break;
     case "dma":
-      guest.device(it.device).translate(it.frame, it.access, new Translation());
+      guest.device(one.device).translate(one.frame, one.access, new Translation());
       break;
     case "attach":
-      if (extra.length < 3) extra.push(guest.watch(it.device, { name: it.device, replace: true }));
+      if (extra.length < 3) extra.push(guest.watch(one.device, { name: one.device, replace: true }));
       break;
   }
 }

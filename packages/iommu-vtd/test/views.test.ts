@@ -25,19 +25,19 @@ describe("devices of one domain", () => {
   it("are brought in step by one pass over the tables", () => {
     const guest = sharing();
     const [nic, disk] = [guest.watch(NIC), guest.watch(DISK)];
-    const one = new WatchedGuest();
-    one.context(NIC, { did: 5 });
-    one.map(5, { iovaPfn: 0x10, gpaPfn: 0x800 });
-    one.start();
-    one.watch(NIC);
-    const cost = (it: WatchedGuest): number => {
-      it.map(5, { iovaPfn: 0x11, gpaPfn: 0x801 });
-      it.memory.resetCounters();
-      it.invalidate.domain(5);
-      return it.memory.counters.fetchedWords;
+    const single = new WatchedGuest();
+    single.context(NIC, { did: 5 });
+    single.map(5, { iovaPfn: 0x10, gpaPfn: 0x800 });
+    single.start();
+    single.watch(NIC);
+    const cost = (one: WatchedGuest): number => {
+      one.map(5, { iovaPfn: 0x11, gpaPfn: 0x801 });
+      one.memory.resetCounters();
+      one.invalidate.domain(5);
+      return one.memory.counters.fetchedWords;
     };
     // The second device costs its root-entry and context-entry at most, not a second walk.
-    expect(cost(guest) - cost(one)).toBeLessThan(20);
+    expect(cost(guest) - cost(single)).toBeLessThan(20);
     expect(nic.take().at(-1)).toBe("map 0x11+1 -> 0x801 rw");
     expect(disk.take().at(-1)).toBe("map 0x11+1 -> 0x801 rw");
   });
@@ -125,7 +125,7 @@ describe("devices that part", () => {
     guest.contexts.clear(third);
     guest.invalidate.contexts();
     for (const [i, device] of [NIC, DISK, third].entries()) guest.assertInStep(device, held[i] ?? guest.watch(device));
-    expect(held.map((it) => it.pageCount)).toEqual([1, 0x40000, 0]);
+    expect(held.map((notifier) => notifier.pageCount)).toEqual([1, 0x40000, 0]);
   });
 
   it("with one notifier for both: it holds nothing while they differ, and everything when they agree again", () => {
@@ -154,7 +154,7 @@ describe("devices that part", () => {
     const container = new RecordingNotifier();
     guest.device(NIC).attach(container);
     expect(() => guest.device(DISK).attach(container)).toThrow(
-      expect.objectContaining({ code: "different-view", message: expect.stringContaining("00:04.0") }),
+      expect.objectContaining({ code: "different-view", message: expect.stringContaining("00:04.0") as string }),
     );
   });
 });
@@ -267,7 +267,10 @@ describe("a notifier that comes and goes", () => {
   it("of the MAP kind is refused without caching mode, with an error that names the device's fix", () => {
     const guest = new WatchedGuest({ cachingMode: false });
     expect(() => guest.device(NIC).attach(new RecordingNotifier())).toThrow(
-      expect.objectContaining({ code: "caching-mode-required", hint: expect.stringContaining("cachingMode: true") }),
+      expect.objectContaining({
+        code: "caching-mode-required",
+        hint: expect.stringContaining("cachingMode: true") as string,
+      }),
     );
     expect(guest.device(NIC).attachments).toEqual([]);
     expect(() => guest.device(NIC).attach(new RecordingFlushNotifier())).not.toThrow();

@@ -314,10 +314,10 @@ describe("registration", () => {
     const space = guest.device(NIC);
     const tlb: DeviceTlbNotifier = { kind: "device-tlb", invalidate: () => undefined };
     expect(() => space.attach(new RecordingNotifier())).toThrow(
-      expect.objectContaining({ code: "caching-mode-required", message: expect.stringContaining("0x18") }),
+      expect.objectContaining({ code: "caching-mode-required", message: expect.stringContaining("0x18") as string }),
     );
     expect(() => space.attach(tlb)).toThrow(
-      expect.objectContaining({ code: "not-supported", hint: expect.stringContaining("deviceTlb: true") }),
+      expect.objectContaining({ code: "not-supported", hint: expect.stringContaining("deviceTlb: true") as string }),
     );
     expect(space.attachments).toEqual([]);
     guest.start();

@@ -96,7 +96,7 @@ describe("registers", () => {
       [{ superpages: ["1G"] }, 'superpages: expected "2M" beside "1G"'],
     ] as const) {
       expect(() => new GuestDriver(options as never)).toThrow(
-        expect.objectContaining({ code: "bad-option", message: expect.stringContaining(text) }),
+        expect.objectContaining({ code: "bad-option", message: expect.stringContaining(text) as string }),
       );
     }
   });
