@@ -20,7 +20,7 @@ const steps = [
   { name: "types of .ci", command: ["tsc", "-p", ".ci/tsconfig.json"] },
   ...pageProjects().map((project) => ({
     name: `types of ${project}`,
-    command: ["tsc", "-p", project],
+    command: ["tsc", "-p", project, "--noEmit"],
     after: "build",
   })),
   { name: "lint", command: ["oxlint", "--type-aware", "--deny-warnings"] },
@@ -33,7 +33,7 @@ const steps = [
 /** Code for web pages has projects of its own, with the browser's types. */
 function pageProjects() {
   return memberFolders()
-    .map((folder) => `${folder}/web/tsconfig.json`)
+    .flatMap((folder) => [`${folder}/web/tsconfig.json`, `${folder}/web/node/tsconfig.json`])
     .filter((project) => existsSync(join(root, project)));
 }
 

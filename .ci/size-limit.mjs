@@ -5,7 +5,8 @@ import { relative, resolve } from "node:path";
 import { publishedPackages, root } from "./workspace.mjs";
 
 /**
- * Budgets in kB by import specifier.
+ * Budgets in kB by import specifier. The main entries of core and vtd are held at what they are: the goal is 6 kB for core
+ * alone and 20 kB for both, and is missed.
  * @type {Record<string, number>}
  */
 const budgets = {
