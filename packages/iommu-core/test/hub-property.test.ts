@@ -71,6 +71,16 @@ const kinds: readonly (RecordingNotifierOptions & { readonly range?: FrameRange 
   { granularity: "block", range: range(520, 4096), answers: "microtask" },
 ];
 
+/** Consumers that do not take everything. */
+const pickyKinds: typeof kinds = [
+  { capacity: 3 },
+  { capacity: 4, granularity: "block", replace: true },
+  { capacity: 3, answers: "microtask" },
+  { capacity: 12, answers: "microtask", granularity: "block", largestBlock: 64 },
+  { supports: (gpaPfn) => gpaPfn % 1024 < 700 },
+  { supports: (gpaPfn) => gpaPfn >= 512, granularity: "block", capacity: 30, answers: "microtask", replace: true },
+];
+
 const regionSets = [[range(0, 600)], [range(0, 100), range(200, 900)], []];
 
 /** The naive truth: what each device reaches, as runs, holes cut out. */
@@ -92,6 +102,7 @@ function reach(domain: SimpleDomain, regions: readonly FrameRange[]): RunList {
 
 interface Entry {
   readonly notifier: RecordingNotifier;
+  readonly options: RecordingNotifierOptions;
   readonly range: FrameRange;
   readonly attachments: { device: number; attachment: Attachment }[];
   /** What it held at the last quiescent point. */
@@ -115,7 +126,10 @@ class World {
   readonly windows = new Map<RecordingNotifier, [number, number][]>();
   regions: readonly FrameRange[] = regionSets[0]!;
 
-  constructor(entriesPerSlice: number, mappingsPerSlice: number) {
+  readonly kinds: typeof kinds;
+
+  constructor(entriesPerSlice: number, mappingsPerSlice: number, notifierKinds: typeof kinds = kinds) {
+    this.kinds = notifierKinds;
     const memory = new FakeMemory();
     this.unit = new BackendIommu({
       backend: this.backend,
@@ -137,9 +151,10 @@ class World {
   }
 
   attach(device: number, kind: number): void {
-    const options = kinds[kind]!;
+    const options = this.kinds[kind]!;
     const entry: Entry = {
       notifier: new RecordingNotifier({ ...options, name: `notifier ${this.entries.length}` }),
+      options,
       range: options.range ?? WHOLE,
       attachments: [],
       before: [],
@@ -239,6 +254,28 @@ class World {
     }
   }
 
+  /** As `quiesce`, for consumers that refuse: what they hold is right, and what is missing has been refused for a reason that still stands. */
+  async quiescePicky(): Promise<void> {
+    void this.backend.invalidateAll();
+    await this.scheduler.idle();
+    for (const { notifier, attachments, ...entry } of this.entries) {
+      notifier.check();
+      const wanted = new RunList();
+      for (const run of this.wanted({ notifier, attachments, ...entry }) ?? []) wanted.set(run);
+      for (const run of notifier.held()) deepEqual(wanted.joined(run.iovaPfn, run.pageCount), [run]);
+      for (const { attachment } of attachments) {
+        equal(attachment.failure, undefined);
+        equal(attachment.heldPages, notifier.pageCount);
+        if (attachment.state === "active") equal(attachment.refusedPages, wanted.pageCount - notifier.pageCount);
+      }
+      const missing = wanted.pageCount - notifier.pageCount;
+      const hasRoom = entry.options.supports === undefined && notifier.entries.length < notifier.capacity;
+      if (missing > 0 && hasRoom && attachments.length > 0) {
+        throw new Error(`${notifier.name}: ${missing} frames are not held, and nothing stands against it`);
+      }
+    }
+  }
+
   /**
    * No frame that is mapped the same at both quiescent points, and was so all the time in between, was ever unmapped: to a page notifier never, to a block
    * notifier only within a reported window. `steady` tells whether it was so all the time.
@@ -296,6 +333,27 @@ describe("the hub", () => {
               if (i % 2 === 0) world.scheduler.turn();
             }
             await world.quiesce();
+          }
+        },
+      ),
+      { numRuns: 100 },
+    );
+  });
+
+  it("leaves full, picky and slow consumers with nothing wrong, and accounts for every frame that is missing", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.array(step, { minLength: 1, maxLength: 6 }), { minLength: 1, maxLength: 6 }),
+        fc.constantFrom(3, 65_536),
+        async (rounds, mappingsPerSlice) => {
+          const world = new World(65_536, mappingsPerSlice, pickyKinds);
+          for (const actions of rounds) {
+            for (const [i, action] of actions.entries()) {
+              world.do(action);
+              if (i % 2 === 0) world.scheduler.turn();
+              if (i % 3 === 0) await Promise.resolve();
+            }
+            await world.quiescePicky();
           }
         },
       ),

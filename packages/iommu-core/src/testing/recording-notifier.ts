@@ -76,8 +76,8 @@ export class RecordingNotifier implements MapNotifier {
   revoked: IommuError | undefined;
   readonly #options: RecordingNotifierOptions;
   readonly #held = new RunList();
-  /** Refused, but the hub cannot know yet: it may still unmap these. */
-  readonly #unanswered = new RunList();
+  /** What is left of each call that was refused without the hub knowing yet: it may still unmap these. */
+  readonly #unanswered = new Map<NotifierCall, RunList>();
   #inStep = false;
   #over = false;
 
@@ -149,8 +149,7 @@ export class RecordingNotifier implements MapNotifier {
     const call = this.#note({ type: "unmap", iovaPfn, pageCount, gpaPfn: 0, access: 0 });
     this.#checkRange(call);
     if (this.granularity === "block") this.#checkWholeBlocks(call);
-    for (const run of this.#unanswered.touching(iovaPfn, pageCount)) this.#held.set(run);
-    this.#unanswered.delete(iovaPfn, pageCount);
+    this.#overlook(iovaPfn, pageCount);
     if (!this.#held.covers(iovaPfn, pageCount)) this.#breach(`${formatCall(call)}: not all of it is held`);
     this.#checkTruth(call);
     this.#held.delete(iovaPfn, pageCount);
@@ -185,8 +184,7 @@ export class RecordingNotifier implements MapNotifier {
     const call = this.#note({ type: "replace", iovaPfn, pageCount, gpaPfn, access });
     this.#checkMapping(call);
     if (this.granularity === "block") this.#checkWholeBlocks(call);
-    for (const run of this.#unanswered.touching(iovaPfn, pageCount)) this.#held.set(run);
-    this.#unanswered.delete(iovaPfn, pageCount);
+    this.#overlook(iovaPfn, pageCount);
     if (!this.#held.covers(iovaPfn, pageCount)) this.#breach(`${formatCall(call)}: not all of it is held`);
     const [held] = this.#held.joined(iovaPfn, pageCount);
     const same = held?.pageCount === pageCount && held.gpaPfn === gpaPfn && held.access === access;
@@ -200,8 +198,24 @@ export class RecordingNotifier implements MapNotifier {
   #finish(call: NotifierCall, answer: MapAnswer): MapAnswer | Promise<MapAnswer> {
     this.#options.onCall?.(call);
     if (answer === undefined) return this.answers.give(answer);
-    this.#unanswered.set(call);
-    return this.answers.give(answer, () => this.#unanswered.delete(call.iovaPfn, call.pageCount));
+    const refused = new RunList();
+    refused.set(call);
+    this.#unanswered.set(call, refused);
+    return this.answers.give(answer, () => void this.#answered(call));
+  }
+
+  /** An answer takes some turns of the microtask queue to reach the hub. */
+  async #answered(call: NotifierCall): Promise<void> {
+    for (let turn = 0; turn < 8; turn++) await undefined;
+    this.#unanswered.delete(call);
+  }
+
+  /** Frames that the hub rightly believes held, because it has not been told that they were refused. */
+  #overlook(iovaPfn: number, pageCount: number): void {
+    for (const refused of this.#unanswered.values()) {
+      for (const run of refused.joined(iovaPfn, pageCount)) this.#held.set(run);
+      refused.delete(iovaPfn, pageCount);
+    }
   }
 
   #answerTo(call: NotifierCall): MapAnswer {
