@@ -206,7 +206,7 @@ export class RecordingNotifier implements MapNotifier {
 
   /** An answer takes some turns of the microtask queue to reach the hub. */
   async #answered(call: NotifierCall): Promise<void> {
-    for (let turn = 0; turn < 8; turn++) await undefined;
+    for (let turn = 0; turn < 8; turn++) await Promise.resolve();
     this.#unanswered.delete(call);
   }
 
