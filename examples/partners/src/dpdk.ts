@@ -37,6 +37,7 @@ export async function proveDpdk(): Promise<Proof> {
     await proveRemap(bench);
     await proveUnmap(bench);
     await proveRights(bench);
+    await proveLog(bench);
     await measure(bench);
     proof.check(
       "the connection held to the end",
@@ -194,6 +195,27 @@ async function proveRights({ proof, driver, card, iotlb, frontEnd, faults }: Ben
   await preload({ card, iotlb, frontEnd });
   reportTally(proof, "  writable again: 300 packets", 300, await card.pump(300));
   card.forget();
+}
+
+/** Every page that the device writes is in the dirty log, found by its frame; pages that it only reads are not. */
+async function proveLog({ proof, driver, card, iotlb, frontEnd }: Bench): Promise<void> {
+  const log = createMemory(RAM_BYTES / 4096 / 8, "dirty-log");
+  await frontEnd.logWrites({ fd: log.fd, byteLength: log.bytes.length });
+  await driver.invalidateDomain();
+  await preload({ card, iotlb, frontEnd });
+  const { intact } = await card.pump(300);
+  proof.equal("300 packets while writes are logged: intact", 300, intact);
+  const isLogged = (frame: number): boolean => (((log.bytes[frame >> 3] ?? 0) >> (frame & 7)) & 1) === 1;
+  const written = card.framesWritten;
+  const marked = log.bytes.reduce((sum, byte) => sum + byte.toString(2).replaceAll("0", "").length, 0);
+  proof.equal(
+    "  frames written: receive buffers and used rings, in the log",
+    written.length,
+    written.filter((frame) => isLogged(frame)).length,
+  );
+  proof.equal("  other frames in the log", 0, marked - written.filter((frame) => isLogged(frame)).length);
+  await frontEnd.logWrites(undefined);
+  await preload({ card, iotlb, frontEnd });
 }
 
 /** Tells the card its rings and receive buffers, and waits until it knows them. */

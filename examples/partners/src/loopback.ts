@@ -75,6 +75,14 @@ export class Loopback {
     ];
   }
 
+  /** Frames that the device writes when it has used every receive buffer: those, and the pages of the used rings. */
+  get framesWritten(): readonly number[] {
+    const usedRings = [2, 18];
+    return [...usedRings, ...Array.from({ length: BUFFERS }, (_, i) => RECEIVE_PAGE + i)].map((page) =>
+      this.#frame(page),
+    );
+  }
+
   /** IOVA frame of the first buffer for sending; `BUFFERS` of them, aligned to their number. */
   get sendPfn(): number {
     return CARD_PFN + SEND_PAGE;

@@ -121,13 +121,26 @@ describe("VhostFrontEnd", () => {
     expect(await frontEnd.queueCount()).toBe(1);
   });
 
-  it("starts and stops the dirty log", async () => {
+  it("starts and stops the dirty log, and tells the rings that run", async () => {
     const { backEnd, frontEnd } = await connected();
+    await frontEnd.startRing({ index: 1, size: 8, descriptorIova: IOVA, availableIova: IOVA, usedIova: IOVA + 0x2000 });
+    const lastAddress = (): readonly (number | bigint | undefined)[] => {
+      const payload = backEnd.seen.findLast((each) => each.request === 9)?.payload;
+      return [payload?.getUint32(0, true), payload?.getUint32(4, true), payload?.getBigUint64(32, true)];
+    };
+    expect(lastAddress()).toEqual([1, 0, 0n]);
     await frontEnd.logWrites({ fd: 9, byteLength: 4096 });
     expect(backEnd.logging).toEqual({ size: 4096n, offset: 0n });
     expect(backEnd.features & (1n << 26n)).not.toBe(0n);
+    expect(lastAddress()).toEqual([1, 1, BigInt(IOVA + 0x2000)]);
     await frontEnd.logWrites(undefined);
     expect(backEnd.features & (1n << 26n)).toBe(0n);
+    expect(lastAddress()).toEqual([1, 0, 0n]);
+  });
+
+  it("says so when a back-end cannot log", async () => {
+    const { frontEnd } = await connected({ protocolFeatures: 1n << 5n });
+    await expect(frontEnd.logWrites({ fd: 9, byteLength: 4096 })).rejects.toThrow(/shared dirty log/);
   });
 
   it("reports a refused request", async () => {

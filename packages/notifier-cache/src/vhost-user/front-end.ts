@@ -41,6 +41,16 @@ export interface VhostFrontEndOptions {
   readonly onClose?: (error: IommuError) => void;
 }
 
+/** Where a dirty log is. */
+export interface VhostLog {
+  /** The file. */
+  readonly fd: number;
+  /** One bit for each frame up to the end of guest memory, at least. */
+  readonly byteLength: number;
+  /** Where in the file. Default 0. */
+  readonly offsetBytes?: number;
+}
+
 interface Expected {
   readonly request: number;
   readonly settle: (reply: DataView) => void;
@@ -61,6 +71,7 @@ export class VhostFrontEnd {
   readonly #wantedFeatures: bigint;
   readonly #onClose: VhostFrontEndOptions["onClose"];
   readonly #expected: Expected[] = [];
+  readonly #rings = new Map<number, VhostRing>();
   #features = 0n;
   #protocolFeatures = 0n;
   #memory: MemoryTable | undefined;
@@ -155,36 +166,40 @@ export class VhostFrontEnd {
     const { index } = ring;
     await this.#confirm(FrontEndRequest.SET_VRING_NUM, packWords32(index, ring.size));
     await this.#confirm(FrontEndRequest.SET_VRING_BASE, packWords32(index, ring.base ?? 0));
-    await this.#confirm(FrontEndRequest.SET_VRING_ADDR, packRingAddress(ring));
+    await this.#confirm(
+      FrontEndRequest.SET_VRING_ADDR,
+      packRingAddress(ring, (this.#features & Feature.LOG_ALL) !== 0n),
+    );
     await this.#giveFd(FrontEndRequest.SET_VRING_CALL, index, ring.callFd);
     if (ring.errorFd !== undefined) await this.#giveFd(FrontEndRequest.SET_VRING_ERR, index, ring.errorFd);
     await this.#giveFd(FrontEndRequest.SET_VRING_KICK, index, ring.kickFd);
     await this.#confirm(FrontEndRequest.SET_VRING_ENABLE, packWords32(index, 1));
+    this.#rings.set(index, ring);
   }
 
   /** Stops a ring. Answers the index to start it at again. */
   async stopRing(index: number): Promise<number> {
+    this.#rings.delete(index);
     await this.#confirm(FrontEndRequest.SET_VRING_ENABLE, packWords32(index, 0));
     const reply = await this.#ask(FrontEndRequest.GET_VRING_BASE, packWords32(index, 0), NO_FDS, 0);
     return reply.byteLength >= 8 ? reply.getUint32(4, true) : 0;
   }
 
   /**
-   * Starts logging of the pages that the back-end writes: one bit for each frame of guest memory, in a shared file. `undefined` stops it.
+   * Starts logging of the pages that the back-end writes: one bit for each frame of guest memory, least significant first, in a shared file that this side
+   * reads and clears. `undefined` stops it. Rings that run are told.
    * @throws {IommuError} `not-supported` if the back-end cannot log.
    */
-  async logWrites(
-    log: { readonly fd: number; readonly byteLength: number; readonly offsetBytes?: number } | undefined,
-  ): Promise<void> {
-    if (log === undefined) return this.#setFeatures(this.#features & ~Feature.LOG_ALL);
-    demand(
-      this.#protocolFeatures,
-      ProtocolFeature.LOG_SHMFD,
-      "a shared dirty log",
-      "this back-end cannot take part in a migration",
-    );
-    await this.#ask(FrontEndRequest.SET_LOG_BASE, packWords64(log.byteLength, log.offsetBytes ?? 0), [log.fd], 0);
-    return this.#setFeatures(this.#features | Feature.LOG_ALL);
+  async logWrites(log: VhostLog | undefined): Promise<void> {
+    if (log !== undefined) {
+      const hint = "this back-end cannot take part in a migration";
+      demand(this.#protocolFeatures, ProtocolFeature.LOG_SHMFD, "a shared dirty log", hint);
+      await this.#ask(FrontEndRequest.SET_LOG_BASE, packWords64(log.byteLength, log.offsetBytes ?? 0), [log.fd], 0);
+    }
+    await this.#setFeatures(log === undefined ? this.#features & ~Feature.LOG_ALL : this.#features | Feature.LOG_ALL);
+    for (const ring of this.#rings.values()) {
+      await this.#confirm(FrontEndRequest.SET_VRING_ADDR, packRingAddress(ring, log !== undefined));
+    }
   }
 
   /** Tells the back-end where frames go. Not confirmed: an UPDATE that is lost is asked for again. */

@@ -1,5 +1,5 @@
 export { type StreamSocket, socketChannel, type VhostChannel } from "./channel.js";
-export { VhostFrontEnd, type VhostFrontEndOptions } from "./front-end.js";
+export { VhostFrontEnd, type VhostFrontEndOptions, type VhostLog } from "./front-end.js";
 export { VhostIotlb, type VhostIotlbOptions, type VhostIotlbStatistics } from "./vhost-iotlb.js";
 export { MemoryTable, type VhostRegion } from "./memory-table.js";
 export type { IotlbMessage, VhostRing } from "./messages.js";

@@ -73,11 +73,11 @@ export function packWords32(...words: readonly number[]): Uint8Array {
   return payload;
 }
 
-/** Payload of SET_VRING_ADDR. The fifth address, of a log, is 0: rings behind an IOMMU are logged by their pages. */
-export function packRingAddress(ring: VhostRing): Uint8Array {
+/** Payload of SET_VRING_ADDR. While writes are logged, those to the used ring are as well: at its own address, an IOVA like the others. */
+export function packRingAddress(ring: VhostRing, logged: boolean): Uint8Array {
   const payload = new Uint8Array(40);
-  payload.set(packWords32(ring.index, 0), 0);
-  payload.set(packWords64(ring.descriptorIova, ring.usedIova, ring.availableIova, 0), 8);
+  payload.set(packWords32(ring.index, logged ? 1 : 0), 0);
+  payload.set(packWords64(ring.descriptorIova, ring.usedIova, ring.availableIova, logged ? ring.usedIova : 0), 8);
   return payload;
 }
 
