@@ -186,7 +186,7 @@ describe("a storm of edits and invalidations", () => {
       fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), fc.boolean(), (steps, windows) =>
         storm({ windows }, steps, "page"),
       ),
-      { numRuns: 150 },
+      { numRuns: 60 },
     );
   });
 
@@ -195,7 +195,7 @@ describe("a storm of edits and invalidations", () => {
       fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), (steps) =>
         storm({ windows: true }, steps, "block"),
       ),
-      { numRuns: 100 },
+      { numRuns: 40 },
     );
   });
 
@@ -226,7 +226,78 @@ describe("a storm of edits and invalidations", () => {
           if (notifier !== undefined) guest.assertInStep(name, notifier);
         }
       }),
-      { numRuns: 60 },
+      { numRuns: 30 },
+    );
+  });
+
+  it("reports every live page that a consumer of whole blocks had to lose for a moment, and no page that it kept", () => {
+    let reported = 0;
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), (steps) => {
+        const guest = new WatchedGuest({ ram: RAM });
+        guest.context(DEVICES[0], { did: 5 });
+        guest.start();
+        const held = new RunList();
+        const lost = new Set<number>();
+        const touched = new Set<number>();
+        const notifier = new RecordingNotifier({
+          granularity: "block",
+          onCall: ({ type, iovaPfn, pageCount, gpaPfn, access: rights }) => {
+            if (type === "map") held.set({ iovaPfn, pageCount, gpaPfn, access: rights });
+            if (type !== "unmap") return;
+            const reached = new RunList();
+            for (const run of guest.reachable(DEVICES[0])) reached.set(run);
+            for (let pfn = iovaPfn; pfn < iovaPfn + pageCount; pfn++) {
+              const [was, is] = [held.lookup(pfn), reached.lookup(pfn)];
+              touched.add(pfn);
+              if (was?.gpaPfn === is?.gpaPfn && was?.access === is?.access) lost.add(pfn);
+            }
+            held.delete(iovaPfn, pageCount);
+          },
+        });
+        guest.device(DEVICES[0]).attach(notifier);
+        const windows = new Set<number>();
+        guest.unit.events.on("window", ({ iovaPfn, pageCount }) => {
+          for (let pfn = iovaPfn; pfn < iovaPfn + pageCount; pfn++) windows.add(pfn);
+        });
+        for (const one of steps) {
+          if (one.do === "attach") continue;
+          for (const set of [lost, touched, windows]) set.clear();
+          perform(guest, one, []);
+          expect([...lost].filter((pfn) => !windows.has(pfn))).toEqual([]);
+          expect([...windows].filter((pfn) => !touched.has(pfn))).toEqual([]);
+          reported += windows.size;
+        }
+        notifier.check();
+      }),
+      { numRuns: 40 },
+    );
+    expect(reported).toBeGreaterThan(0);
+  });
+
+  it("in the smallest slices, with consumers that answer later, never unmaps a page that stays mapped either", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 25 }), async (steps) => {
+        const guest = new WatchedGuest({ ram: RAM, limits: { entriesPerSlice: 1, mappingsPerSlice: 1 } });
+        for (const name of DEVICES) guest.context(name, { did: 5 });
+        guest.start();
+        const watched = DEVICES.map((name) => guest.watch(name, { answers: "microtask" }));
+        await guest.scheduler.idle();
+        for (const one of steps) {
+          if (one.do !== "attach") perform(guest, one, []);
+          await guest.scheduler.idle();
+          for (const notifier of watched) notifier.check();
+        }
+        if ((guest.status & Command.QIE) === 0) guest.enableQueue();
+        guest.invalidate.contexts();
+        await guest.scheduler.idle();
+        expect(guest.queue.completed).toBe(true);
+        for (const [i, name] of DEVICES.entries()) {
+          const notifier = watched[i];
+          if (notifier !== undefined) guest.assertInStep(name, notifier);
+        }
+      }),
+      { numRuns: 20 },
     );
   });
 });
