@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
@@ -50,6 +50,15 @@ describe("the cache", () => {
   it("leaves nothing behind when a build fails", async () => {
     await expect(cached("entry", () => Promise.reject(new Error("half way")))).rejects.toThrow("half way");
     expect(await readdir(cacheRoot())).toEqual([]);
+  });
+
+  it("removes what a killed build left behind, and nothing of a build that runs", async () => {
+    const abandoned = join(cacheRoot(), ".building-999999999-abcdef");
+    const running = join(cacheRoot(), `.building-${process.pid}-abcdef`);
+    await mkdir(abandoned, { recursive: true });
+    await mkdir(running);
+    await cached("entry", () => Promise.resolve());
+    expect((await readdir(cacheRoot())).sort()).toEqual([`.building-${process.pid}-abcdef`, "entry"]);
   });
 
   it("names a recipe by all of its ingredients and their borders", () => {

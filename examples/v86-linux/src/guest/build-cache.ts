@@ -7,10 +7,12 @@
 
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, rename, rm, statfs } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rename, rm, statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { BuildProblem } from "./build-problem.js";
+
+const DRAFT_PREFIX = ".building-";
 
 /** The directory of all entries: `$IOMMU_KIT_CACHE`, or `iommu-kit` in the user's cache directory. */
 export function cacheRoot(): string {
@@ -32,7 +34,8 @@ export async function cached(name: string, build: (directory: string) => Promise
   const entry = join(root, name);
   if (existsSync(entry)) return entry;
   await mkdir(root, { recursive: true });
-  const draft = await mkdtemp(join(root, ".building-"));
+  await removeAbandoned(root);
+  const draft = await mkdtemp(join(root, `${DRAFT_PREFIX}${process.pid}-`));
   try {
     await build(draft);
     await rename(draft, entry).catch((error: unknown) => {
@@ -43,6 +46,24 @@ export async function cached(name: string, build: (directory: string) => Promise
     await rm(draft, { recursive: true, force: true });
   }
   return entry;
+}
+
+/** Drafts of processes that are gone: a build that was killed leaves up to 2 GB behind. */
+async function removeAbandoned(root: string): Promise<void> {
+  for (const name of await readdir(root)) {
+    if (!name.startsWith(DRAFT_PREFIX)) continue;
+    if (isRunning(Number.parseInt(name.slice(DRAFT_PREFIX.length), 10))) continue;
+    await rm(join(root, name), { recursive: true, force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    // Somebody else's process runs, too.
+    return error instanceof Error && "code" in error && error.code === "EPERM";
+  }
 }
 
 /** @throws {BuildProblem} `no-space` if fewer than `byteCount` bytes are free where the cache is. */
