@@ -48,22 +48,12 @@ export class Invalidator {
     return this.#everybody();
   }
 
-  /** Context cache, global. PASID entries were reached through a context: they are looked up anew as well. */
+  /** Context cache, global; what one domain asks for is done so too: contexts that were refused have no domain-id. PASID entries were reached through a context: they are looked up anew as well. */
   contexts(): Completion {
     this.#bindings.contexts.invalidateAll();
     this.#bindings.scalableContexts.invalidateAll();
     this.#bindings.pasids.invalidateAll();
     return this.#everybody();
-  }
-
-  /** Context cache, one domain; global in scalable mode, where contexts have no domain-id. */
-  contextsOfDomain(domainId: number): Completion {
-    if (this.#bindings.scalableContexts.size > 0) return this.contexts();
-    this.#bindings.contexts.invalidate((_sourceId, binding) => binding.domainId === domainId);
-    return this.#announce({
-      range: ALL_FRAMES,
-      concerns: (_requester, domain) => isOf(domain, domainId) || isRefused(domain),
-    });
   }
 
   /** Context cache, one device or the functions that `functionMask` (0 to 3) adds. */
