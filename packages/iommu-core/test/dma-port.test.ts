@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Access, type MessageWindow } from "../src/index.js";
-import { FakeMemory } from "../src/testing/index.js";
+import { Access, BackendIommu, type MessageWindow } from "../src/index.js";
+import { FakeMemory, PageTables } from "../src/testing/index.js";
 import { Machine, range } from "./support/machine.js";
+import { TableBackend, TableDomain } from "./support/table-backend.js";
 
 function bytes(length: number, seed = 1): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (i * 31 + seed) & 0xff);
@@ -75,6 +76,30 @@ describe("the DMA port", () => {
       ),
       { numRuns: 60 },
     );
+  });
+
+  it("asks once for a large page, from wherever in it the transfer starts, and again behind its end", () => {
+    const memory = new FakeMemory();
+    const tables = new PageTables(memory);
+    tables.map(512, 512, 1024, 3, 512);
+    tables.map(1024, 1, 5);
+    const backend = new TableBackend(new TableDomain("tables", tables));
+    const { dma } = new BackendIommu({ backend, memory }).addressSpace(0);
+    let translations = 0;
+    const translate = backend.translate.bind(backend);
+    backend.translate = (...request) => {
+      translations += 1;
+      translate(...request);
+    };
+    const data = bytes(3 * 4096);
+    expect(dma.write(1022 * 4096, data)).toBe(true);
+    expect(translations).toBe(2);
+    const written = new Uint8Array(2 * 4096);
+    memory.read((1024 + 510) * 4096, written);
+    expect(Buffer.compare(written, data.subarray(0, 2 * 4096))).toBe(0);
+    const behind = new Uint8Array(4096);
+    memory.read(5 * 4096, behind);
+    expect(Buffer.compare(behind, data.subarray(2 * 4096))).toBe(0);
   });
 
   it("writes the pages before the one that is refused, and says which that is", () => {

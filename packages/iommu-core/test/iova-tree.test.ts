@@ -64,6 +64,7 @@ describe("IovaTree", () => {
       fc.property(fc.array(step, { maxLength: 25 }), range, (steps, window) => {
         const tree = new IovaTree();
         const naive = new NaiveTree();
+        const between = new Mapping();
         for (const {
           op,
           range: { firstPfn, pageCount },
@@ -76,6 +77,12 @@ describe("IovaTree", () => {
           } else {
             tree.remove(firstPfn, pageCount);
             naive.remove(firstPfn, pageCount);
+          }
+          // Look-ups between edits: the leaf used last must never answer for one that has gone.
+          for (const pfn of [firstPfn, firstPfn + pageCount - 1, window.firstPfn]) {
+            const page = naive.pages.get(pfn);
+            expect(tree.find(pfn, between)).toBe(page !== undefined);
+            if (page !== undefined) expect(between.gpaPfn).toBe(page.gpaPfn);
           }
         }
         expect(tree.pageCount).toBe(naive.pages.size);
@@ -106,6 +113,23 @@ describe("IovaTree", () => {
       [2 ** 18, 1000, 2 ** 20, 3],
       [2 ** 18 + 1001, 2 ** 18 - 1001, 2 ** 20 + 1001, 3],
     ]);
+  });
+
+  it("forgets the leaf used last when a removal, a superpage or a clear takes it away", () => {
+    const tree = new IovaTree();
+    const found = new Mapping();
+    const edits = [() => tree.remove(0, 512), () => tree.insert(0, 512, 4096, 3), () => tree.clear()];
+    for (const takeAway of edits) {
+      tree.clear();
+      tree.insert(5, 1, 50, 3);
+      expect(tree.find(5, found)).toBe(true);
+      takeAway();
+      const held = tree.find(5, found);
+      expect(held ? found.gpaPfn : undefined).toBe(takeAway === edits[1] ? 4101 : undefined);
+      tree.insert(7, 1, 70, 3);
+      expect(tree.find(7, found)).toBe(true);
+      expect(found.gpaPfn).toBe(70);
+    }
   });
 
   it("gives its memory back when everything is removed", () => {

@@ -43,6 +43,16 @@ describe("observation events", () => {
     expect(seen.splice(0)).toEqual(["unmap 1+2"]);
   });
 
+  it("say nothing when a device that is followed already gets a second notifier, or loses one of two", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 2, 100);
+    machine.nicSpace.attach(new RecordingNotifier());
+    const seen = machine.watch("map", "unmap", "change");
+    const second = machine.nicSpace.attach(new RecordingNotifier());
+    void second.detach();
+    expect(seen).toEqual([]);
+  });
+
   it("report invalidations, moves, attach and detach", () => {
     const machine = new Machine();
     const seen = machine.watch("invalidate", "move", "attach", "detach");
