@@ -5,6 +5,10 @@
 import { type MsiMessage, parseSourceId } from "@iommu-kit/iommu-core";
 import { GuestDriver, type GuestOptions, remappableMessage } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
+import { resolveConfig } from "../src/config.js";
+import type { FaultLog, FaultRecord } from "../src/fault/fault-log.js";
+import { InterruptRemap } from "../src/interrupt/interrupt-remap.js";
+import { ECAP } from "../src/spec/registers-capability.js";
 
 const NIC = "00:03.0";
 const SID = parseSourceId(NIC);
@@ -224,6 +228,58 @@ describe("every reason for which a message is refused", () => {
   });
 });
 
+describe("units that want more than this one can be configured to", () => {
+  /** A remapper whose ECAP has a bit that no option sets yet. */
+  function remapper(bit: "EIMER" | "IRREQ"): {
+    readonly remap: InterruptRemap;
+    readonly reasons: number[];
+    readonly sent: MsiMessage[];
+  } {
+    const { cap, ecap, hostAddressBits } = resolveConfig({ extendedInterruptMode: true }).capabilities;
+    ECAP.fields[bit].set(ecap, 0, 1);
+    const reasons: number[] = [];
+    const sent: MsiMessage[] = [];
+    const faults = { record: (fault: FaultRecord) => reasons.push(fault.reason) } as unknown as FaultLog;
+    const memory = new GuestDriver().memory;
+    const send = (message: MsiMessage): void => void sent.push(message);
+    const capabilities = { cap, ecap, hostAddressBits };
+    return { remap: new InterruptRemap({ memory, capabilities, faults, entryCount: 16, send }), reasons, sent };
+  }
+
+  it("2A: a unit that requires extended mode refuses messages while EIME is 0", () => {
+    const { remap, reasons, sent } = remapper("EIMER");
+    Object.assign(remap.pointer, { enabled: true, entryCount: 256 });
+    expect(remap.request(SID, remappableMessage(1))).toBe(false);
+    expect(remap.request(SID, { address: 0xfee0_0000, addressHigh: 0, data: 0 })).toBe(false);
+    expect([reasons, sent]).toEqual([[0x2a, 0x2a], []]);
+  });
+
+  it("2B: a unit that requires remapping refuses messages while IRE is 0", () => {
+    const { remap, reasons, sent } = remapper("IRREQ");
+    expect(remap.request(SID, remappableMessage(1))).toBe(false);
+    expect([reasons, sent]).toEqual([[0x2b], []]);
+  });
+});
+
+describe("the table pointer", () => {
+  it("takes effect at SIRTP only: base, size and mode", () => {
+    const guest = remapping();
+    guest.interrupts.remapped(3, FIXED);
+    guest.unit.mmio.write64(0xb8, (BigInt(guest.newFrame()) << 12n) | 0x800n);
+    expect(send(guest, remappableMessage(3))).toEqual([TO_CPU_7]);
+    guest.command(0x0100_0000);
+    expect(send(guest, remappableMessage(3))).toBe("fault 21 index 3");
+    expect(send(guest, remappableMessage(1))).toBe("fault 22 index 1");
+  });
+
+  it("keeps no extended mode on a unit without it", () => {
+    const guest = remapping({ extendedInterruptMode: false, postedInterrupts: false }, { extended: true });
+    expect(guest.unit.mmio.read32(0xb8) & 0x800).toBe(0);
+    guest.interrupts.remapped(3, FIXED);
+    expect(send(guest, remappableMessage(3))).toEqual([TO_CPU_7]);
+  });
+});
+
 describe("source validation", () => {
   it("compares all bits, or all but some of the function", () => {
     const guest = remapping();
@@ -270,6 +326,45 @@ describe("posted interrupts", () => {
     expect(guest.memory.peek(gpa + 28) >>> 0).toBe(0x8000_0000);
     guest.memory.poke(gpa + 32, guest.memory.peek(gpa + 32) & ~1);
     expect(send(guest, remappableMessage(5))).toEqual([NOTIFICATION]);
+  });
+
+  it("in extended mode notify destinations of 32 bits; without it the rest of the destination is reserved", () => {
+    const wide = { NV: 0x30, NDST: 0x1234_5678 };
+    const extended = remapping({}, { extended: true });
+    extended.interrupts.posted(5, extended.interrupts.postedDescriptor(wide), { V: 0x41 });
+    expect(send(extended, remappableMessage(5))).toEqual([
+      { address: 0xfee7_8000, addressHigh: 0x1234_5600, data: 0x4030 },
+    ]);
+    const plain = remapping();
+    plain.interrupts.posted(5, plain.interrupts.postedDescriptor(wide), { V: 0x41 });
+    expect(send(plain, remappableMessage(5))).toBe("fault 28 index 5");
+  });
+
+  it("are checked for their source, and recorded or not, as others", () => {
+    const guest = remapping();
+    const gpa = guest.interrupts.postedDescriptor(bits);
+    guest.interrupts.posted(5, gpa, { V: 0x41, SVT: 1, SID: 0x99 });
+    expect(send(guest, remappableMessage(5))).toBe("fault 26 index 5");
+    expect(guest.memory.peek(gpa + 8)).toBe(0);
+    guest.interrupts.posted(6, 0x7000_0000, { V: 0x41, FPD: 1 });
+    expect(send(guest, remappableMessage(6))).toBe("refused");
+  });
+
+  it("lose no request that the guest sets meanwhile", () => {
+    const guest = remapping();
+    const gpa = guest.interrupts.postedDescriptor(bits);
+    guest.interrupts.posted(5, gpa, { V: 0x41 });
+    const { memory } = guest;
+    const compareExchange = memory.compareExchange.bind(memory);
+    let raced = false;
+    memory.compareExchange = (at, expected, replacement) => {
+      // Another processor sets vector 0x42 between our read and our write.
+      if (!raced && at === gpa + 8) memory.poke(at, memory.peek(at) | 4);
+      raced = true;
+      return compareExchange(at, expected, replacement);
+    };
+    send(guest, remappableMessage(5));
+    expect(memory.peek(gpa + 8)).toBe(6);
   });
 
   it("that are suppressed do not notify unless they are urgent", () => {
