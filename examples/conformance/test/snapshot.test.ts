@@ -8,7 +8,7 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
-import { ALL_FRAMES, type MsiMessage, Translation } from "@iommu-kit/iommu-core";
+import { ALL_FRAMES, type Completion, type MsiMessage, Translation } from "@iommu-kit/iommu-core";
 import { ManualScheduler } from "@iommu-kit/iommu-core/testing";
 import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import { restore, save } from "@iommu-kit/iommu-vtd/snapshot";
@@ -58,10 +58,9 @@ class CopiedMemory extends SparseMemory {
   }
 }
 
-/** A notifier that acknowledges unmaps later: wait descriptors are in flight at some cuts. */
+/** A notifier that acknowledges the events of a step later: wait descriptors are in flight at some cuts. */
 class SlowView extends ViewNotifier {
-  override unmap(iovaPfn: number, pageCount: number): Promise<void> {
-    super.unmap(iovaPfn, pageCount);
+  commit(): Completion {
     return Promise.resolve();
   }
 }

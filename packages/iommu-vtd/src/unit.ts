@@ -11,6 +11,7 @@ import {
   BitAccess,
   type Completion,
   type Domain,
+  type GuestMemory,
   IommuError,
   type Requester,
   type Scheduler,
@@ -48,6 +49,8 @@ import type { VtdOptions } from "./vtd-iommu.js";
 /** @internal */
 export class Unit {
   readonly config: ResolvedConfig;
+  readonly memory: GuestMemory;
+  readonly filter: OutputFilter;
   readonly root: RootPointer = { enabled: false, mode: TableMode.LEGACY, rootPfn: 0 };
   readonly file: RegisterFile;
   readonly mmio: MmioPort;
@@ -73,11 +76,13 @@ export class Unit {
     const { capabilities } = config;
     const { root } = this;
     this.config = config;
+    this.memory = memory;
     const file = new RegisterFile(capabilities, config.ver);
     this.file = file;
 
     // Flow A: translation.
     const filter = new OutputFilter();
+    this.filter = filter;
     const faults = new FaultLog(file, config.faultRecords, msi);
     const bindings = new Bindings(memory, capabilities, root, config.contextEntries);
     const iotlb = new Iotlb(config.iotlbEntries);
@@ -155,7 +160,7 @@ export class Unit {
       pace: this.#makePace(scheduler),
     });
     this.registerInvalidation = new RegisterInvalidation(file, invalidator, capabilities, root);
-    this.command = new GlobalCommand(file, this.#makeTargets(), writableCommands(file));
+    this.command = new GlobalCommand(file, this.#makeTargets(), writableCommands(file, config));
     const { command, queue, registerInvalidation, pageRequests, protectedMemory } = this;
     const effects = sideEffects(file, {
       command,
@@ -298,12 +303,13 @@ function widestInput(config: ResolvedConfig): number {
 }
 
 /** The GCMD bits that the unit has. */
-function writableCommands(file: RegisterFile): Int32Array {
+function writableCommands(file: RegisterFile, config: ResolvedConfig): Int32Array {
   const commands = GCMD.mask(BitAccess.WRITE);
   const word = file.wordOf("GCMD");
   file.write(word, -1);
   commands[0] = (file.words[word] ?? 0) & (commands[0] ?? 0);
   file.words[word] = 0;
+  if (!config.compatibilityInterrupts) GCMD.fields.CFI.set(commands, 0, 0);
   return commands;
 }
 

@@ -1,0 +1,58 @@
+/**
+ * Fault records with the names of their reasons. A code may stand for several conditions; a record cannot tell them apart, the `fault` event can.
+ */
+
+import { formatSourceId } from "@iommu-kit/iommu-core";
+import { faultTable } from "../spec/fault-texts.js";
+import { FRCD } from "../spec/registers-event.js";
+import type { Unit } from "../unit.js";
+
+/** One fault recording register that has been written. */
+export interface FaultInspection {
+  readonly index: number;
+  /** F: software has not cleared it. */
+  readonly pending: boolean;
+  readonly sourceId: string;
+  readonly pasid: number | null;
+  /** Architected code. */
+  readonly code: number;
+  /** The conditions of that code: `"LCT.4.1, LCT.4.2"`. */
+  readonly names: string;
+  readonly meaning: string;
+  readonly request: string;
+  /** Input address, hexadecimal; of an interrupt fault the index. */
+  readonly where: string;
+}
+
+const REQUESTS = ["write", "page request", "read", "atomic operation"];
+const ADDRESS_TYPES = ["", "translation request, ", "translated ", "malformed "];
+/** Codes 20h to 2Fh belong to interrupt remapping. */
+const INTERRUPT_CODES = 2;
+
+/** The newest record is the one in front of `next`; they are in the order of the registers. */
+export function inspectFaults({ file, config }: Unit, most: number): FaultInspection[] {
+  const first = file.wordOf("FRCD");
+  const faults: FaultInspection[] = [];
+  for (let index = 0; index < Math.min(config.faultRecords, most); index++) {
+    const at = first + index * FRCD.wordCount;
+    const get = (name: keyof typeof FRCD.fields): number => FRCD.fields[name].get(file.words, at);
+    const code = get("FR");
+    if (code === 0) continue;
+    const rows = faultTable().filter((row) => row.code === code);
+    const interrupt = code >> 4 === INTERRUPT_CODES;
+    faults.push({
+      index,
+      pending: get("F") === 1,
+      sourceId: formatSourceId(get("SID")),
+      pasid: get("PP") === 1 ? get("PV") : null,
+      code,
+      names: rows.map(({ mnemonic }) => mnemonic).join(", ") || `${code.toString(16)}h`,
+      meaning: [...new Set(rows.map(({ meaning }) => meaning))].join("; or: "),
+      request: interrupt
+        ? "interrupt"
+        : `${ADDRESS_TYPES[get("AT")] ?? ""}${REQUESTS[get("T1") * 2 + get("T2")] ?? ""}`,
+      where: interrupt ? `index ${Math.floor(get("FI") / 2 ** 36)}` : `0x${(BigInt(get("FI")) * 4096n).toString(16)}`,
+    });
+  }
+  return faults;
+}

@@ -1,0 +1,100 @@
+/**
+ * The state of a unit as one plain object.
+ *
+ * Structures are read from guest memory anew, beside the caches: looking changes no counter and sets no flag. Everything is bounded, so a guest that fills its tables does
+ * not fill the host's memory.
+ */
+
+import { Bindings } from "../translate/bindings.js";
+import { VtdIommu } from "../vtd-iommu.js";
+import { type DeviceInspection, inspectDevices, inspectViews, type ViewInspection } from "./devices.js";
+import { type FaultInspection, inspectFaults } from "./faults.js";
+import { hexGpa } from "./hex-text.js";
+import { inspectQueue, type QueueInspection } from "./queue.js";
+import { inspectRegisters, type RegisterInspection } from "./registers.js";
+
+/** How much to show. */
+export interface InspectOptions {
+  /** Mapped ranges of a device or view. Default 32. */
+  readonly ranges?: number;
+  /** Table entries read for one device. Default 2^17. */
+  readonly entries?: number;
+  /** Devices, views, fault records, descriptors: of each. Default 64. */
+  readonly items?: number;
+}
+
+/** JSON-safe. Frames are 4 KiB; 64-bit values are hexadecimal text. */
+export interface Inspection {
+  /** One line: mode, what is on. */
+  readonly summary: string;
+  readonly translation: {
+    readonly enabled: boolean;
+    readonly mode: "legacy" | "scalable" | "reserved" | "abort";
+    readonly rootGpa: string;
+  };
+  /** As commanded through GCMD; GSTS follows when notifiers have completed. */
+  readonly commanded: Readonly<Record<string, number | boolean>>;
+  readonly interruptRemapping: {
+    readonly enabled: boolean;
+    readonly extended: boolean;
+    readonly compatibility: boolean;
+    readonly tableGpa: string;
+    readonly entryCount: number;
+  };
+  /** `first+count` frames each. */
+  readonly protectedRegions: readonly { readonly firstPfn: number; readonly pageCount: number }[];
+  readonly registers: readonly RegisterInspection[];
+  readonly caches: Readonly<
+    Record<string, { readonly entries: number; readonly hits?: number; readonly misses?: number }>
+  >;
+  readonly queue: QueueInspection;
+  readonly faults: readonly FaultInspection[];
+  /** Page requests that wait for a response. */
+  readonly pageRequests: number;
+  readonly devices: readonly DeviceInspection[];
+  /** What MAP notifiers have been told, by domain. */
+  readonly views: readonly ViewInspection[];
+}
+
+const MODES = ["legacy", "scalable", "reserved", "abort"] as const;
+
+/** Looks at a unit. What it answers is a copy: it does not change later. */
+export function inspect(iommu: VtdIommu, options: InspectOptions = {}): Inspection {
+  const unit = VtdIommu.unitOf(iommu);
+  const { ranges = 32, entries = 2 ** 17, items = 64 } = options;
+  const limits = { ranges, entries, items };
+  const { root, config, interrupts, bindings, iotlb } = unit;
+  const mode = MODES[root.mode] ?? "reserved";
+  const fresh = new Bindings(unit.memory, config.capabilities, root, 0);
+  const cached = ({ size, hits, misses }: { size: number; hits: number; misses: number }) => ({
+    entries: size,
+    hits,
+    misses,
+  });
+  const { enabled, extended, compatibility, tablePfn, entryCount } = interrupts.pointer;
+  return {
+    summary: summaryOf(root.enabled, mode, enabled),
+    translation: { enabled: root.enabled, mode, rootGpa: hexGpa(root.rootPfn) },
+    commanded: { ...unit.command.state },
+    interruptRemapping: { enabled, extended, compatibility, tableGpa: hexGpa(tablePfn), entryCount },
+    protectedRegions: unit.filter.protectedRegions.map(({ firstPfn, pageCount }) => ({ firstPfn, pageCount })),
+    registers: inspectRegisters(unit),
+    caches: {
+      iotlb: cached(iotlb),
+      contexts: cached(bindings.contexts),
+      "scalable contexts": cached(bindings.scalableContexts),
+      "PASID entries": cached(bindings.pasids),
+      "interrupt entries": { entries: interrupts.cache.size },
+    },
+    queue: inspectQueue(unit, Math.min(items, 16)),
+    faults: inspectFaults(unit, items),
+    pageRequests: unit.pageRequests.waiting,
+    devices: inspectDevices(unit, fresh, limits),
+    views: inspectViews(unit, limits),
+  };
+}
+
+function summaryOf(translating: boolean, mode: string, remapping: boolean): string {
+  const translation = translating ? `translating, ${mode} mode` : "translation off";
+  return `${translation}; interrupt remapping ${remapping ? "on" : "off"}`;
+}

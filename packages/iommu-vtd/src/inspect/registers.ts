@@ -1,0 +1,42 @@
+/**
+ * Registers field by field, as software reads them, with the texts of the specification's tables.
+ */
+
+import { describeFields, type FieldText } from "@iommu-kit/iommu-core";
+import { registerMap } from "../spec/registers.js";
+import { registerTables } from "../spec/tables.js";
+import type { Unit } from "../unit.js";
+import { hexWords } from "./hex-text.js";
+
+/** One register. */
+export interface RegisterInspection {
+  readonly name: string;
+  readonly title: string;
+  readonly section: string;
+  readonly offsetBytes: number;
+  /** Hexadecimal. */
+  readonly value: string;
+  readonly fields: readonly FieldText[];
+}
+
+const texts = new Map(registerTables.map(({ name, text }) => [name, text]));
+
+/** Every register that the unit has, by offset. Fault records are in `faults`. */
+export function inspectRegisters({ file, config }: Unit): RegisterInspection[] {
+  const { cap, ecap } = config.capabilities;
+  const shown: RegisterInspection[] = [];
+  for (const { name, offsetBytes, layout } of registerMap(cap, ecap)) {
+    const text = texts.get(name);
+    if (name === "FRCD" || text === undefined) continue;
+    const words = Int32Array.from({ length: layout.wordCount }, (_, word) => file.read(offsetBytes / 4 + word));
+    shown.push({
+      name,
+      title: text.title,
+      section: text.section,
+      offsetBytes,
+      value: hexWords(words),
+      fields: describeFields(layout, words, 0, text),
+    });
+  }
+  return shown;
+}
