@@ -10,6 +10,7 @@
  * | cached translations of one PASID answered another | "two PASIDs ..." |
  * | the cache's hash lost bits; keys lost the bus number | "pages and devices that differ in high bits only ..." |
  * | page invalidations kept first-stage entries; PASID invalidations kept second-stage ones | "a page-selective invalidation ...", "a PASID-selective ..." |
+ * | requests with PASID to the interrupt window were taken for interrupts | "the interrupt window is ordinary ..." |
  * | outputs in the interrupt window, inputs that are not canonical, flags that were not set | "a first stage ..." |
  * | PASID entry types that the unit lacks were accepted | "a PASID entry of a type ..." |
  * | legacy fault codes in scalable mode | "scalable mode has fault codes of its own" |
@@ -198,6 +199,21 @@ describe("scalable mode", () => {
     expect(ask(space, 0x11)).toBe("fault 87");
     expect(ask(space, 2 ** 36)).toBe("fault 80");
     expect(guest.takeFaults()).toMatchObject([{ reason: 0x87, page: 0x11 }]);
+  });
+
+  it("the interrupt window is ordinary memory for a request with PASID, but not behind pass-through", () => {
+    const { guest, tables } = scalable();
+    tables.map(0xfee00, 1, 0x900);
+    guest.pasid(NIC, 9, { did: 8, type: "pass-through" });
+    const ordinary = guest.device(NIC, { pasid: 7 });
+    expect(ordinary.dma.write(0xfee0_0000, Uint8Array.of(1, 2, 3, 4))).toBe(true);
+    expect(guest.memory.peek(0x900 * PAGE)).toBe(0x0403_0201);
+    expect(guest.device(NIC, { pasid: 9 }).dma.write(0xfee0_0000, Uint8Array.of(1, 2, 3, 4))).toBe(false);
+    expect(guest.takeFaults()).toMatchObject([{ reason: 0x87, pasid: 9, page: 0xfee00 }]);
+    expect(guest.messages).toEqual([]);
+    const notifier = new RecordingNotifier();
+    ordinary.attach(notifier);
+    expect(notifier.lookup(0xfee00)).toEqual({ gpaPfn: 0x900, access: 3 });
   });
 
   it("a PASID entry of a type that the unit lacks is refused with 5B", () => {
