@@ -9,11 +9,11 @@ import { turn } from "./proof.js";
 import { VirtioRing } from "./virtio-ring.js";
 
 /** First IOVA of the card, in pages. */
-export const CARD_PFN = 0x100000;
+const CARD_PFN = 0x100000;
 /** Buffers of each ring, a page each. */
 export const BUFFERS = 256;
 /** What is written over memory that the device must not read any more. */
-export const POISON = 0xee;
+const POISON = 0xee;
 const PAGES = 1024;
 const RECEIVE_PAGE = 0x100;
 const SEND_PAGE = 0x200;

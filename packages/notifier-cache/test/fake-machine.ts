@@ -77,7 +77,7 @@ class TableBackend implements Backend {
 }
 
 /** A scheduler whose time the test advances. */
-export class ManualScheduler implements Scheduler {
+class ManualScheduler implements Scheduler {
   #now = 0;
   #tasks: { readonly at: number; readonly task: () => void }[] = [];
 
