@@ -67,7 +67,7 @@ const QUEUE_ERRORS = [
 
 /** Looks at the queue. */
 export function inspectQueue(unit: Unit, most: number): QueueInspection {
-  const { file, queue, memory, config } = unit;
+  const { file, queue, config } = unit;
   const wide = file.get("IQA", IQA.fields.DW) === 1;
   const step = wide ? 32 : 16;
   const sizeBytes = queueBytes(file.get("IQA", IQA.fields.QS));
@@ -76,16 +76,7 @@ export function inspectQueue(unit: Unit, most: number): QueueInspection {
   const basePfn = file.get("IQA", IQA.fields.IQA) % 2 ** (config.hostAddressWidth - 12);
   const enabled = unit.command.state.QIE === 1;
   const errors = errorsOf(unit);
-  const pending: DescriptorInspection[] = [];
-  const inStep = tailBytes % step === 0 && tailBytes < sizeBytes;
-  for (
-    let at = headBytes;
-    enabled && inStep && at !== tailBytes && pending.length < most;
-    at = (at + step) % sizeBytes
-  ) {
-    const words = new Int32Array(step / 4);
-    pending.push(memory.fetch(basePfn * 4096 + at, words) ? describe(at, words) : unreadable(at));
-  }
+  const place = { basePfn, headBytes, tailBytes, sizeBytes, step };
   return {
     enabled,
     baseGpa: hexGpa(basePfn),
@@ -96,8 +87,28 @@ export function inspectQueue(unit: Unit, most: number): QueueInspection {
     state: enabled ? stateOf(queue.suspended, errors) : "off",
     wait: queue.waiting === undefined ? null : describe((headBytes + sizeBytes - step) % sizeBytes, queue.waiting),
     errors,
-    pending,
+    pending: enabled ? upcoming(unit, place, most) : [],
   };
+}
+
+interface Place {
+  readonly basePfn: number;
+  readonly headBytes: number;
+  readonly tailBytes: number;
+  readonly sizeBytes: number;
+  readonly step: number;
+}
+
+/** The descriptors between head and tail. None if the tail is nowhere. */
+function upcoming({ memory }: Unit, place: Place, most: number): DescriptorInspection[] {
+  const { basePfn, headBytes, tailBytes, sizeBytes, step } = place;
+  const found: DescriptorInspection[] = [];
+  if (tailBytes % step !== 0 || tailBytes >= sizeBytes) return found;
+  for (let at = headBytes; at !== tailBytes && found.length < most; at = (at + step) % sizeBytes) {
+    const words = new Int32Array(step / 4);
+    found.push(memory.fetch(basePfn * 4096 + at, words) ? describe(at, words) : unreadable(at));
+  }
+  return found;
 }
 
 function stateOf(suspended: boolean, errors: readonly string[]): QueueInspection["state"] {
