@@ -57,7 +57,6 @@ export async function runScenario(
   const judges = new Judges();
   const attached = attachIommu(machine.emulator, {
     unit: scenario.unit,
-    ...(scenario.bypass === undefined ? {} : { bypass: scenario.bypass }),
     ...(scenario.withoutAccessPlatform === undefined ? {} : { withoutAccessPlatform: scenario.withoutAccessPlatform }),
     ...(scenario.judge === true ? { onDma: judges.onDma, onRegisterWrite: judges.onRegisterWrite } : {}),
   });

@@ -60,8 +60,6 @@ export interface Scenario {
   readonly commandLine: string;
   /** Tasks of guest/tasks. */
   readonly tasks: readonly string[];
-  /** Devices left in front of the unit. */
-  readonly bypass?: readonly V86DeviceName[];
   /** See `AttachIommuOptions`. */
   readonly withoutAccessPlatform?: readonly V86DeviceName[];
   /** Plug the DMA engine; `raw`: in front of the unit. Default: not plugged. */

@@ -176,6 +176,28 @@ describe("attachIommu", () => {
     expect(await offered(["virtio_9p"])).toBe(0);
   });
 
+  it("leaves devices in front of the unit that it is told to leave there", async () => {
+    const emulator = await loaded();
+    const cpu = internalsOf(emulator);
+    const { devices } = attachIommu(emulator, { bypass: ["ide"] });
+    expect(devices.map(({ name }) => name)).toEqual(["virtio_9p"]);
+    expect(cpu.devices.ide?.primary?.master?.cpu).toBe(cpu);
+  });
+
+  it("is reset with the machine: translation is off afterwards", async () => {
+    const emulator = await loaded();
+    const { memory } = attachIommu(emulator, { unit: { addressWidths: [39] } });
+    const cpu = internalsOf(emulator);
+    mapForDisk(cpu, memory, 7, 0x300);
+    expect(readRegister(cpu, 0x1c) >>> 31).toBe(1);
+    cpu.reboot_internal();
+    expect(readRegister(cpu, 0x1c)).toBe(0);
+    cpu.devices.ide?.primary?.master?.cpu.write32(7 * PAGE_BYTES, 5);
+    const word = new Int32Array(1);
+    memory.fetch(7 * PAGE_BYTES, word);
+    expect(word[0]).toBe(5);
+  });
+
   it("refuses a second unit on the same emulator", async () => {
     const emulator = await loaded();
     attachIommu(emulator, {});

@@ -123,6 +123,7 @@ class V86Attachment implements AttachedIommu {
       scheduler: options.scheduler ?? timerScheduler,
     });
     this.#undo.push(mapRegisters(cpu, registerGpa, watched(this.unit.registers, options.onRegisterWrite)));
+    this.#resetWithMachine();
     this.#addFirmwareTable(registerGpa, options.hostAddressWidthBits ?? 36);
     const bypass = new Set(options.bypass ?? []);
     this.#offerAccessPlatform(new Set(options.withoutAccessPlatform ?? []));
@@ -168,6 +169,18 @@ class V86Attachment implements AttachedIommu {
 
   #memoryOf(space: AddressSpace): DeviceMemory {
     return this.#onDma === undefined ? space.dma : observed(space.dma, space.sourceId, this.#onDma);
+  }
+
+  /** A guest that resets the machine finds the unit reset as well: firmware and a new kernel would not expect translation to be on. */
+  #resetWithMachine(): void {
+    const cpu = this.#cpu;
+    const reboot = cpu.reboot_internal.bind(cpu);
+    cpu.reboot_internal = () => {
+      reboot();
+      void this.unit.iommu.reset();
+    };
+    // What is left then is v86's own, on its prototype.
+    this.#undo.push(() => Reflect.deleteProperty(cpu, "reboot_internal"));
   }
 
   #addFirmwareTable(registerGpa: number, hostAddressWidthBits: number): void {

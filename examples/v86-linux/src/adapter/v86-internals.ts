@@ -122,6 +122,8 @@ export interface V86Cpu {
   jit_dirty_cache(firstByte: number, endByte: number): void;
   /** Takes a pending interrupt if the processor can. Never from inside an MMIO callback: v86 crashes. */
   handle_irqs(): void;
+  /** What v86 does when the guest resets the machine. */
+  reboot_internal(): void;
   /** Where the local APIC's state is in `wasm_memory`. */
   get_apic_addr(): number;
 }
@@ -140,6 +142,7 @@ const FUNCTIONS_OF_CPU = [
   "write_blob",
   "jit_dirty_cache",
   "handle_irqs",
+  "reboot_internal",
   "get_apic_addr",
 ] as const;
 const FUNCTIONS_OF_PCI = ["register_device", "raise_irq", "lower_irq"] as const;

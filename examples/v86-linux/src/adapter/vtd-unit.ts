@@ -2,7 +2,7 @@
  * The VT-d unit as the adapter uses it, and the defaults that suit v86.
  */
 
-import type { AddressSpace, Iommu, MsiSink, Scheduler } from "@iommu-kit/iommu-core";
+import type { AddressSpace, MsiSink, Scheduler } from "@iommu-kit/iommu-core";
 import { type VtdConfig, VtdIommu } from "@iommu-kit/iommu-vtd";
 import type { RegisterBlock } from "./mmio-page.js";
 import type { V86GuestMemory } from "./v86-guest-memory.js";
@@ -16,7 +16,7 @@ export interface UnitPorts {
 
 /** The unit as the adapter needs it. */
 export interface V86Unit {
-  readonly iommu: VtdIommu & Iommu;
+  readonly iommu: VtdIommu;
   readonly registers: RegisterBlock;
   /** Where a device behind the unit sends its messages. */
   msiOf(space: AddressSpace): MsiSink;
