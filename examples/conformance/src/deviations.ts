@@ -37,12 +37,6 @@ export const DEVIATIONS = {
     theirs: "delivers it",
     known: true,
   },
-  "compatibility-flag-not-implemented": {
-    section: "§11.4.4.2",
-    ours: "GSTS.CFIS follows GCMD.CFI",
-    theirs: "CFIS stays 0",
-    known: true,
-  },
   "bus-range-reversed": {
     section: "§9.9, SVT = 10b",
     ours: "SID bits 15:8 are the first bus allowed, bits 7:0 the last",

@@ -51,6 +51,8 @@ export interface VtdConfig {
   readonly interruptRemapping?: boolean;
   /** 32-bit interrupt destinations (x2APIC). Default false. */
   readonly extendedInterruptMode?: boolean;
+  /** A guest may let compatibility-format interrupts pass (CFI). Default true; `false` blocks them whenever remapping is on, whatever the guest asks for. */
+  readonly compatibilityInterrupts?: boolean;
   /** Posted interrupts. Default false. */
   readonly postedInterrupts?: boolean;
   /** Scalable mode: PASIDs, 256-bit descriptors. Default false; everything down to `stopMarkers` needs it. */
@@ -131,6 +133,7 @@ const DEFAULTS: Required<VtdConfig> = {
   deviceTlb: false,
   interruptRemapping: true,
   extendedInterruptMode: false,
+  compatibilityInterrupts: true,
   postedInterrupts: false,
   scalableMode: false,
   firstStage: false,

@@ -175,6 +175,15 @@ describe("every reason for which a message is refused", () => {
     expect(send(guest, remappableMessage(5))).toBe("fault 24 index 5");
   });
 
+  it("25: a message in compatibility format always, on a unit that is told to let none pass", () => {
+    const guest = new GuestDriver({ compatibilityInterrupts: false });
+    guest.enableInterruptRemapping();
+    guest.command(CFI);
+    expect(guest.status & CFI).toBe(0);
+    expect(guest.unit.interrupt(0x18, { address: 0xfee0_0000, addressHigh: 0, data: 0x31 })).toBe(false);
+    expect(guest.takeFaults().map(({ reason }) => reason)).toEqual([0x25]);
+  });
+
   it("25: a message in compatibility format, unless CFI lets it pass; in extended mode never", () => {
     const message = { address: 0xfee0_3000, addressHigh: 0, data: 0x51 };
     const guest = remapping();

@@ -39,6 +39,8 @@ export function configOf(header: Header): RunnerConfig {
     deviceTlb: has(ecap, 2),
     interruptRemapping: has(ecap, 3),
     extendedInterruptMode: has(ecap, 4),
+    // The recorded unit has no CFI: GSTS.CFIS stays 0. Whether a unit has it is in no capability bit.
+    compatibilityInterrupts: false,
     passThrough: has(ecap, 6),
     snoopControl: has(ecap, 7),
     iotlbRegisterOffset: field(ecap, 17, 8) * 16,

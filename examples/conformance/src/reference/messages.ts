@@ -20,7 +20,6 @@ export interface MessageAnswer {
 /** See the file's header. */
 export class ReferenceMessages {
   enabled = false;
-  compatibility = false;
   tablePfn = 0;
   entryCount = 0;
   readonly #traits: Traits;
@@ -36,7 +35,6 @@ export class ReferenceMessages {
     const same = { address, data };
     if (!this.enabled) return { delivered: same, cause: undefined };
     if ((address & 0x10) === 0) {
-      if (this.compatibility) return { delivered: same, cause: undefined };
       const passes = this.#traits.has("compatibility-interrupts-pass");
       return { delivered: passes ? same : undefined, cause: passes ? "compatibility-interrupts-pass" : undefined };
     }

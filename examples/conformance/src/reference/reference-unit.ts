@@ -43,7 +43,6 @@ export class ReferenceUnit {
   #enabled = false;
   #root: Root = { pfn: 0, scalable: false };
   #status = 0;
-  #compatibilityCause: DeviationName | undefined;
 
   constructor(header: Header, traits: Traits) {
     this.#traits = traits;
@@ -82,7 +81,7 @@ export class ReferenceUnit {
   read(offset: number): ReferenceValue | undefined {
     const { faults, queue } = this;
     const queueOrFault = queue.cause ?? faults.cause;
-    if (offset === 0x1c) return { value: this.#status, cause: this.#compatibilityCause };
+    if (offset === 0x1c) return { value: this.#status, cause: undefined };
     if (offset === 0x34) return { value: faults.status, cause: queueOrFault };
     if (offset === 0x38)
       return {
@@ -170,13 +169,10 @@ export class ReferenceUnit {
     }
     if (one(24)) this.#latchInterrupts();
     this.messages.enabled = one(25);
-    this.messages.compatibility = one(23) && !this.#traits.has("compatibility-flag-not-implemented");
     if (one(31) !== this.#enabled) this.#flush();
     this.#enabled = one(31);
     const kept = this.#status & ((1 << 30) | (1 << 24));
-    const cfi = this.messages.compatibility ? 1 << 23 : 0;
-    this.#status = (kept | (value & ((1 << 31) | (1 << 26) | (1 << 25))) | cfi) >>> 0;
-    this.#compatibilityCause = one(23) ? "compatibility-flag-not-implemented" : undefined;
+    this.#status = (kept | (value & ((1 << 31) | (1 << 26) | (1 << 25)))) >>> 0;
   }
 
   #latchInterrupts(): void {
