@@ -19,6 +19,7 @@ const budgets = {
   "@iommu-kit/iommu-vtd/inspect": 16,
   "@iommu-kit/iommu-vtd/snapshot": 4,
   "@iommu-kit/iommu-vtd/testing": 8,
+  "@iommu-kit/iommu-vtd/units": 8,
   "@iommu-kit/notifier-vfio": 12,
   "@iommu-kit/notifier-vfio/di": 1,
   "@iommu-kit/notifier-vfio/vfio-user": 12,
