@@ -27,6 +27,7 @@ const TOOLS = {
   xz: "xz-utils",
   tar: "tar",
   perl: "perl",
+  "/usr/include/stdio.h": "libc6-dev",
 } as const;
 
 interface SourceEdit {
