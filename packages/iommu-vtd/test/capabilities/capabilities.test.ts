@@ -1,0 +1,23 @@
+import { describe, expect, it } from "vitest";
+import { capabilitiesPage, missingCapabilities, unusedReasons } from "./capabilities-page.js";
+import { absentCapabilities, absentReasons, withoutEffect } from "./why-not.js";
+
+describe("docs/capabilities.md", () => {
+  it("says what the tables and the unit say; `vitest --update` writes it", async () => {
+    await expect(capabilitiesPage()).toMatchFileSnapshot("../../../../docs/capabilities.md");
+  });
+
+  it("gives a reason for every capability that no configuration has, and for no other", () => {
+    expect(Object.keys(absentCapabilities).toSorted()).toEqual(missingCapabilities().toSorted());
+    for (const name of Object.keys(withoutEffect)) expect(Object.keys(absentCapabilities)).not.toContain(name);
+  });
+
+  it("gives a reason for every fault reason that no code can arrive at", () => {
+    const unused = unusedReasons();
+    expect(unused.length).toBeGreaterThan(5);
+    expect(Object.keys(absentReasons)).toEqual(expect.arrayContaining(unused));
+    // These are named by code that only a capability outside of this page's configurations could reach.
+    const guarded = Object.keys(absentReasons).filter((name) => !unused.includes(name));
+    expect(guarded.toSorted()).toEqual(["INTERRUPT_EXTENDED_REQUIRED", "INTERRUPT_REMAPPING_REQUIRED", "SCT_4_3"]);
+  });
+});
