@@ -6,7 +6,7 @@
 
 import type { FakeMemory } from "@iommu-kit/iommu-core/testing";
 import { FirstStageBits } from "../spec/first-stage.js";
-import { levelSpan, tableIndex } from "../translate/table-index.js";
+import { tableIndex } from "../translate/table-index.js";
 import type { FrameAllocator } from "./frame-allocator.js";
 
 const { PRESENT, WRITE, USER, PAGE_SIZE } = FirstStageBits;
@@ -66,11 +66,6 @@ export class FirstStageTables {
       tablePfn = child;
     }
     return tablePfn * 4096 + tableIndex(iovaPfn, level) * 8;
-  }
-
-  /** Pages that one entry at `level` covers. */
-  static span(level: number): number {
-    return levelSpan(level);
   }
 
   #poke(gpa: number, pfn: number, flags: number): void {
