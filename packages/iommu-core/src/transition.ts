@@ -55,6 +55,8 @@ export class Transition implements MappingSink, AnnouncedState {
   #gatheredAt = -1;
   readonly #slot = new Mapping();
   readonly #slice: Slice;
+  /** The smallest block that any delivery takes: one call for each that a superpage is cut into. */
+  readonly #blockPages: number;
   /** Every frame below it is done. */
   cursor: number;
   /** Table entries read so far by the scan. */
@@ -70,6 +72,9 @@ export class Transition implements MappingSink, AnnouncedState {
     this.#slice = slice;
     this.cursor = plan.range.firstPfn;
     this.#end = endOf(plan.range);
+    let blockPages = Infinity;
+    for (const delivery of plan.deliveries) blockPages = Math.min(blockPages, delivery.largestBlock);
+    this.#blockPages = blockPages;
   }
 
   /** To be called before each scan. Whatever is left of the slice, a scan that begins gets one step further. */
@@ -226,16 +231,27 @@ export class Transition implements MappingSink, AnnouncedState {
     const found = before.seek(at, slot) && slot.firstPfn < at + span;
     if (found && slot.pageCount < span) return false;
     const same = found && slot.gpaPfn === gpaPfn && slot.access === access;
+    if (!same && this.#isManyBlocks(span)) return false;
     if (after === undefined && !(same && slot.pageCount > span)) before.setSlot(at, level, gpaPfn, access);
     this.cursor = at + span;
     if (same) return true;
-    this.#slice.mappingsLeft -= 1;
+    this.#charge(span);
     this.#plan.observer?.announced(at, span, gpaPfn, access, found);
     for (const delivery of deliveries) {
       if (found) delivery.change(at, span, gpaPfn, access, this);
       else delivery.add(at, span, gpaPfn, access, span);
     }
     return true;
+  }
+
+  /** Whether a superpage is more calls of a delivery than a leaf table: then it is told in parts, and slices end between them. */
+  #isManyBlocks(pageCount: number): boolean {
+    return pageCount > FANOUT * this.#blockPages;
+  }
+
+  /** Counts a superpage, or part of one, by the blocks it is told in. */
+  #charge(pageCount: number): void {
+    this.#slice.mappingsLeft -= Math.max(1, Math.ceil(pageCount / this.#blockPages));
   }
 
   /** Removes what is announced between the cursor and `pfn`. `false`: the slice is spent, the cursor says how far it came. */
@@ -255,13 +271,15 @@ export class Transition implements MappingSink, AnnouncedState {
         this.#chunk(base, first, Math.min(pfn, base + FANOUT));
         continue;
       }
-      const count = Math.min(pfn, slot.firstPfn + slot.pageCount) - first;
+      const most = this.#isManyBlocks(slot.pageCount) ? FANOUT * this.#blockPages : slot.pageCount;
+      const count = Math.min(pfn, slot.firstPfn + slot.pageCount, first + most) - first;
+      const gpaPfn = slot.gpaPfn + (first - slot.firstPfn);
       if (after === undefined) before.remove(first, count);
       this.cursor = first + count;
-      this.#slice.mappingsLeft -= 1;
+      this.#charge(count);
       const { observer } = this.#plan;
       if (observer?.removed === undefined) observer?.announced(first, count, -1, 0, true);
-      else observer.removed(first, count, slot.gpaPfn, slot.access);
+      else observer.removed(first, count, gpaPfn, slot.access);
       for (const delivery of this.#plan.deliveries) delivery.remove(first, count, this);
     }
     return true;
