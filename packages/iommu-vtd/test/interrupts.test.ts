@@ -250,9 +250,13 @@ describe("units that want more than this one can be configured to", () => {
     const sent: MsiMessage[] = [];
     const faults = { record: (fault: FaultRecord) => reasons.push(fault.reason) } as unknown as FaultLog;
     const memory = new GuestDriver().memory;
-    const send = (message: MsiMessage): void => void sent.push(message);
+    const deliver = (message: MsiMessage): void => void sent.push(message);
     const capabilities = { cap, ecap, hostAddressBits };
-    return { remap: new InterruptRemap({ memory, capabilities, faults, entryCount: 16, send }), reasons, sent };
+    return {
+      remap: new InterruptRemap({ memory, capabilities, faults, entryCount: 16, send: deliver }),
+      reasons,
+      sent,
+    };
   }
 
   it("2A: a unit that requires extended mode refuses messages while EIME is 0", () => {

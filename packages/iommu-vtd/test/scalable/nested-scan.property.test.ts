@@ -52,7 +52,7 @@ describe("the scan of first-stage and nested tables", () => {
   it("tells exactly what the walk would answer", async () => {
     let mapped = 0;
     await fc.assert(
-      fc.asyncProperty(plan, async (it) => {
+      fc.asyncProperty(plan, async (tables) => {
         const guest = new GuestDriver({
           cachingMode: true,
           scalableMode: true,
@@ -60,15 +60,15 @@ describe("the scan of first-stage and nested tables", () => {
           nested: true,
           secondStageFlags: true,
           iotlbEntries: 0,
-          limits: { entriesPerSlice: it.entriesPerSlice, mappingsPerSlice: it.entriesPerSlice },
+          limits: { entriesPerSlice: tables.entriesPerSlice, mappingsPerSlice: tables.entriesPerSlice },
         });
         const first = guest.newFirstStageTables();
         const second = guest.tables(6);
         // Tables lie from 0x20000 on: the second stage maps them onto themselves, unless the plan says otherwise.
         second.map(0x20000, 512, 0x20000);
-        if (it.secondLarge) second.map(0x200, 512, 0x4000, 3, 512);
+        if (tables.secondLarge) second.map(0x200, 512, 0x4000, 3, 512);
         else second.map(0x100, 0x40, 0x5000);
-        for (const { pfn, target, access } of it.second) {
+        for (const { pfn, target, access } of tables.second) {
           second.map(
             pfn,
             1,
@@ -76,16 +76,16 @@ describe("the scan of first-stage and nested tables", () => {
             access === 0 && pfn < 0x20000 ? 3 : access === 0 ? 1 : access,
           );
         }
-        for (const leaf of it.large)
+        for (const leaf of tables.large)
           first.map(leaf.iovaPfn, 512, leaf.gpaPfn, { writable: leaf.writable, leafPages: 512 });
-        for (const leaf of it.small)
+        for (const leaf of tables.small)
           first.map(leaf.iovaPfn, 1, leaf.gpaPfn, { writable: leaf.writable, user: leaf.user });
         guest.scalableContext(NIC);
         guest.pasid(NIC, 0, {
           did: 6,
-          type: it.nested ? "nested" : "first-stage",
+          type: tables.nested ? "nested" : "first-stage",
           firstRootPfn: first.rootPfn,
-          fields: { PWSNP: 1, SSADE: it.nested && it.flags ? 1 : 0 },
+          fields: { PWSNP: 1, SSADE: tables.nested && tables.flags ? 1 : 0 },
         });
         guest.start("scalable");
         const notifier = new RecordingNotifier();
@@ -94,8 +94,8 @@ describe("the scan of first-stage and nested tables", () => {
         await guest.scheduler.idle();
         const out = new Translation();
         const candidates = [
-          ...it.small.map((leaf) => leaf.iovaPfn),
-          ...it.large.flatMap((leaf) =>
+          ...tables.small.map((leaf) => leaf.iovaPfn),
+          ...tables.large.flatMap((leaf) =>
             [0, 1, 0xff, 0x100, 0x101, 0x102, 0x1ff].map((offset) => leaf.iovaPfn + offset),
           ),
           5,
