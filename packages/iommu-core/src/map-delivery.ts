@@ -39,7 +39,8 @@ const TICKET_LIMIT = 2 ** 39;
 export abstract class MapDelivery {
   readonly notifier: MapNotifier;
   readonly range: FrameRange;
-  protected readonly largestBlock: number;
+  /** Pages of a block at most. */
+  readonly largestBlock: number;
   protected readonly reports: DeliveryReports;
   /** What the consumer would not take, as it should be. Empty for nearly all. */
   protected readonly unheld = new IovaTree();
