@@ -33,6 +33,8 @@ export class JobQueue {
   readonly #waiting: Entry[] = [];
   #running = false;
   #scheduled = false;
+  /** Whether the backend says where slices begin. */
+  #paced = false;
 
   constructor(limits: Limits, scheduler: Scheduler) {
     this.#limits = limits;
@@ -55,10 +57,13 @@ export class JobQueue {
     return this.slice.entriesLeft <= 0 || this.slice.mappingsLeft <= 0;
   }
 
-  /** Begins a new slice: once for every call of the guest. */
+  /**
+   * Begins a new slice: for backends that do several things in one call of the guest, once for every call. Without it every job that finds nothing waiting
+   * begins with a slice of its own.
+   */
   beginSlice(): void {
-    this.slice.entriesLeft = this.#limits.entriesPerSlice;
-    this.slice.mappingsLeft = this.#limits.mappingsPerSlice;
+    this.#paced = true;
+    this.#renew();
   }
 
   /** Runs a job, now if nothing waits. Done when the job and all that it left with consumers is done. */
@@ -66,6 +71,7 @@ export class JobQueue {
     const group = new CompletionGroup();
     const entry: Entry = { steps: job(group), group, done: undefined };
     if (this.#waiting.length === 0 && !this.#running) {
+      if (!this.#paced) this.#renew();
       if (this.#step(entry)) return group.take();
       this.#schedule();
     }
@@ -81,6 +87,11 @@ export class JobQueue {
         return { done: true, value: undefined };
       },
     }));
+  }
+
+  #renew(): void {
+    this.slice.entriesLeft = this.#limits.entriesPerSlice;
+    this.slice.mappingsLeft = this.#limits.mappingsPerSlice;
   }
 
   #step(entry: Entry): boolean {
@@ -104,7 +115,7 @@ export class JobQueue {
 
   /** One slice of the first job, and of those behind it if it finishes early. */
   #pump(): void {
-    this.beginSlice();
+    this.#renew();
     while (this.#waiting.length > 0 && !this.spent) {
       const entry = this.#waiting[0];
       if (entry === undefined || !this.#step(entry)) break;

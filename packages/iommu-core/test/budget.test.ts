@@ -29,13 +29,41 @@ describe("slices", () => {
     expect(notifier.calls.filter(({ type }) => type === "begin" || type === "commit")).toHaveLength(2);
   });
 
+  it("begins anew for each invalidation of a backend that does not say otherwise: many small ones never have to wait", () => {
+    const machine = new Machine({ limits: { mappingsPerSlice: 10 } });
+    const notifier = new RecordingNotifier();
+    machine.nicSpace.attach(notifier);
+    for (let i = 0; i < 50; i++) {
+      machine.tables.map(i * 512, 1, i);
+      expect(machine.invalidate(i * 512, 1)).toBeUndefined();
+    }
+    expect(notifier.pageCount).toBe(50);
+  });
+
+  it("is shared by all that a backend does between two calls of beginSlice", () => {
+    const machine = new Machine({ limits: { mappingsPerSlice: 10 } });
+    const notifier = new RecordingNotifier();
+    machine.nicSpace.attach(notifier);
+    machine.unit.hub.queue.beginSlice();
+    for (let i = 0; i < 10; i++) {
+      machine.tables.map(i * 512, 1, i);
+      expect(machine.invalidate(i * 512, 1)).toBeUndefined();
+    }
+    for (let i = 10; i < 13; i++) machine.tables.map(i * 512, 1, i);
+    void machine.invalidate();
+    expect(notifier.pageCount).toBe(10);
+    expect(machine.unit.hub.queue.busy).toBe(true);
+    while (machine.scheduler.turn() > 0);
+    expect(notifier.pageCount).toBe(13);
+    expect(machine.unit.hub.queue.busy).toBe(false);
+  });
+
   it("counts removals as well", () => {
     const machine = new Machine({ limits: { mappingsPerSlice: 10 } });
     const notifier = new RecordingNotifier();
     for (let i = 0; i < 30; i++) machine.tables.map(i * 512, 1, i);
     machine.nicSpace.attach(notifier);
     while (machine.scheduler.turn() > 0);
-    machine.unit.hub.queue.beginSlice();
     machine.tables.unmap(0, 2 ** 52);
     void machine.invalidate();
     expect(notifier.pageCount).toBe(20);
