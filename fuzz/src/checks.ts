@@ -88,11 +88,9 @@ function checkRecord(machine: Machine, record: number): boolean {
 
 function checkFailedClosed(machine: Machine, notifier: RecordingNotifier, expected: RunList | undefined): void {
   demand(notifier.pageCount === 0, "budget", () => `${notifier.name} holds ${notifier.pageCount} pages of a view over its budget`);
-  const { mappingsPerView, tablesPerView } = machine.plan.limits;
-  // A table costs 512 entries at most, so nothing smaller can have spent either budget.
-  const small = expected !== undefined && expected.entries.length < Math.min(mappingsPerView / 512, tablesPerView / 6);
-  const pages = expected?.pageCount ?? 0;
-  demand(!(small && pages < mappingsPerView), "budget", () => `${notifier.name}: a view of ${expected?.entries.length} runs is over its budget`);
+  const { mappingsPerView } = machine.plan.limits;
+  if (![...machine.overBudget.values()].includes("mappings") || expected === undefined) return;
+  demand(expected.pageCount > mappingsPerView, "budget", () => `${notifier.name}: a view of ${expected.pageCount} pages is over a budget of ${mappingsPerView}`);
 }
 
 function checkEqual(notifier: RecordingNotifier, expected: RunList, { range }: Consumer): void {

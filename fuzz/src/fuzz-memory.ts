@@ -25,6 +25,8 @@ export class FuzzMemory implements GuestMemory {
   entries = 0;
   /** Words that the unit wrote since `resetCounters`: [gpa, value]. */
   unitWrites: [number, number][] = [];
+  /** Frames that devices wrote since `resetCounters`. */
+  readonly deviceFrames = new Set<number>();
   /** Fires before a 64-bit word changes. */
   onChange: (gpa: number, old: bigint, byUnit: boolean) => void = () => undefined;
   /** Fires after an ambush. */
@@ -63,6 +65,7 @@ export class FuzzMemory implements GuestMemory {
     this.fetches = 0;
     this.entries = 0;
     this.unitWrites = [];
+    this.deviceFrames.clear();
   }
 
   /** The 64-bit word at a multiple of 8, or `undefined` outside RAM: for models, not counted. */
@@ -99,6 +102,8 @@ export class FuzzMemory implements GuestMemory {
     const block = this.#at(gpa, from.length);
     if (block === undefined) return false;
     this.#changes(gpa, from.length, false);
+    for (let at = gpa; at < gpa + from.length; at += 4096) this.deviceFrames.add(Math.floor(at / 4096));
+    this.deviceFrames.add(Math.floor((gpa + from.length - 1) / 4096));
     block.bytes.set(from, gpa - block.first);
     return true;
   }

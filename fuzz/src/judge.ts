@@ -88,7 +88,6 @@ export class Judge {
   begin(): void {
     const machine = this.#machine;
     machine.memory.resetCounters();
-    machine.changed = [];
     machine.requestHistory.clear();
   }
 
@@ -195,9 +194,7 @@ export class Judge {
   /** Whatever was written lies where some page of the request may go. */
   #checkWritten(who: Who, pfns: readonly number[], where: () => string): void {
     const machine = this.#machine;
-    const flags = new Set(machine.memory.unitWrites.map(([gpa]) => gpa - (gpa % 8)));
-    const frames = new Set(machine.changed.filter((gpa) => !flags.has(gpa)).map((gpa) => Math.floor(gpa / 4096)));
-    for (const frame of frames) {
+    for (const frame of machine.memory.deviceFrames) {
       const explained = pfns.some((pfn) => {
         const request = requestOf(who, BigInt(pfn), 2);
         const matches = (answer: ModelAnswer): boolean => answer.code === 0 && answer.gpaPfn === frame;

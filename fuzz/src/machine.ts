@@ -54,15 +54,13 @@ export class Machine {
   readonly history = new History();
   readonly consumers = new Map<number, Consumer>();
   /** Budget events since the last flush, by label of the address space. */
-  readonly overBudget = new Set<string>();
+  readonly overBudget = new Map<string, string>();
   /** What the model believes to be latched. */
   latched: Latched = { enabled: false, mode: 0, rootPfn: 0, protected: [], regions: regionsOf(RAM) };
   /** Something changed while work was under way: the model cannot say what notifiers should hear until all is quiet. */
   unsettled = false;
   /** A structure changed that contexts may have been cached from. */
   contextsStale = false;
-  /** Words that changed since the last request began, by byte address. */
-  changed: number[] = [];
   /** What changed since the last request began, for units without caches. */
   requestHistory = new History();
   /** Messages that left the unit. */
@@ -85,7 +83,7 @@ export class Machine {
       ...configOf(plan),
       limits: { ...plan.limits, bytesPerView: 2 ** 26, consumerDeadline: 5000, leaseDeadline: 1000 },
     });
-    this.unit.events.on("budget", ({ space }) => this.overBudget.add(space.label));
+    this.unit.events.on("budget", ({ space, budget }) => this.overBudget.set(space.label, budget));
   }
 
   /** Memory as the model reads it. */
@@ -159,6 +157,7 @@ export class Machine {
   }
 
   #protecting = false;
+  #named: Set<number> | undefined;
 
   /** Takes over what a write latches, before the unit acts on it: notifiers are called in the middle of the write. */
   #mirror(offset: number, bytes: 4 | 8, value: bigint): void {
@@ -183,9 +182,9 @@ export class Machine {
   #memoryChanges(gpa: number, old: bigint, byUnit: boolean): void {
     const structure = gpa < END_OF_STRUCTURES * 4096;
     const matters = !byUnit || structure;
+    if (structure) this.#named = undefined;
     this.history.note(gpa, old, matters);
     this.requestHistory.note(gpa, old, matters);
-    this.changed.push(gpa);
     // Contexts may lie in any frame that a random pointer names: only edits known to be elsewhere leave them be.
     if (this.plan.caches > 0 && matters) this.contextsStale ||= structure || this.#mayHoldContexts(gpa);
     if (this.scheduler.deferredCount > 0) this.unsettled = true;
@@ -194,16 +193,20 @@ export class Machine {
   /** Whether a random pointer may have made contexts of this word: then nobody knows where contexts lie. */
   #mayHoldContexts(gpa: number): boolean {
     if (this.latched.rootPfn !== Frames.root || gpa < END_OF_STRUCTURES * 4096) return true;
-    const pointers = [Frames.root, ...Frames.contexts, ...Frames.directories];
-    const names = (frame: number): boolean => {
-      const at = frame * 512;
-      for (let index = at; index < at + 512; index++) {
-        const word = this.memory.peek(index * 8) ?? 0n;
-        if ((word & 1n) === 1n && word >> 12n === BigInt(Math.floor(gpa / 4096))) return true;
+    this.#named ??= this.#framesNamed();
+    return this.#named.has(Math.floor(gpa / 4096));
+  }
+
+  /** Frames that root, context and directory entries point to. */
+  #framesNamed(): Set<number> {
+    const named = new Set<number>();
+    for (const frame of [Frames.root, ...Frames.contexts, ...Frames.directories]) {
+      for (let index = 0; index < 512; index++) {
+        const word = this.memory.peek(frame * 4096 + index * 8) ?? 0n;
+        if ((word & 1n) === 1n) named.add(Number(word >> 12n));
       }
-      return false;
-    };
-    return pointers.some(names);
+    }
+    return named;
   }
 
   #checkSlice(what: string): void {

@@ -162,7 +162,8 @@ class Round {
         return;
       case "retry": {
         const consumer = machine.consumers.get(step.slot);
-        if (consumer?.notifier instanceof RecordingNotifier) consumer.notifier.capacity = step.capacity;
+        if (consumer?.plan.capacity !== undefined && consumer.notifier instanceof RecordingNotifier)
+          consumer.notifier.capacity = step.capacity;
         for (const { attachment } of consumer?.attachments ?? []) attachment.retry();
         return;
       }
@@ -418,6 +419,12 @@ class Round {
       await this.#flushByQueue(scalable && mode === 1);
     }
     machine.cachesAreClean();
+    // A pass may have met its budget over what it was about to remove: the next one must not.
+    if ([...machine.overBudget.values()].includes("mappings")) {
+      machine.overBudget.clear();
+      machine.command(0x4000_0000, true);
+      await this.#quiesce();
+    }
     this.#checkLevels();
     for (const consumer of machine.consumers.values()) checkShadow(machine, consumer);
     this.#probe();

@@ -7,8 +7,8 @@ import { runScenario } from "./round.js";
 import type { Scenario, Step } from "./step.js";
 
 /** Runs at most, and milliseconds. */
-const MOST_RUNS = 4000;
-const MOST_MILLISECONDS = 60_000;
+const MOST_RUNS = 1500;
+const MOST_MILLISECONDS = 20_000;
 
 /** What a scenario fails with, or `undefined`. */
 export async function failureOf(scenario: Scenario): Promise<Failure | undefined> {
