@@ -8,7 +8,7 @@ describe("consumers of small blocks under superpages", () => {
       const machine = new Machine({ limits: { mappingsPerSlice: 100 } });
       const notifier = new RecordingNotifier({ granularity, largestBlock: 16 });
       machine.nicSpace.attach(notifier);
-      machine.tables.map(2 ** 18, 2 ** 18, 0x100000, 3, 2 ** 18);
+      machine.tables.map(2 ** 18, 2 ** 18, 0x100000);
       const perCall: number[] = [];
       const note = (): void => void perCall.push(notifier.calls.splice(0).length);
       void machine.invalidate();
