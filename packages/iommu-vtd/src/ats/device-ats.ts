@@ -43,12 +43,15 @@ export class DeviceAts {
     return this.#parts.requests.translate(this.space, iovaPfn, options);
   }
 
-  /** A translated read: `gpa` comes from a translation. `false`: refused, or no memory there. */
+  /**
+   * A translated read: `gpa` comes from a translation. `false`: refused, or no memory there. Translated requests with PASID are refused on every unit (there is no PTRS): what
+   * was translated with a PASID is reached through the `DeviceAts` of the same source-id without one.
+   */
   read(gpa: ByteAddress, into: Uint8Array): boolean {
     return this.#transfer(gpa, into, 1);
   }
 
-  /** A translated write. `false`: refused, or no memory there; pages before the refused one have been written. */
+  /** A translated write, as `read`. `false`: refused, or no memory there; pages before the refused one have been written. */
   write(gpa: ByteAddress, from: Uint8Array): boolean {
     return this.#transfer(gpa, from, 2);
   }
