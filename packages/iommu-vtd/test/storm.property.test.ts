@@ -59,6 +59,16 @@ const step = fc.oneof(
   {
     weight: 2,
     arbitrary: fc.record({
+      do: fc.constant("lose" as const),
+      domain,
+      frame,
+      level: fc.constantFrom(1, 2, 3),
+      found: fc.boolean(),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
       do: fc.constant("context" as const),
       device,
       domain,
@@ -105,6 +115,13 @@ function perform(guest: WatchedGuest, one: Step, extra: RecordingNotifier[]): vo
     case "spoil": {
       const gpa = guest.tables(one.domain).entryGpa(one.frame, one.level);
       guest.memory.poke(gpa + 4, guest.memory.peek(gpa + 4) ^ (1 << 30));
+      break;
+    }
+    case "lose": {
+      // The host loses the page of a table, or finds it again.
+      const pfn = Math.floor(guest.tables(one.domain).entryGpa(one.frame, one.level) / 4096);
+      if (one.found) guest.memory.heal(pfn);
+      else guest.memory.poison(pfn);
       break;
     }
     case "context":
