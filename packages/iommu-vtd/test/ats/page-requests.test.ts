@@ -317,3 +317,23 @@ describe("a page group response", () => {
     expect(await answer).toBe("success");
   });
 });
+
+describe("a wait that drains page requests", () => {
+  it("completes with everything that was asked before it in the queue, and is a reserved bit without the capability", () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    void guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    const drain = (status: number): Int32Array => {
+      const words = guest.queue.waitFor(status);
+      words[0] = (words[0] ?? 0) | (1 << 7);
+      return words;
+    };
+    guest.queue.submit(drain(9));
+    expect(guest.memory.peek(guest.queue.statusGpa)).toBe(9);
+    expect(paging.tail).toBe(1);
+    const without = scalableGuest({ pageRequestDraining: false });
+    without.queue.submit(drain(9));
+    expect(without.faultStatus & IQE).toBe(IQE);
+    expect(Number(without.unit.mmio.read64(0xb0) & 0xfn)).toBe(4);
+  });
+});
