@@ -113,10 +113,8 @@ export class Unit {
     // The views of notifiers.
     const invalidator = new Invalidator(iotlb, bindings, 2 ** (config.maximumGuestAddressWidth - 12));
     this.invalidator = invalidator;
-    const secondStage = new SecondStageScan(memory, capabilities, filter);
-    const domains = new Domains(secondStage, new FirstStageScan({ memory, capabilities, secondStage, filter }), filter);
     const { regions, limits } = options;
-    const backend = this.#makeBackend(domains);
+    const backend = this.#makeBackend(this.#makeDomains());
     this.iommu = new BackendIommu({
       backend,
       memory,
@@ -216,6 +214,19 @@ export class Unit {
       compatibility: false,
     });
     this.interrupts.cache.invalidate(undefined);
+  }
+
+  /** Lookups and scans of their own, without caches: for looking at tables from anywhere, even from inside a scan. */
+  freshLookups(): { readonly bindings: Bindings; readonly domains: Domains } {
+    const { memory, config, root } = this;
+    return { bindings: new Bindings(memory, config.capabilities, root, 0), domains: this.#makeDomains() };
+  }
+
+  #makeDomains(): Domains {
+    const { memory, filter, config } = this;
+    const { capabilities } = config;
+    const secondStage = new SecondStageScan(memory, capabilities, filter);
+    return new Domains(secondStage, new FirstStageScan({ memory, capabilities, secondStage, filter }), filter);
   }
 
   #makeBackend(domains: Domains): Backend {

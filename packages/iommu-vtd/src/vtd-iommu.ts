@@ -21,6 +21,7 @@ import { DeviceAts } from "./ats/device-ats.js";
 import type { ResolvedConfig, VtdConfig } from "./config.js";
 import type { RemapResult } from "./interrupt/interrupt-remap.js";
 import type { MmioPort } from "./registers/mmio-port.js";
+import { PARTS } from "./unit-of.js";
 import { Unit } from "./unit.js";
 
 /** What a host supplies, and its decisions about the unit. */
@@ -46,9 +47,9 @@ export class VtdIommu implements Iommu {
     this.#unit = new Unit(options);
   }
 
-  /** @internal The parts of a unit, for the optional subpaths. */
-  static unitOf(iommu: VtdIommu): Unit {
-    return iommu.#unit;
+  /** @internal The parts, for the optional subpaths. */
+  get [PARTS](): Unit {
+    return this.#unit;
   }
 
   /** The register block. */

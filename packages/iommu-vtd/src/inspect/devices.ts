@@ -4,11 +4,7 @@
 
 import { type Attachment, type Domain, notifierName, type Requester } from "@iommu-kit/iommu-core";
 import { faultName } from "../fault/fault-name.js";
-import { Domains } from "../scan/domains.js";
-import { FirstStageScan } from "../scan/first-stage-scan.js";
-import { SecondStageScan } from "../scan/second-stage-scan.js";
 import { faultMeaning } from "../spec/fault-texts.js";
-import type { Bindings } from "../translate/bindings.js";
 import type { Unit } from "../unit.js";
 import { type MappingLimits, type Mappings, mappingsOf, mappingsOfTree } from "./mappings.js";
 import { type EntryInspection, structuresOf } from "./structures.js";
@@ -64,12 +60,10 @@ export interface DeviceLimits extends MappingLimits {
   readonly items: number;
 }
 
-/** The address spaces of a unit; `bindings` has no cache. */
-export function inspectDevices(unit: Unit, bindings: Bindings, limits: DeviceLimits): DeviceInspection[] {
-  const { root, memory, filter, config } = unit;
-  const { capabilities } = config;
-  const secondStage = new SecondStageScan(memory, capabilities, filter);
-  const domains = new Domains(secondStage, new FirstStageScan({ memory, capabilities, secondStage, filter }), filter);
+/** The address spaces of a unit. */
+export function inspectDevices(unit: Unit, limits: DeviceLimits): DeviceInspection[] {
+  const { root, memory } = unit;
+  const { bindings, domains } = unit.freshLookups();
   const domainOf = (requester: Requester): Domain =>
     root.enabled ? domains.of(bindings.of(requester), requester.pasid !== undefined) : domains.untranslated;
   return unit.iommu.addressSpaces.slice(0, limits.items).map((space) => {

@@ -5,8 +5,8 @@
  * not fill the host's memory.
  */
 
-import { Bindings } from "../translate/bindings.js";
-import { VtdIommu } from "../vtd-iommu.js";
+import { unitOf } from "../unit-of.js";
+import type { VtdIommu } from "../vtd-iommu.js";
 import { type DeviceInspection, inspectDevices, inspectViews, type ViewInspection } from "./devices.js";
 import { type FaultInspection, inspectFaults } from "./faults.js";
 import { hexGpa } from "./hex-text.js";
@@ -60,12 +60,11 @@ const MODES = ["legacy", "scalable", "reserved", "abort"] as const;
 
 /** Looks at a unit. What it answers is a copy: it does not change later. */
 export function inspect(iommu: VtdIommu, options: InspectOptions = {}): Inspection {
-  const unit = VtdIommu.unitOf(iommu);
+  const unit = unitOf(iommu);
   const { ranges = 32, entries = 2 ** 17, items = 64 } = options;
   const limits = { ranges, entries, items };
-  const { root, config, interrupts, bindings, iotlb } = unit;
+  const { root, interrupts, bindings, iotlb } = unit;
   const mode = MODES[root.mode] ?? "reserved";
-  const fresh = new Bindings(unit.memory, config.capabilities, root, 0);
   const cached = ({ size, hits, misses }: { size: number; hits: number; misses: number }) => ({
     entries: size,
     hits,
@@ -89,7 +88,7 @@ export function inspect(iommu: VtdIommu, options: InspectOptions = {}): Inspecti
     queue: inspectQueue(unit, Math.min(items, 16)),
     faults: inspectFaults(unit, items),
     pageRequests: unit.pageRequests.waiting,
-    devices: inspectDevices(unit, fresh, limits),
+    devices: inspectDevices(unit, limits),
     views: inspectViews(unit, limits),
   };
 }

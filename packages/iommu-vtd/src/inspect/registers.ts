@@ -4,9 +4,9 @@
 
 import { describeFields, type FieldText } from "@iommu-kit/iommu-core";
 import { registerMap } from "../spec/registers.js";
-import { registerTables } from "../spec/tables.js";
 import type { Unit } from "../unit.js";
 import { hexWords } from "./hex-text.js";
+import { registerTexts } from "./register-texts.js";
 
 /** One register. */
 export interface RegisterInspection {
@@ -19,15 +19,13 @@ export interface RegisterInspection {
   readonly fields: readonly FieldText[];
 }
 
-const texts = new Map(registerTables.map(({ name, text }) => [name, text]));
-
 /** Every register that the unit has, by offset. Fault records are in `faults`. */
 export function inspectRegisters({ file, config }: Unit): RegisterInspection[] {
   const { cap, ecap } = config.capabilities;
   const shown: RegisterInspection[] = [];
   for (const { name, offsetBytes, layout } of registerMap(cap, ecap)) {
-    const text = texts.get(name);
-    if (name === "FRCD" || text === undefined) continue;
+    if (name === "FRCD") continue;
+    const text = registerTexts[name];
     const words = Int32Array.from({ length: layout.wordCount }, (_, word) => file.read(offsetBytes / 4 + word));
     shown.push({
       name,

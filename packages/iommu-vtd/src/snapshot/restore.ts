@@ -4,7 +4,8 @@
 
 import { type Completion, CompletionGroup, IommuError } from "@iommu-kit/iommu-core";
 import type { Unit } from "../unit.js";
-import { VtdIommu } from "../vtd-iommu.js";
+import { unitOf } from "../unit-of.js";
+import type { VtdIommu } from "../vtd-iommu.js";
 import { checkSnapshot, refusal } from "./check.js";
 import type { VtdSnapshot } from "./save.js";
 
@@ -27,7 +28,7 @@ export function restoreAll(iommus: readonly VtdIommu[], snapshots: unknown): Com
   }
   const given: readonly unknown[] = snapshots;
   const pairs = iommus.map((iommu, index) => {
-    const unit = VtdIommu.unitOf(iommu);
+    const unit = unitOf(iommu);
     const snapshot = given[index];
     checkSnapshot(unit, snapshot);
     return { unit, snapshot };

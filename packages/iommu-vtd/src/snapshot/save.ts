@@ -3,7 +3,8 @@
  */
 
 import type { Unit } from "../unit.js";
-import { VtdIommu } from "../vtd-iommu.js";
+import { unitOf } from "../unit-of.js";
+import type { VtdIommu } from "../vtd-iommu.js";
 
 /** Version of the format. A snapshot of another version is refused. */
 export const SNAPSHOT_VERSION = 1;
@@ -44,7 +45,7 @@ export type SnapshotState = Omit<VtdSnapshot, "checksum">;
 
 /** The state of one unit. Page requests that wait for a response belong to the device models: they ask again after a restore. */
 export function save(iommu: VtdIommu): VtdSnapshot {
-  const unit = VtdIommu.unitOf(iommu);
+  const unit = unitOf(iommu);
   const registers: [number, number][] = [];
   for (const [word, value] of unit.file.words.entries()) if (value !== 0) registers.push([word, value]);
   const { waiting } = unit.queue;
