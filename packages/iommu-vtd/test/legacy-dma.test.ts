@@ -179,8 +179,25 @@ describe("the interrupt window", () => {
     expect(space.dma.write(0xfee0_2000, word(0x55))).toBe(true);
     expect(guest.messages).toHaveLength(1);
     expect(ask(space, 0xfedff)).toBe(0xfedff);
-    expect(ask(space, 0xfee00)).toBe("fault e");
+    expect(ask(space, 0xfee00)).toBe("fault 29");
     expect(ask(space, 0xfef00)).toBe(0xfef00);
+  });
+
+  it("is refused to a consumer that asks where its pages are, with translation off, behind tables and in pass-through", () => {
+    const guest = new GuestDriver();
+    const space = guest.device(NIC);
+    const refused = (): void => {
+      for (const pfn of [0xfee00, 0xfeeff]) expect(ask(space, pfn)).toBe("fault 29");
+      expect(guest.faults()).toEqual([]);
+    };
+    refused();
+    guest.context(NIC, { did: 5 });
+    guest.map(5, { iovaPfn: 0xfee00, pageCount: 256, gpaPfn: 0x800 });
+    guest.start();
+    refused();
+    guest.context(NIC, { did: 6, passThrough: true });
+    guest.invalidate.contexts();
+    refused();
   });
 
   it("no block that a translation answers for reaches into the window", async () => {

@@ -11,7 +11,7 @@ import { faultName } from "../fault/fault-name.js";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { AddressType } from "../spec/encodings.js";
 import { faultCode, FaultReason, isQualified } from "../spec/fault-reasons.js";
-import { touchesInterruptWindow } from "../spec/interrupt-window.js";
+import { inInterruptWindow, touchesInterruptWindow } from "../spec/interrupt-window.js";
 import { FaultRequestType } from "../spec/registers-event.js";
 import type { Binding } from "./binding.js";
 import type { Bindings } from "./bindings.js";
@@ -55,6 +55,11 @@ export class Translator {
 
   translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
     const { root, iotlb, bindings } = this.#parts;
+    if (requester.pasid === undefined && inInterruptWindow(iovaPfn)) {
+      // Messages never come here (§3.15): who asks would take the page for memory. Nothing was requested, so nothing is recorded.
+      out.refuse(faultCode(FaultReason.INTERRUPT_MALFORMED), "interrupt window");
+      return;
+    }
     if (!root.enabled) {
       if (this.#pass(iovaPfn, out) !== 0) out.refuse(PROTECTED_MEMORY, "protected memory");
       return;
