@@ -1,0 +1,290 @@
+/**
+ * The client of vfio-user: one connection to a server that plays a device.
+ *
+ * Commands are pipelined; the promise of each is settled by its own reply. The server's requests for memory are answered from the device's address space, so
+ * the guest's tables hold for them whatever was mapped. What the server sends is never trusted: a message that breaks the protocol ends the connection,
+ * everything pending learns that the far side is gone, and nothing is thrown at whoever asked.
+ */
+
+import { type AddressSpace, IommuError } from "@iommu-kit/iommu-core";
+import { CommandWindow, type Reply } from "./command-window.js";
+import { DmaResponder } from "./dma-responder.js";
+import { type IrqAction, packIrqAction } from "./irq-action.js";
+import { MessageStream, type VfioUserMessage } from "./message-stream.js";
+import {
+  type DeviceInfo,
+  type IrqInfo,
+  packDeviceInfo,
+  packIrqInfo,
+  packMessage,
+  packRegionAccess,
+  packRegionInfo,
+  readDeviceInfo,
+  readIrqInfo,
+  readRegionAccess,
+  readRegionInfo,
+  type RegionInfo,
+} from "./messages.js";
+import { Command, Default, Errno, HEADER_BYTES, HeaderFlag } from "./protocol.js";
+import type { VfioUserTransport } from "./transport.js";
+import { type Negotiated, packVersion, readVersion } from "./version.js";
+
+/** What a client works with. */
+export interface VfioUserClientOptions {
+  readonly transport: VfioUserTransport;
+  /** What the device sees: its requests for memory are answered from here. */
+  readonly space: AddressSpace;
+  /** Most bytes that the server may ask for in one message. Default 1 MiB. */
+  readonly maxDataTransferBytes?: number;
+  /** Most commands without a reply; further ones wait here. 1 to 65,536, default 1,024. */
+  readonly maxInFlight?: number;
+  /** Most bytes that may wait because the server does not read them while it goes on asking for memory. Default 64 MiB. */
+  readonly maxUnreadBytes?: number;
+  /** Called when the connection is lost or was closed: once. */
+  readonly onClose?: (error: IommuError) => void;
+}
+
+const NO_BYTES = new Uint8Array(0);
+const NO_FDS: readonly number[] = [];
+/** Room for everything in a message but data and header. */
+const LARGEST_STRUCTURE_BYTES = 4096;
+
+/** See the file's header. Call `connect` first. */
+export class VfioUserClient {
+  readonly #transport: VfioUserTransport;
+  readonly #stream: MessageStream;
+  readonly #commands: CommandWindow;
+  readonly #responder: DmaResponder;
+  readonly #maxDataTransferBytes: number;
+  readonly #onClose: VfioUserClientOptions["onClose"];
+  readonly #closeListeners = new Set<(error: IommuError) => void>();
+  #negotiated: Negotiated | undefined;
+  #closed: IommuError | undefined;
+
+  /** @throws {IommuError} `bad-option` for limits that are no positive whole numbers. */
+  constructor(options: VfioUserClientOptions) {
+    const { transport, maxDataTransferBytes = Default.maxDataTransferBytes } = options;
+    const { maxInFlight = 1024, maxUnreadBytes = 2 ** 26 } = options;
+    checkWhole("maxDataTransferBytes", maxDataTransferBytes, 2 ** 31);
+    checkWhole("maxInFlight", maxInFlight, 65_536);
+    checkWhole("maxUnreadBytes", maxUnreadBytes, Number.MAX_SAFE_INTEGER);
+    this.#transport = transport;
+    this.#maxDataTransferBytes = maxDataTransferBytes;
+    this.#onClose = options.onClose;
+    const send = (message: Uint8Array, fds: readonly number[]): void => this.#send(message, fds);
+    this.#commands = new CommandWindow(maxInFlight, send);
+    this.#responder = new DmaResponder(options.space, maxDataTransferBytes, (message) => {
+      if (transport.pendingBytes > maxUnreadBytes)
+        this.#end("the server asks for memory, but does not read the answers");
+      else this.#send(message, NO_FDS);
+    });
+    this.#stream = new MessageStream(
+      HEADER_BYTES + LARGEST_STRUCTURE_BYTES + maxDataTransferBytes,
+      (message) => this.#received(message),
+      (why) => this.#end(why),
+    );
+    transport.onBytes = (bytes) => this.#stream.push(bytes);
+    transport.onClose = (error) => this.#end("the server closed the connection", error);
+  }
+
+  /** What was agreed on; `undefined` before `connect`. */
+  get negotiated(): Negotiated | undefined {
+    return this.#negotiated;
+  }
+
+  /** Why the connection is over, or `undefined` while it is not. */
+  get closed(): IommuError | undefined {
+    return this.#closed;
+  }
+
+  /** Whether file descriptors can be sent. */
+  get sendsFds(): boolean {
+    return this.#transport.sendsFds;
+  }
+
+  /**
+   * Negotiates version and capabilities.
+   * @throws {IommuError} `not-supported` if the server refuses; `destroyed` if the connection ends, also because the answer makes no sense.
+   */
+  async connect(): Promise<Negotiated> {
+    const own = {
+      maxMessageFds: Default.maxMessageFds,
+      maxDataTransferBytes: this.#maxDataTransferBytes,
+      maxDmaMaps: 1_000_000,
+    };
+    const reply = await this.ask(Command.VERSION, packVersion(own), NO_FDS, (payload) => {
+      const answer = readVersion(payload);
+      if (typeof answer === "string") this.#end(answer);
+      else this.#negotiated = answer;
+      return true;
+    });
+    if (reply.kind === "error") this.#end("the server refused the version");
+    payloadOf(reply, "VERSION", this.#closed);
+    if (this.#negotiated === undefined) throw this.#closed ?? ended("no version was agreed on");
+    return this.#negotiated;
+  }
+
+  /** What the device is. @throws {IommuError} as `readRegion`. */
+  async deviceInfo(): Promise<DeviceInfo> {
+    return this.#get(Command.DEVICE_GET_INFO, packDeviceInfo(), readDeviceInfo);
+  }
+
+  /** What a region of the device is. @throws {IommuError} as `readRegion`. */
+  async regionInfo(index: number): Promise<RegionInfo> {
+    const read = (payload: DataView): RegionInfo | undefined => readRegionInfo(payload, index);
+    return this.#get(Command.DEVICE_GET_REGION_INFO, packRegionInfo(index), read);
+  }
+
+  /**
+   * Reads registers or memory of the device, as one access.
+   * @throws {IommuError} `bad-option` for more bytes than the server takes at a time; `not-supported`, with the error number in the message, if it
+   * refuses; `destroyed` if the connection ends.
+   */
+  async readRegion(index: number, offsetBytes: number | bigint, byteLength: number): Promise<Uint8Array> {
+    this.#checkTransfer(byteLength);
+    const request = packRegionAccess(index, BigInt(offsetBytes), byteLength, NO_BYTES);
+    return this.#get(Command.REGION_READ, request, (payload) => readRegionAccess(payload, byteLength, byteLength));
+  }
+
+  /** Writes registers or memory of the device, as one access; done when the device has taken it. @throws {IommuError} as `readRegion`. */
+  async writeRegion(index: number, offsetBytes: number | bigint, bytes: Uint8Array): Promise<void> {
+    this.#checkTransfer(bytes.length);
+    const request = packRegionAccess(index, BigInt(offsetBytes), bytes.length, bytes);
+    await this.#get(Command.REGION_WRITE, request, (payload) => readRegionAccess(payload, bytes.length, 0));
+  }
+
+  /** What an interrupt type offers. @throws {IommuError} as `readRegion`. */
+  async irqInfo(index: number): Promise<IrqInfo> {
+    const read = (payload: DataView): IrqInfo | undefined => readIrqInfo(payload, index);
+    return this.#get(Command.DEVICE_GET_IRQ_INFO, packIrqInfo(index), read);
+  }
+
+  /**
+   * Connects interrupts to event descriptors, triggers, masks or unmasks them. A server without descriptors sends messages by DMA instead.
+   * @throws {IommuError} `not-supported` for descriptors that the transport does not carry; else as `readRegion`.
+   */
+  async setIrqs(request: IrqAction): Promise<void> {
+    const fds = request.eventfds ?? NO_FDS;
+    const most = this.sendsFds ? (this.#negotiated?.maxMessageFds ?? Default.maxMessageFds) : 0;
+    if (fds.length > most) {
+      throw new IommuError("not-supported", `setIrqs: expected at most ${most} file descriptors, got ${fds.length}`, {
+        hint: this.sendsFds ? "set them in several calls" : "give the transport a function that sends descriptors",
+      });
+    }
+    const payload = packIrqAction(request);
+    payloadOf(await this.ask(Command.DEVICE_SET_IRQS, payload, fds, isEmpty), "DEVICE_SET_IRQS", this.#closed);
+  }
+
+  /** Resets the device; its DMA regions stay. @throws {IommuError} as `readRegion`. */
+  async reset(): Promise<void> {
+    payloadOf(await this.ask(Command.DEVICE_RESET, NO_BYTES, NO_FDS, isEmpty), "DEVICE_RESET", this.#closed);
+  }
+
+  /** Ends the connection. Everything pending fails. */
+  close(): void {
+    this.#end("the client was closed");
+  }
+
+  /** @internal Calls `listener` when the connection ends. */
+  onceClosed(listener: (error: IommuError) => void): void {
+    this.#closeListeners.add(listener);
+  }
+
+  /**
+   * @internal Sends a command. The promise never rejects.
+   * @param isValid Whether the payload of a reply that does not refuse makes sense; if not, the connection ends.
+   */
+  ask(
+    command: number,
+    payload: Uint8Array,
+    fds: readonly number[],
+    isValid: (payload: DataView) => boolean,
+  ): Promise<Reply> {
+    return this.#closed === undefined
+      ? this.#commands.ask(command, payload, fds, isValid)
+      : Promise.resolve({ kind: "gone" });
+  }
+
+  async #get<T>(command: number, request: Uint8Array, read: (payload: DataView) => T | undefined): Promise<T> {
+    const reply = await this.ask(command, request, NO_FDS, (payload) => read(payload) !== undefined);
+    const answer = read(payloadOf(reply, nameOf(command), this.#closed));
+    if (answer === undefined) throw this.#closed ?? ended("the reply makes no sense");
+    return answer;
+  }
+
+  #checkTransfer(byteLength: number): void {
+    const most = Math.min(this.#negotiated?.maxDataTransferBytes ?? 0, this.#maxDataTransferBytes);
+    if (Number.isInteger(byteLength) && byteLength >= 0 && byteLength <= most) return;
+    throw new IommuError("bad-option", `expected an access of at most ${most} bytes, got ${byteLength}`, {
+      hint: most === 0 ? "call connect first" : "split it",
+    });
+  }
+
+  #send(message: Uint8Array, fds: readonly number[]): void {
+    if (this.#closed !== undefined) return;
+    try {
+      this.#transport.send(message, fds);
+    } catch (error) {
+      this.#end("a message could not be sent", error);
+    }
+  }
+
+  #received(message: VfioUserMessage): void {
+    if (this.#closed !== undefined) return;
+    const why = message.isReply ? this.#commands.replied(message) : this.#requested(message);
+    if (why !== undefined) this.#end(why);
+  }
+
+  /** A request of the server. A string says what is wrong with it. */
+  #requested(message: VfioUserMessage): string | undefined {
+    if (this.#negotiated === undefined) return "expected the reply to VERSION, got a command";
+    const { DMA_READ, DMA_WRITE } = Command;
+    if (message.command === DMA_READ || message.command === DMA_WRITE) return this.#responder.answer(message);
+    // A later version may have more commands: the protocol lets us refuse them.
+    const flags = HeaderFlag.REPLY | HeaderFlag.ERROR;
+    if (!message.noReply) this.#send(packMessage(message.id, message.command, flags, Errno.EINVAL, NO_BYTES), NO_FDS);
+    return undefined;
+  }
+
+  #end(why: string, cause?: unknown): void {
+    if (this.#closed !== undefined) return;
+    const error = ended(why, cause);
+    this.#closed = error;
+    this.#stream.stop();
+    this.#commands.end();
+    this.#transport.close();
+    for (const listener of this.#closeListeners) listener(error);
+    this.#onClose?.(error);
+  }
+}
+
+/** The payload of a reply; a refusal or the end of the connection is thrown. */
+function payloadOf(reply: Reply, name: string, closed: IommuError | undefined): DataView {
+  if (reply.kind === "done") return reply.payload;
+  if (reply.kind === "gone") throw closed ?? ended("the connection is over");
+  throw new IommuError("not-supported", `vfio-user: the server refused ${name} with error ${reply.errno}`, {
+    hint: "see the server's own log",
+  });
+}
+
+function nameOf(command: number): string {
+  return Object.entries(Command).find(([, number]) => number === command)?.[0] ?? String(command);
+}
+
+function isEmpty(payload: DataView): boolean {
+  return payload.byteLength === 0;
+}
+
+function checkWhole(name: string, value: number, most: number): void {
+  if (Number.isInteger(value) && value >= 1 && value <= most) return;
+  throw new IommuError("bad-option", `${name}: expected a whole number from 1 to ${most}, got ${value}`, {
+    hint: "leave it out for the default",
+  });
+}
+
+function ended(why: string, cause?: unknown): IommuError {
+  return new IommuError("destroyed", `vfio-user: ${why}`, {
+    hint: "connect again, attach again: the guest's state is replayed",
+    cause,
+  });
+}

@@ -1,0 +1,109 @@
+/**
+ * A device that a vfio-user server plays, on an address space: connection, container and notifier together, and all of it anew after the connection was lost.
+ *
+ * A new connection knows nothing of the old one. It gets an attachment of its own, and the guest's present state by replay.
+ */
+
+import { type AddressSpace, type Attachment, type Completion, IommuError } from "@iommu-kit/iommu-core";
+import type { VfioNotifierOptions } from "../options.js";
+import { VfioNotifier } from "../vfio-notifier.js";
+import { VfioUserClient, type VfioUserClientOptions } from "./client.js";
+import type { VfioUserTransport } from "./transport.js";
+import { VfioUserContainer, type VfioUserContainerOptions } from "./vfio-user-container.js";
+
+/** What such a device needs. */
+export interface VfioUserDeviceOptions extends VfioUserContainerOptions {
+  readonly space: AddressSpace;
+  /** Opens a connection; called by every `connect`. */
+  readonly open: () => Promise<VfioUserTransport>;
+  readonly client?: Pick<VfioUserClientOptions, "maxDataTransferBytes" | "maxInFlight" | "maxUnreadBytes">;
+  readonly notifier?: VfioNotifierOptions;
+  /** Called when a connection that was in use is lost; `connect` makes another. */
+  readonly onLost?: (error: IommuError) => void;
+}
+
+/** One connection and what hangs on it. */
+export interface VfioUserConnection {
+  readonly client: VfioUserClient;
+  readonly container: VfioUserContainer;
+  readonly notifier: VfioNotifier;
+  readonly attachment: Attachment;
+}
+
+/** See the file's header. */
+export class VfioUserDevice {
+  readonly #options: VfioUserDeviceOptions;
+  #connection: VfioUserConnection | undefined;
+  #connecting = false;
+  /** The end of the connection before. */
+  #ending: Completion;
+
+  constructor(options: VfioUserDeviceOptions) {
+    this.#options = options;
+  }
+
+  /** What is in use, or `undefined` while nothing is. */
+  get connection(): VfioUserConnection | undefined {
+    return this.#connection;
+  }
+
+  /**
+   * Connects, or connects again after a loss. Done when the server has everything that the guest has mapped.
+   * @throws {IommuError} `already-attached` while a connection is in use or being made; as `VfioUserClient.connect` and `AddressSpace.attach`; what `open` throws.
+   */
+  async connect(): Promise<VfioUserConnection> {
+    if (this.#connection !== undefined || this.#connecting) {
+      throw new IommuError(
+        "already-attached",
+        `${this.#options.space.label}: expected no connection, got a second one`,
+        {
+          hint: "wait for onLost, or close the device first",
+        },
+      );
+    }
+    this.#connecting = true;
+    try {
+      await this.#ending;
+      return await this.#attach(await this.#options.open());
+    } finally {
+      this.#connecting = false;
+    }
+  }
+
+  /** Unmaps everything, detaches, and ends the connection. */
+  async close(): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = undefined;
+    await connection?.notifier.detach();
+    connection?.client.close();
+    await this.#ending;
+  }
+
+  async #attach(transport: VfioUserTransport): Promise<VfioUserConnection> {
+    const { space, memory, notifier: notifierOptions } = this.#options;
+    const client = new VfioUserClient({ ...this.#options.client, transport, space });
+    try {
+      await client.connect();
+      const container = new VfioUserContainer(client, memory === undefined ? {} : { memory });
+      const notifier = new VfioNotifier(container, { name: "vfio-user", ...notifierOptions });
+      const connection = { client, container, notifier, attachment: notifier.attachTo(space) };
+      this.#connection = connection;
+      if (client.closed === undefined) client.onceClosed((error) => this.#lost(connection, error));
+      else this.#lost(connection, client.closed);
+      await connection.attachment.ready;
+      if (client.closed !== undefined) throw client.closed;
+      return connection;
+    } catch (error) {
+      client.close();
+      throw error;
+    }
+  }
+
+  /** Called from anywhere, also from within a callback of the notifier: the rest follows from the event loop. */
+  #lost(connection: VfioUserConnection, error: IommuError): void {
+    if (this.#connection !== connection) return;
+    this.#connection = undefined;
+    this.#ending = Promise.resolve().then(() => connection.notifier.detach());
+    this.#options.onLost?.(error);
+  }
+}
