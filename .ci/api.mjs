@@ -1,7 +1,6 @@
 // Compares the public API of every entry point with its report in packages/*/etc (one report per subpath). All entry
 // points share one compiler run. `--update` writes the reports instead. In both modes a type that appears in a public
-// signature must be exported (from that entry point, or from the main one of its package), and every export has a
-// docstring.
+// signature must be exported, from any entry point of its package, and every export has a docstring.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,20 +37,28 @@ function checkReports() {
     additionalEntryPoints: built.map(({ entry }) => entry.types),
   });
   /** @type {Map<Package, Set<string>>} */
-  const mainExports = new Map();
-  for (const { pkg, entry, config } of configs) {
-    const exported = new Set(mainExports.get(pkg));
-    checkReport(pkg, entry, { config, compilerState, exported });
-    if (entry.subpath === ".") mainExports.set(pkg, exported);
+  const exportedBy = new Map(packages.map((pkg) => [pkg, new Set()]));
+  const findings = configs.map(({ pkg, entry, config }) => {
+    const messages = checkReport(pkg, entry, { config, compilerState });
+    for (const name of exportedNames(join(temporary, reportName(entry)))) exportedBy.get(pkg)?.add(name);
+    return { pkg, entry, messages };
+  });
+  for (const { pkg, entry, messages } of findings) {
+    const exported = exportedBy.get(pkg) ?? new Set();
+    for (const message of messages.filter((each) => isProblem(each, exported))) {
+      problem(`${entry.specifier}: ${textOf(message)}`);
+    }
   }
 }
 
 /**
+ * Compares or writes one report.
  * @param {Package} pkg
  * @param {Entry} entry
- * @param {{ config: ExtractorConfig, compilerState: CompilerState, exported: Set<string> }} extractor
+ * @param {{ config: ExtractorConfig, compilerState: CompilerState }} extractor
+ * @returns {ExtractorMessage[]} what the extractor says about the entry point
  */
-function checkReport(pkg, entry, { config, compilerState, exported }) {
+function checkReport(pkg, entry, { config, compilerState }) {
   /** @type {ExtractorMessage[]} */
   const messages = [];
   const result = Extractor.invoke(config, {
@@ -64,19 +71,15 @@ function checkReport(pkg, entry, { config, compilerState, exported }) {
       message.handled = true;
     },
   });
-  for (const name of exportedNames(join(temporary, reportName(entry)))) exported.add(name);
-  for (const message of messages.filter((each) => isProblem(each, exported))) {
-    problem(`${entry.specifier}: ${textOf(message)}`);
-  }
-  if (!result.apiReportChanged) return;
   const report = `packages/${pkg.shortName}/etc/${reportName(entry)}`;
-  if (update) console.log(`wrote ${report}`);
-  else problem(`${report} is out of date; run: pnpm run api`);
+  if (result.apiReportChanged && update) console.log(`wrote ${report}`);
+  else if (result.apiReportChanged) problem(`${report} is out of date; run: pnpm run api`);
+  return messages;
 }
 
 /**
  * @param {ExtractorMessage} message
- * @param {Set<string>} exported by this entry point, or by the main one of its package, which is checked first
+ * @param {Set<string>} exported by any entry point of the package
  */
 function isProblem(message, exported) {
   if (message.messageId.startsWith("console-api-report")) return false;
