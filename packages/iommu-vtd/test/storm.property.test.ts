@@ -97,6 +97,15 @@ const step = fc.oneof(
 );
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
+/** Opens a window in any consumer of blocks: without it, whether one opens is left to chance. */
+const CUT_A_SUPERPAGE: readonly Step[] = [
+  { do: "large", domain: 5, at: 0, access: 3, target: 0x1000 },
+  { do: "pages", domain: 5, frame: 0, order: 9 },
+  { do: "split", domain: 5, frame: 3 },
+  { do: "unmap", domain: 5, frame: 3, count: 1 },
+  { do: "pages", domain: 5, frame: 3, order: 0 },
+];
+
 function perform(guest: WatchedGuest, one: Step, extra: RecordingNotifier[]): void {
   switch (one.do) {
     case "map":
@@ -125,8 +134,10 @@ function perform(guest: WatchedGuest, one: Step, extra: RecordingNotifier[]): vo
       break;
     }
     case "context":
-      if (one.kind === "clear") guest.contexts.clear(one.device);
-      else guest.context(one.device, { did: one.domain, passThrough: one.kind === "pass" });
+      guest.editContext(one.device, () => {
+        if (one.kind === "clear") guest.contexts.clear(one.device);
+        else guest.context(one.device, { did: one.domain, passThrough: one.kind === "pass" });
+      });
       break;
     case "pages":
       guest.invalidate.page(one.domain, one.frame, one.order);
@@ -134,11 +145,17 @@ function perform(guest: WatchedGuest, one: Step, extra: RecordingNotifier[]): vo
     case "flush":
       if (one.what === "domain") guest.invalidate.domain(one.domain);
       else if (one.what === "all") guest.invalidate.all();
-      else if (one.what === "contexts") guest.invalidate.contexts();
-      else if (one.what === "contextsOfDomain") guest.invalidate.contextsOfDomain(one.domain);
-      else guest.invalidate.context(one.device);
+      else if (one.what === "contexts") {
+        guest.tellContexts();
+        guest.invalidate.contexts();
+      } else if (one.what === "contextsOfDomain") guest.invalidate.contextsOfDomain(one.domain);
+      else {
+        guest.tellContexts(one.device);
+        guest.invalidate.context(one.device);
+      }
       break;
     case "switch":
+      guest.tellContexts();
       if (one.what === "off") guest.disable();
       else if (one.what === "reset") guest.reset();
       else {
@@ -187,6 +204,7 @@ function storm(options: GuestOptions, steps: readonly Step[], granularity: "page
     for (const notifier of [...watched, ...extra]) notifier.check();
   }
   if ((guest.status & Command.QIE) === 0) guest.enableQueue();
+  guest.tellContexts();
   guest.invalidate.contexts();
   guest.invalidate.all();
   for (const [i, name] of DEVICES.entries()) {
@@ -277,7 +295,7 @@ describe("a storm of edits and invalidations", () => {
         guest.unit.events.on("window", ({ iovaPfn, pageCount }) => {
           for (let pfn = iovaPfn; pfn < iovaPfn + pageCount; pfn++) windows.add(pfn);
         });
-        for (const one of steps) {
+        for (const one of [...CUT_A_SUPERPAGE, ...steps]) {
           if (one.do === "attach") continue;
           for (const set of [lost, touched, windows]) set.clear();
           perform(guest, one, []);

@@ -40,7 +40,10 @@ describe("descriptors", () => {
       0x35, 2, 0x1234_5678, 0,
     ]);
     expect([...DeviceTlbDescriptor.pack({ TYPE: 3, MIP: 4, SID: 0x100, S: 1, ADDR: 2 ** 51 - 1 })]).toEqual([
-      0x0004_0003, 0x100, 0xffff_f001 | 0, 0x7fff_ffff,
+      0x0004_0003,
+      0x100,
+      0xffff_f001 | 0,
+      0x7fff_ffff,
     ]);
     expect([...PasidIotlbDescriptor.pack({ TYPE: 6, G: 2, DID: 3, PASID: 0xfffff })]).toEqual([
       0x0003_0026, 0xfffff, 0, 0, 0, 0, 0, 0,

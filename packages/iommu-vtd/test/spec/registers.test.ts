@@ -41,7 +41,15 @@ describe("capability registers", () => {
 
 describe("command and status", () => {
   it("have each command bit at the place of the status bit that reports it", () => {
-    const pairs = { TE: "TES", SRTP: "RTPS", WBF: "WBFS", QIE: "QIES", IRE: "IRES", SIRTP: "IRTPS", CFI: "CFIS" } as const;
+    const pairs = {
+      TE: "TES",
+      SRTP: "RTPS",
+      WBF: "WBFS",
+      QIE: "QIES",
+      IRE: "IRES",
+      SIRTP: "IRTPS",
+      CFI: "CFIS",
+    } as const;
     for (const [command, status] of Object.entries(pairs)) {
       expect(GCMD.fields[command as keyof typeof pairs].lo).toBe(GSTS.fields[status].lo);
     }
@@ -161,10 +169,14 @@ describe("registerMasks()", () => {
 
   it("refuses registers that overlap", () => {
     const clash = registerMap(CAP.pack({ ...cachingMode48, FRO: 0xf }), ecap);
-    expect(() => registerMasks(clash, 4096)).toThrow("register FRCD: expected a free place in the block, got offset 240");
+    expect(() => registerMasks(clash, 4096)).toThrow(
+      "register FRCD: expected a free place in the block, got offset 240",
+    );
   });
 
   it("refuses a register beyond the block", () => {
-    expect(() => registerMasks(registerMap(CAP.pack({ ...cachingMode48, FRO: 0x100 }), ecap), 4096)).toThrow(RangeError);
+    expect(() => registerMasks(registerMap(CAP.pack({ ...cachingMode48, FRO: 0x100 }), ecap), 4096)).toThrow(
+      RangeError,
+    );
   });
 });

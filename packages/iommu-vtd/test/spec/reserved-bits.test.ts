@@ -28,8 +28,21 @@ const unit = (hostAddressBits: number, cap: CapValues = {}, ecap: EcapValues = {
 });
 
 const everything: EcapValues = {
-  DT: 1, SC: 1, MTS: 1, PRS: 1, SRS: 1, EAFS: 1, PASID: 1, SSADS: 1, SSTS: 1, FSTS: 1,
-  SMPWCS: 1, RPS: 1, RPRIVS: 1, HPTS: 1, PTRS: 1,
+  DT: 1,
+  SC: 1,
+  MTS: 1,
+  PRS: 1,
+  SRS: 1,
+  EAFS: 1,
+  PASID: 1,
+  SSADS: 1,
+  SSTS: 1,
+  FSTS: 1,
+  SMPWCS: 1,
+  RPS: 1,
+  RPRIVS: 1,
+  HPTS: 1,
+  PTRS: 1,
 };
 
 describe("root entries", () => {
@@ -88,10 +101,7 @@ describe("PASID structures", () => {
   });
 
   it("reserve domain-id bits that the unit does not have, and the first stage's own fields without it", () => {
-    expectBits(
-      pasidEntryReserved(unit(48, { ND: 4 }, { SSTS: 1 })),
-      "5 11:9 63:48 132:76 511:135",
-    );
+    expectBits(pasidEntryReserved(unit(48, { ND: 4 }, { SSTS: 1 })), "5 11:9 63:48 132:76 511:135");
   });
 
   it("ignore the bits of older revisions that software still sets", () => {

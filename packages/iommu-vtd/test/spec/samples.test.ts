@@ -38,7 +38,14 @@ describe("translation structures", () => {
   it("scalable: a root-entry with both halves and a context-entry with everything on", () => {
     expect(quadwords(ScalableRootEntry.pack({ LP: 1, LCTP: 1, UP: 1, UCTP: 2 }))).toEqual([0x1001n, 0x2001n]);
     const entry = ScalableContextEntry.pack({
-      P: 1, DTE: 1, PASIDE: 1, PRE: 1, PDTS: 7, PASIDDIRPTR: 0x1234, RID_PASID: 1, RID_PRIV: 1,
+      P: 1,
+      DTE: 1,
+      PASIDE: 1,
+      PRE: 1,
+      PDTS: 7,
+      PASIDDIRPTR: 0x1234,
+      RID_PASID: 1,
+      RID_PRIV: 1,
     });
     expect(quadwords(entry)).toEqual([0x123_4e1dn, 0x10_0001n, 0n, 0n]);
     expect(quadwords(ScalableContextEntry.pack({ HPTE: 1, EPTR: 1 }))[0]).toBe(0x60n);
@@ -49,13 +56,25 @@ describe("translation structures", () => {
     const { FIRST_STAGE, SECOND_STAGE, NESTED } = PasidTranslationType;
     const first = PasidEntry.pack({ P: 1, PGTT: FIRST_STAGE, DID: 9, SRE: 1, FSPM: 1, WPE: 1, EAFE: 1, FSPTPTR: 0x77 });
     expect(quadwords(first)).toEqual([0x41n, 9n, 0x7_7095n, 0n, 0n, 0n, 0n, 0n]);
-    const second = PasidEntry.pack({ P: 1, PGTT: SECOND_STAGE, AW: 2, SSADE: 1, SSPTPTR: 0x55, PWSNP: 1, PGSNP: 1, DID: 1 });
+    const second = PasidEntry.pack({
+      P: 1,
+      PGTT: SECOND_STAGE,
+      AW: 2,
+      SSADE: 1,
+      SSPTPTR: 0x55,
+      PWSNP: 1,
+      PGSNP: 1,
+      DID: 1,
+    });
     expect(quadwords(second).slice(0, 2)).toEqual([0x5_5289n, 0x180_0001n]);
     expect(quadwords(PasidEntry.pack({ PGTT: NESTED, CD: 1, EMTE: 1, PAT: 0x7040_6070 })).slice(0, 2)).toEqual([
       0xc0n,
       0x7040_6070_0600_0000n,
     ]);
-    expect(quadwords(PasidEntry.pack({ HPTSZ: 2, HPTPFD: 1, HPTPTR: 0x11, HPTDID: 6 })).slice(4, 6)).toEqual([0x1_1006n, 6n]);
+    expect(quadwords(PasidEntry.pack({ HPTSZ: 2, HPTPFD: 1, HPTPTR: 0x11, HPTDID: 6 })).slice(4, 6)).toEqual([
+      0x1_1006n,
+      6n,
+    ]);
   });
 
   it("paging entries of both stages", () => {
@@ -72,7 +91,9 @@ describe("translation structures", () => {
 
 describe("interrupts", () => {
   it("a remappable message for handle 5 with subhandle, and for handle 8000h", () => {
-    expect(RemappableAddress.pack({ WINDOW: MESSAGE_WINDOW, FORMAT: 1, SHV: 1, HANDLE_LO: 5 })[0]).toBe(0xfee0_00b8 | 0);
+    expect(RemappableAddress.pack({ WINDOW: MESSAGE_WINDOW, FORMAT: 1, SHV: 1, HANDLE_LO: 5 })[0]).toBe(
+      0xfee0_00b8 | 0,
+    );
     expect(RemappableAddress.pack({ WINDOW: MESSAGE_WINDOW, FORMAT: 1, HANDLE_HI: 1 })[0]).toBe(0xfee0_0014 | 0);
   });
 
@@ -83,7 +104,16 @@ describe("interrupts", () => {
 
   it("a remapped entry", () => {
     const entry = RemappedEntry.pack({
-      P: 1, DM: 1, RH: 1, TM: 1, DLM: DeliveryMode.NMI, V: 0x41, DST: 0x100, SID: 0xf0ff, SQ: 3, SVT: SourceValidation.SOURCE_ID,
+      P: 1,
+      DM: 1,
+      RH: 1,
+      TM: 1,
+      DLM: DeliveryMode.NMI,
+      V: 0x41,
+      DST: 0x100,
+      SID: 0xf0ff,
+      SQ: 3,
+      SVT: SourceValidation.SOURCE_ID,
     });
     expect(quadwords(entry)).toEqual([0x100_0041_009dn, 0x7_f0ffn]);
   });
@@ -99,7 +129,16 @@ describe("interrupts", () => {
 describe("queues", () => {
   it("a page request for reading and writing, last of its group", () => {
     const request = PageRequest.pack({
-      TYPE: PAGE_REQUEST_TYPE, PP: 1, RID: 0x18, PASID: 2, PMR: 1, RDR: 1, WRR: 1, LPIG: 1, PRGI: 3, ADDR: 0x12345,
+      TYPE: PAGE_REQUEST_TYPE,
+      PP: 1,
+      RID: 0x18,
+      PASID: 2,
+      PMR: 1,
+      RDR: 1,
+      WRR: 1,
+      LPIG: 1,
+      PRGI: 3,
+      ADDR: 0x12345,
     });
     expect(quadwords(request)).toEqual([0x20_0002_0018_0101n, 0x1234_501fn, 0n, 0n]);
     expect(quadwords(PageRequest.pack({ EXR: 1 }))[0]).toBe(1n << 52n);
@@ -108,7 +147,15 @@ describe("queues", () => {
   it("PASID-cache and PASID-based device-TLB invalidations", () => {
     expect(quadwords(PasidCacheDescriptor.pack({ TYPE: 7, G: 1, DID: 3, PASID: 4 }))[0]).toBe(0x4_0003_0017n);
     const device = PasidDeviceTlbDescriptor.pack({
-      TYPE: 8, MIP: 0x1f, PFSID_LO: 8, SID: 0x19, PASID: 5, PFSID_HI: 1, GI: 1, S: 1, ADDR: 0x12345,
+      TYPE: 8,
+      MIP: 0x1f,
+      PFSID_LO: 8,
+      SID: 0x19,
+      PASID: 5,
+      PFSID_HI: 1,
+      GI: 1,
+      S: 1,
+      ADDR: 0x12345,
     });
     expect(quadwords(device).slice(0, 2)).toEqual([0x10_0005_0019_81f8n, 0x1234_5801n]);
   });
@@ -125,7 +172,9 @@ describe("registers", () => {
   });
 
   it("register-based invalidation", () => {
-    expect(quadwords(CCMD.pack({ ICC: 1, CIRG: 3, CAIG: 1, FM: 2, SID: 0x18, DID: 5 }))).toEqual([0xe800_0002_0018_0005n]);
+    expect(quadwords(CCMD.pack({ ICC: 1, CIRG: 3, CAIG: 1, FM: 2, SID: 0x18, DID: 5 }))).toEqual([
+      0xe800_0002_0018_0005n,
+    ]);
     expect(quadwords(IOTLB.pack({ IVT: 1, IIRG: 3, IAIG: 1, DR: 1, DW: 1, DID: 5 }))).toEqual([0xb203_0005_0000_0000n]);
     expect(quadwords(IVA.pack({ ADDR: 0x12345, IH: 1, AM: 9 }))).toEqual([0x1234_5049n]);
   });

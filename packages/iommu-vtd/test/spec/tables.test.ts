@@ -17,7 +17,11 @@ const randomValues = (layout: Layout): fc.Arbitrary<Record<string, number>> =>
     Object.fromEntries(
       Object.entries(layout.fields).map(([name, { hi, lo }]) => [
         name,
-        fc.oneof(fc.constant(2 ** (hi - lo + 1) - 1), fc.nat(1), fc.maxSafeNat().map((n) => n % 2 ** (hi - lo + 1))),
+        fc.oneof(
+          fc.constant(2 ** (hi - lo + 1) - 1),
+          fc.nat(1),
+          fc.maxSafeNat().map((n) => n % 2 ** (hi - lo + 1)),
+        ),
       ]),
     ),
   );

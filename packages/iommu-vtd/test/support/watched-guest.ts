@@ -16,6 +16,8 @@ export class WatchedGuest extends GuestDriver {
   #latchedPfn = 0;
   #translating = false;
   #regions: readonly FrameRange[];
+  /** Devices whose context entry differs from what the unit has been told: nobody may say what they reach. */
+  readonly #untold = new Set<string>();
 
   constructor(options: GuestOptions = {}) {
     super({ cachingMode: true, ...options });
@@ -54,6 +56,18 @@ export class WatchedGuest extends GuestDriver {
     return super.disable();
   }
 
+  /** Edits a context entry and does not tell the unit: until `tellContexts`, the slow model holds its tongue about the device. */
+  editContext(device: string, edit: () => void): void {
+    if (this.#translating) this.#untold.add(device);
+    edit();
+  }
+
+  /** The unit is about to look at every context entry anew, or at one device's. */
+  tellContexts(device?: string): void {
+    if (device === undefined) this.#untold.clear();
+    else this.#untold.delete(device);
+  }
+
   /** Resets the unit. */
   reset(): void {
     this.#translating = false;
@@ -67,8 +81,9 @@ export class WatchedGuest extends GuestDriver {
     void this.unit.setRegions(regions);
   }
 
-  /** Everything that a device reaches, by the slow model. */
+  /** Everything that a device reaches, by the slow model; nothing while its context entry is one that the unit has not been told of. */
   reachable(device: string): Run[] {
+    if (this.#untold.has(device)) return [];
     return this.#reached(device).joined();
   }
 
@@ -78,6 +93,7 @@ export class WatchedGuest extends GuestDriver {
     let stale = true;
     let reached = new RunList();
     const truth = (iovaPfn: number): ReturnType<RunList["lookup"]> => {
+      if (this.#untold.has(device)) return undefined;
       if (stale) reached = this.#reached(device);
       stale = false;
       return reached.lookup(iovaPfn);
