@@ -79,8 +79,10 @@ export class FirstStageScan {
     const from = Math.max(lowest, Math.floor((pass.firstPfn - firstPfn) / span));
     const to = Math.min(highest, Math.ceil((pass.endPfn - firstPfn) / span));
     if (from >= to) return true;
-    if (!pass.sink.reach(Math.max(pass.firstPfn, firstPfn + from * span), to - from)) return false;
-    const words = this.#read(pass.binding, tablePfn, level);
+    const at = Math.max(pass.firstPfn, firstPfn + from * span);
+    if (!pass.sink.reach(at, to - from)) return false;
+    const words = this.#read(pass, tablePfn, level, at);
+    if (this.#lookup.stopped) return false;
     if (words === undefined) return true;
     if (level === 1 && pass.binding.kind !== "nested") return this.#leafTable(pass, words, firstPfn, rights);
     for (let index = from; index < to; index++) {
@@ -150,16 +152,19 @@ export class FirstStageScan {
     return shifted.goes;
   }
 
-  #read(binding: Binding, tablePfn: number, level: number): Int32Array | undefined {
+  /** The table that maps `iovaPfn`. Nested, it is found through the second stage, which may spend the slice: `#lookup.stopped`. */
+  #read(pass: Pass, tablePfn: number, level: number, iovaPfn: number): Int32Array | undefined {
+    const { binding } = pass;
+    this.#lookup.stopped = false;
     const words = this.#tables[level];
-    const pfn = binding.kind === "nested" ? this.#hostFrameOf(binding, tablePfn) : tablePfn;
+    const pfn = binding.kind === "nested" ? this.#hostFrameOf(pass, tablePfn, iovaPfn) : tablePfn;
     return words !== undefined && pfn !== undefined && this.#memory.fetch(pfn * PAGE_BYTES, words) ? words : undefined;
   }
 
   /** Where the second stage puts a table, if it lets the walk read it. With SSADE the read needs the write right too. */
-  #hostFrameOf(binding: Binding, tablePfn: number): number | undefined {
+  #hostFrameOf({ binding, sink }: Pass, tablePfn: number, iovaPfn: number): number | undefined {
     if (tablePfn >= binding.limitPfn) return undefined;
-    this.#lookup.start(tablePfn, binding.secondStageFlags ? 3 : 1);
+    this.#lookup.start(tablePfn, binding.secondStageFlags ? 3 : 1, (entries) => sink.reach(iovaPfn, entries));
     this.#secondStage.scan(binding.rootPfn, binding.levels, { firstPfn: tablePfn, pageCount: 1 }, this.#lookup);
     return this.#lookup.found;
   }
@@ -223,14 +228,18 @@ class ShiftedSink implements MappingSink {
   }
 }
 
-/** Finds where one frame goes, if it grants the rights. */
+/** Finds where one frame goes, if it grants the rights. What is read for it counts like everything that a scan reads. */
 class PageFinder implements MappingSink {
   found: number | undefined;
+  /** The slice was spent on the way. */
+  stopped = false;
+  #reads: (entries: number) => boolean = () => true;
   #pfn = 0;
   #wanted: Access = 1;
 
-  start(pfn: number, wanted: Access): void {
+  start(pfn: number, wanted: Access, reads: (entries: number) => boolean): void {
     this.found = undefined;
+    this.#reads = reads;
     this.#pfn = pfn;
     this.#wanted = wanted;
   }
@@ -240,8 +249,9 @@ class PageFinder implements MappingSink {
     return false;
   }
 
-  reach(): boolean {
-    return true;
+  reach(_pfn: number, entriesRead: number): boolean {
+    this.stopped = !this.#reads(entriesRead);
+    return !this.stopped;
   }
 
   unchanged(): boolean {

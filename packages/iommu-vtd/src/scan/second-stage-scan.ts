@@ -37,6 +37,7 @@ export class SecondStageScan {
     { length: HIGHEST_LEVEL + 1 },
     () => new Int32Array(ENTRIES * 2),
   );
+  readonly #single = new Int32Array(2);
   #firstPfn = 0;
   #endPfn = 0;
   #sink: MappingSink = NO_SINK;
@@ -65,7 +66,7 @@ export class SecondStageScan {
     const to = Math.min(ENTRIES, Math.ceil((this.#endPfn - tableFirstPfn) / span));
     if (!this.#sink.reach(Math.max(this.#firstPfn, tableFirstPfn), to - from)) return false;
     const window = this.#reader.windowOf(tablePfn);
-    const words = window === undefined ? this.#copy(tablePfn, level) : window.words;
+    const words = window === undefined ? this.#copy(tablePfn, level, from, to) : window.words;
     if (words === undefined) return true;
     const base = window === undefined ? 0 : (tablePfn - window.firstPfn) * ENTRIES * 2;
     if (level === 1) return this.#scanLeafTable(words, base, tableFirstPfn, rights);
@@ -115,8 +116,15 @@ export class SecondStageScan {
     return this.#sink.table(firstPfn, decoded);
   }
 
-  #copy(tablePfn: number, level: number): Int32Array | undefined {
+  /** Entries `from` to `to - 1` of a table at their places: one alone, or all of them in one access. */
+  #copy(tablePfn: number, level: number, from: number, to: number): Int32Array | undefined {
     const copy = this.#copies[level];
-    return copy !== undefined && this.#memory.fetch(tablePfn * PAGE_BYTES, copy) ? copy : undefined;
+    if (copy === undefined) return undefined;
+    const gpa = tablePfn * PAGE_BYTES;
+    if (to - from > 1) return this.#memory.fetch(gpa, copy) ? copy : undefined;
+    const single = this.#single;
+    if (!this.#memory.fetch(gpa + from * 8, single)) return undefined;
+    copy.set(single, from * 2);
+    return copy;
   }
 }
