@@ -18,7 +18,9 @@ export type Truth = (
 ) => { readonly known: boolean; readonly reach?: { readonly gpaPfn: number; readonly access: Access } | undefined };
 
 /** Frames of a range that are looked at: its ends, and some between. */
-const SAMPLES = 12;
+const SAMPLES = 8;
+/** Calls that are compared one by one; of a flood every 64th. */
+const COMPARED = 100;
 
 /** A MAP recorder that compares what it is told with the tables. */
 export class WatchedNotifier extends RecordingNotifier {
@@ -33,13 +35,13 @@ export class WatchedNotifier extends RecordingNotifier {
 
   override map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): ReturnType<RecordingNotifier["map"]> {
     this.callCount += 1;
-    this.#compare(`map of ${access} to ${gpaPfn.toString(16)}`, iovaPfn, pageCount, gpaPfn, access);
+    if (this.#isCompared) this.#compare(`map of ${access} to ${gpaPfn.toString(16)}`, iovaPfn, pageCount, gpaPfn, access);
     return super.map(iovaPfn, pageCount, gpaPfn, access);
   }
 
   override unmap(iovaPfn: number, pageCount: number): Completion {
     this.callCount += 1;
-    if (this.granularity === "page") {
+    if (this.granularity === "page" && this.#isCompared) {
       for (const pfn of samplesOf(iovaPfn, pageCount)) {
         const now = this.#truth(pfn);
         const held = this.lookup(pfn);
@@ -55,6 +57,10 @@ export class WatchedNotifier extends RecordingNotifier {
   resetCalls(): void {
     this.callCount = 0;
     this.calls.length = 0;
+  }
+
+  get #isCompared(): boolean {
+    return this.callCount < COMPARED || this.callCount % 64 === 0;
   }
 
   #compare(what: string, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
@@ -141,6 +147,6 @@ export function makeConsumer(plan: ConsumerPlan, who: Who, name: string, truth: 
 
 function samplesOf(firstPfn: number, pageCount: number): Set<number> {
   const samples = new Set<number>([firstPfn, firstPfn + pageCount - 1]);
-  for (let i = 1; i < SAMPLES; i++) samples.add(firstPfn + Math.floor((pageCount * i) / SAMPLES));
+  for (let i = 1; i < Math.min(SAMPLES, pageCount); i++) samples.add(firstPfn + Math.floor((pageCount * i) / SAMPLES));
   return samples;
 }

@@ -48,7 +48,10 @@ const SRTP = 0x4000_0000;
 export class Machine {
   readonly plan: UnitPlan;
   readonly memory: FuzzMemory;
-  readonly scheduler = new ManualScheduler();
+  readonly scheduler = new SliceScheduler(
+    () => this.#beginSlice(),
+    () => this.#checkSlice("a turn of the event loop"),
+  );
   readonly unit: VtdIommu;
   readonly model: NaiveMachine;
   readonly history = new History();
@@ -102,10 +105,8 @@ export class Machine {
 
   /** A register write of the guest. */
   write(offset: number, bytes: 4 | 8, value: bigint): void {
-    const { memory } = this;
     this.#mirror(offset, bytes, value);
-    for (const { notifier } of this.consumers.values()) if (notifier instanceof WatchedNotifier) notifier.resetCalls();
-    memory.resetCounters();
+    this.#beginSlice();
     if (bytes === 4) this.unit.mmio.write32(offset, Number(BigInt.asUintN(32, value)));
     else this.unit.mmio.write64(offset, BigInt.asUintN(64, value));
     this.#checkSlice(`write of ${value.toString(16)} to ${offset.toString(16)}`);
@@ -209,6 +210,11 @@ export class Machine {
     return named;
   }
 
+  #beginSlice(): void {
+    for (const { notifier } of this.consumers.values()) if (notifier instanceof WatchedNotifier) notifier.resetCalls();
+    this.memory.resetCounters();
+  }
+
   #checkSlice(what: string): void {
     const { entriesPerSlice, mappingsPerSlice } = this.plan.limits;
     const { entries } = this.memory;
@@ -226,6 +232,26 @@ export class Machine {
         () => `${what}: ${notifier.callCount} calls of one notifier with ${mappingsPerSlice} mappings for a slice`,
       );
     }
+  }
+}
+
+/** Checks the work of every deferred task. */
+class SliceScheduler extends ManualScheduler {
+  readonly #begin: () => void;
+  readonly #end: () => void;
+
+  constructor(begin: () => void, end: () => void) {
+    super();
+    this.#begin = begin;
+    this.#end = end;
+  }
+
+  override defer(task: () => void): void {
+    super.defer(() => {
+      this.#begin();
+      task();
+      this.#end();
+    });
   }
 }
 

@@ -196,7 +196,7 @@ function attach(random: Random, unit: UnitPlan): Step {
   const slot = random.below(SLOTS);
   if (kind !== "map") return { do: "attach", slot, who, plan };
   const granularity = random.pick(["page", "page", "block"] as const);
-  const largest = random.chance(3) ? { largestBlock: random.pick([16, 512, 2 ** 18]) } : {};
+  const largest = random.chance(3) ? { largestBlock: random.pick([64, 512, 2 ** 18]) } : {};
   const capacity = random.chance(6) ? { capacity: random.pick([0, 3, 20]) } : {};
   const more = { granularity, replace: random.chance(2), steps: random.chance(2), ...largest, ...capacity };
   return { do: "attach", slot, who, plan: { ...plan, ...more } };
