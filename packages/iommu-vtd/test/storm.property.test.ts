@@ -221,7 +221,7 @@ describe("a storm of edits and invalidations", () => {
       fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), fc.boolean(), (steps, windows) =>
         storm({ windows }, steps, "page"),
       ),
-      { numRuns: 60 },
+      { numRuns: 40 },
     );
   });
 
@@ -252,6 +252,7 @@ describe("a storm of edits and invalidations", () => {
         }
         guest.command(Command.QIE, false);
         guest.start();
+        guest.tellContexts();
         guest.invalidate.contexts();
         guest.invalidate.all();
         await guest.scheduler.idle();
@@ -324,6 +325,7 @@ describe("a storm of edits and invalidations", () => {
           for (const notifier of watched) notifier.check();
         }
         if ((guest.status & Command.QIE) === 0) guest.enableQueue();
+        guest.tellContexts();
         guest.invalidate.contexts();
         await guest.scheduler.idle();
         expect(guest.queue.completed).toBe(true);
