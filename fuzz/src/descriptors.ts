@@ -6,6 +6,9 @@ import { descriptor } from "@iommu-kit/iommu-vtd/testing";
 import { Frames } from "./layout.js";
 import type { Invalidation } from "./step.js";
 
+/** As `source` of a wait: the one that ends a flush. */
+export const FLUSH = -1;
+
 /** The words of a descriptor; `slotWords` are 4 or 8. */
 export function descriptorWords(it: Invalidation, slotWords: number): Int32Array {
   const words = new Int32Array(slotWords);
@@ -42,8 +45,13 @@ function made(it: Invalidation): Int32Array {
     case "interrupts":
       return descriptor.interrupts();
     default:
-      return descriptor.wait({ status: { gpa: Frames.status * 4096 + 8 * (order % 64), value: did }, fence: true });
+      return descriptor.wait({ status: { gpa: statusGpa(it), value: did }, fence: true });
   }
+}
+
+/** Waits of random guests write where tables may lie as well; the one of a flush does not. */
+function statusGpa({ source = 0, order = 0 }: Invalidation): number {
+  return source === FLUSH ? Frames.flushed * 4096 : Frames.status * 4096 + 8 * (order % 64);
 }
 
 function rawWords(words: readonly string[]): Int32Array {

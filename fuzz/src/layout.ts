@@ -22,6 +22,8 @@ export const Frames = {
   queue: 9,
   /** Status words of wait descriptors. */
   status: 11,
+  /** The status word of flushes, where no table lies. */
+  flushed: 0x100005,
   /** The page request queue. */
   pageRequests: 12,
   interrupts: 13,

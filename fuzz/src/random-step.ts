@@ -48,7 +48,7 @@ const MAKERS: readonly (readonly [number, Maker])[] = [
   [2, (random) => [{ do: "ats", who: randomWho(random), pfn: randomPfn(random), count: 1 + random.below(5), noWrite: random.chance(2) }]],
   [2, pageRequest],
   [2, interrupt],
-  [6, cover],
+  [8, cover],
   [4, (random) => [{ do: "turn", turns: 1 + random.below(4) }]],
   [2, (random) => [{ do: "advance", milliseconds: random.pick([1, 900, 1100, 2100, 5100]) }]],
   [3, () => [{ do: "idle" }]],
@@ -206,7 +206,8 @@ function dma(random: Random): Step {
   const how = random.pick(["translate", "translate", "translate", "read", "write", "cas", "zero", "lease"] as const);
   const access = random.pick([1, 2, 3, 0] as const);
   const bytes = random.pick([4, 64, 63, 128, 4096, 9000, 70]);
-  return { do: "dma", who: randomWho(random), pfn: randomPfn(random), how, access, bytes };
+  const mapped = random.chance(3) ? { mapped: true } : {};
+  return { do: "dma", who: randomWho(random), pfn: randomPfn(random), how, access, bytes, ...mapped };
 }
 
 function pageRequest(random: Random): Step[] {

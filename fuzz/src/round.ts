@@ -8,7 +8,7 @@ import { type Access, byteAddress, IommuError, type IommuErrorCode, type Lease }
 import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { restore, save, type VtdSnapshot } from "@iommu-kit/iommu-vtd/snapshot";
 import { type Consumer, makeConsumer, WatchedNotifier } from "./consumers.js";
-import { descriptorWords } from "./descriptors.js";
+import { descriptorWords, FLUSH } from "./descriptors.js";
 import { demand, Failure } from "./failure.js";
 import { checkEnded, checkRegisters, checkShadow } from "./checks.js";
 import { Judge } from "./judge.js";
@@ -305,8 +305,9 @@ class Round {
     machine.space(who);
   }
 
-  #dma({ who, pfn, how, access, bytes = 64 }: Of<"dma">): void {
+  #dma({ who, pfn: named, how, access, bytes = 64, mapped = false }: Of<"dma">): void {
     const machine = this.#machine;
+    const pfn = mapped ? this.#mappedPage(who, named) : named;
     const space = machine.space(who);
     this.#recent.push({ who, pfn });
     if (this.#recent.length > 16) this.#recent.shift();
@@ -331,6 +332,14 @@ class Round {
         this.#leases.push(lease);
       }
     }
+  }
+
+  /** One of the pages that somebody can reach, by a number; the number itself where there is none, or too many to list. */
+  #mappedPage(who: Who, number: number): number {
+    const { model, latched, read } = this.#machine;
+    const runs = model.reachable(latched, read, who, 1000)?.entries ?? [];
+    const run = runs[number % Math.max(1, runs.length)];
+    return run === undefined ? number : run.iovaPfn + (number % run.pageCount);
   }
 
   /** UNMAP-only consumers of the space cache what it was answered. */
@@ -435,10 +444,10 @@ class Round {
     this.#queue({ do: "queue", on: true, wide, order: 0 });
     this.#status += 1;
     const pasids: Invalidation[] = wide ? [{ what: "pasids" }] : [];
-    const done: Invalidation = { what: "wait", did: this.#status, order: 0 };
+    const done: Invalidation = { what: "wait", did: this.#status, source: FLUSH };
     this.#submit([{ what: "contexts" }, ...pasids, { what: "all" }, { what: "interrupts" }, done]);
     await this.#quiesce();
-    const status = machine.memory.peek(Frames.status * 4096) ?? 0n;
+    const status = machine.memory.peek(Frames.flushed * 4096) ?? 0n;
     const where = (): string => `IQH ${machine.read32(Offset.IQH)}, FSTS ${machine.read32(Offset.FSTS).toString(16)}`;
     demand(Number(status & 0xffffffffn) === this.#status, "completion", () => `the wait was not completed: ${where()}`);
     demand(machine.read32(Offset.IQH) === machine.read32(Offset.IQT), "completion", () => `the queue stands: ${where()}`);
@@ -466,8 +475,9 @@ class Round {
 
   async #cover(step: Of<"cover">): Promise<void> {
     const machine = this.#machine;
-    const { who, pfn } = step;
+    const { who } = step;
     const space = machine.space(who);
+    const pfn = this.#mappedPage(who, step.pfn);
     const queued = (machine.read32(Offset.GSTS) & QIE) !== 0 && (machine.read32(Offset.FSTS) & 0x70) === 0;
     const busy = machine.scheduler.deferredCount > 0 || machine.memory.armed > 0 || machine.history.edits > 0;
     const waiting = [...machine.consumers.values()].some(({ notifier }) => notifier.answers.size > 0);

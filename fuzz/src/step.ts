@@ -83,6 +83,8 @@ export type Step =
       readonly how: "translate" | "read" | "write" | "cas" | "zero" | "lease";
       readonly access: 0 | 1 | 2 | 3;
       readonly bytes?: number;
+      /** `pfn` picks one of the pages that the tables map. */
+      readonly mapped?: boolean;
     }
   | { readonly do: "ats"; readonly who: Who; readonly pfn: number; readonly count: number; readonly noWrite: boolean }
   | {
