@@ -72,7 +72,10 @@ async function checkContents(page: Page): Promise<readonly Check[]> {
     moreThan("faults shown (stale DMA of the VFIO program)", await counter("faults"), 200),
     moreThan("invalidations shown", await counter("invalidations"), 500),
     equal("devices with a map", await page.locator(".device").count(), 4),
-    holds("the register block says that translation is on", (await text("#registers")).includes("translation on")),
+    holds(
+      "the register block says that translation is on",
+      (await text("#registers")).includes("DMA translation enabled"),
+    ),
     moreThan("events listed", await page.locator("#events li").count(), 20),
   ];
 }

@@ -11,7 +11,7 @@ import { DMA_ENGINE, DmaEngine } from "../../src/devices/dma-engine.js";
 import { GuestConsole } from "../../src/guest-console.js";
 import { Judges } from "../../src/judge/judges.js";
 import { IovaMap, paletteOf } from "./iova-map.js";
-import { registerLines } from "./register-view.js";
+import { RegisterTable } from "./register-view.js";
 
 const CONSOLE_CHARACTERS = 60_000;
 const EVENT_LINES = 120;
@@ -160,20 +160,6 @@ function drawTiles(attached: AttachedIommu, judges: Judges, totals: Totals): voi
   );
 }
 
-function drawRegisters(attached: AttachedIommu): void {
-  registers.replaceChildren(
-    ...registerLines(attached.unit.registers).map(({ name, value, meaning }) => {
-      const row = document.createElement("tr");
-      for (const text of [name, value, meaning]) {
-        const cell = document.createElement("td");
-        cell.textContent = text;
-        row.append(cell);
-      }
-      return row;
-    }),
-  );
-}
-
 async function boot(): Promise<void> {
   const terminal = new Terminal();
   const emulator = new V86({
@@ -211,6 +197,7 @@ async function boot(): Promise<void> {
   const rows = new Map([...NAMES].map(([sourceId, label]) => [sourceId, new IovaMap(label)]));
   maps.append(...[...rows.values()].map(({ element }) => element));
   const list = new EventList();
+  const registerTable = new RegisterTable(registers, attached.unit.iommu);
   const totals = watch(attached.unit.iommu, rows, list);
   judges.begin(attached);
   connectControls(emulator, guest);
@@ -222,7 +209,7 @@ async function boot(): Promise<void> {
     list.draw();
     for (const row of rows.values()) row.draw(palette);
     drawTiles(attached, judges, totals);
-    drawRegisters(attached);
+    registerTable.draw();
     requestAnimationFrame(draw);
   };
   requestAnimationFrame(draw);

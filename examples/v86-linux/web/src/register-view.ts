@@ -1,115 +1,73 @@
 /**
- * The register block for people: what a driver's developer would look at first, with its fields spelled out.
+ * The register block as a table: every register that is not 0, with its fields in the words of the unit's own inspection.
+ *
+ * A row is made anew only when its value changes: what the reader points at stays.
  */
 
-/** Anything that answers 32-bit reads at byte offsets. */
-export interface Registers {
-  read32(offsetBytes: number): number;
+import type { VtdIommu } from "@iommu-kit/iommu-vtd";
+import { inspect, type RegisterInspection } from "@iommu-kit/iommu-vtd/inspect";
+
+/** Registers of capabilities have too many fields for sentences: they show names, and sentences on demand. */
+const MOST_SENTENCES = 12;
+const REFRESH_MILLISECONDS = 200;
+/** Shown also when they are 0: that is an answer. */
+const ALWAYS: ReadonlySet<string> = new Set(["GSTS", "FSTS"]);
+/** Only the registers are asked for: no table of the guest is read. */
+const REGISTERS_ONLY = { ranges: 1, entries: 1, items: 1 } as const;
+
+/** The table's body, kept up to date. */
+export class RegisterTable {
+  readonly #body: HTMLElement;
+  readonly #iommu: VtdIommu;
+  readonly #rows = new Map<string, { readonly value: string; readonly row: HTMLTableRowElement }>();
+  #drawn = -Infinity;
+
+  constructor(body: HTMLElement, iommu: VtdIommu) {
+    this.#body = body;
+    this.#iommu = iommu;
+  }
+
+  /** Draws if it is time. */
+  draw(): void {
+    if (performance.now() - this.#drawn < REFRESH_MILLISECONDS) return;
+    this.#drawn = performance.now();
+    const { registers } = inspect(this.#iommu, REGISTERS_ONLY);
+    const shown = registers.filter(({ name, fields }) => ALWAYS.has(name) || fields.some(({ value }) => value !== 0));
+    const rows = shown.map((register) => this.#rowOf(register));
+    const isSame = rows.length === this.#body.children.length && rows.every((row) => row.parentElement === this.#body);
+    if (!isSame) this.#body.replaceChildren(...rows);
+  }
+
+  #rowOf(register: RegisterInspection): HTMLTableRowElement {
+    const known = this.#rows.get(register.name);
+    if (known?.value === register.value) return known.row;
+    const row = document.createElement("tr");
+    const name = cell(register.name);
+    name.title = `${register.title}, ${register.section}`;
+    const meaning = document.createElement("td");
+    meaning.append(...fieldsOf(register));
+    row.append(name, cell(register.value.slice(2)), meaning);
+    this.#rows.set(register.name, { value: register.value, row });
+    return row;
+  }
 }
 
-/** One line of the table. */
-export interface RegisterLine {
-  readonly name: string;
-  readonly value: string;
-  readonly meaning: string;
+function cell(text: string): HTMLTableCellElement {
+  const element = document.createElement("td");
+  element.textContent = text;
+  return element;
 }
 
-interface RegisterRow {
-  readonly name: string;
-  readonly offsetBytes: number;
-  readonly words: 1 | 2;
-  readonly explain: (low: number, high: number) => string;
-}
-
-const COMMAND_BITS: readonly (readonly [bit: number, name: string])[] = [
-  [31, "translation on"],
-  [30, "root table set"],
-  [26, "queue on"],
-  [25, "interrupt remapping on"],
-];
-
-/** §11.4. */
-const ROWS: readonly RegisterRow[] = [
-  { name: "VER", offsetBytes: 0x00, words: 1, explain: (low) => `version ${low >>> 4}.${low & 15}` },
-  { name: "CAP", offsetBytes: 0x08, words: 2, explain: capabilities },
-  { name: "ECAP", offsetBytes: 0x10, words: 2, explain: extendedCapabilities },
-  { name: "GSTS", offsetBytes: 0x1c, words: 1, explain: (low) => namesOf(low, COMMAND_BITS) || "all off" },
-  {
-    name: "RTADDR",
-    offsetBytes: 0x20,
-    words: 2,
-    explain: (low, high) => `root table at ${hex(high * 2 ** 32 + (low & ~0xfff) + (low < 0 ? 2 ** 32 : 0))}`,
-  },
-  {
-    name: "FSTS",
-    offsetBytes: 0x34,
-    words: 1,
-    explain: (low) =>
-      namesOf(low, [
-        [0, "overflow"],
-        [1, "fault pending"],
-        [4, "queue error"],
-        [5, "completion error"],
-        [6, "time-out"],
-      ]) || "no fault pending",
-  },
-  {
-    name: "FECTL",
-    offsetBytes: 0x38,
-    words: 1,
-    explain: (low) =>
-      namesOf(low, [
-        [31, "masked"],
-        [30, "message pending"],
-      ]) || "messages on",
-  },
-  { name: "FEDATA", offsetBytes: 0x3c, words: 1, explain: (low) => `vector ${low & 0xff}` },
-  { name: "IQH", offsetBytes: 0x80, words: 2, explain: (low) => `next descriptor to fetch: ${(low & 0x7fff0) >>> 4}` },
-  { name: "IQT", offsetBytes: 0x88, words: 2, explain: (low) => `next descriptor to fill: ${(low & 0x7fff0) >>> 4}` },
-  {
-    name: "IQA",
-    offsetBytes: 0x90,
-    words: 2,
-    explain: (low) => `${256 << (low & 7)} descriptors at ${hex((low & ~0xfff) >>> 0)}`,
-  },
-];
-
-/** The lines as they are now. */
-export function registerLines(registers: Registers): readonly RegisterLine[] {
-  return ROWS.map(({ name, offsetBytes, words, explain }) => {
-    const low = registers.read32(offsetBytes);
-    const high = words === 2 ? registers.read32(offsetBytes + 4) : 0;
-    const digits = (word: number): string => (word >>> 0).toString(16).padStart(8, "0");
-    return { name, value: words === 2 ? `${digits(high)} ${digits(low)}` : digits(low), meaning: explain(low, high) };
+/** Fields that are not 0; a field of one bit needs no value. */
+function fieldsOf({ fields }: RegisterInspection): readonly HTMLElement[] {
+  const set = fields.filter(({ value }) => value !== 0);
+  return set.map(({ name, bits, value, meaning }, index) => {
+    const element = document.createElement("span");
+    const isSentence = fields.length <= MOST_SENTENCES;
+    const text = value < 1_000 ? String(value) : `0x${value.toString(16)}`;
+    const number = bits.includes(":") ? `${isSentence ? ": " : " "}${text}` : "";
+    element.textContent = `${isSentence ? meaning : name}${number}${index < set.length - 1 ? ", " : ""}`;
+    element.title = `${name} (bits ${bits}): ${meaning}`;
+    return element;
   });
-}
-
-function capabilities(low: number, high: number): string {
-  const widths = [39, 48, 57].filter((_, index) => ((low >>> (9 + index)) & 1) === 1);
-  const parts = [`2^${4 + 2 * (low & 7)} domains`, `${widths.join(" or ")}-bit tables`];
-  if ((low & 0x80) !== 0) parts.push("caching mode");
-  if ((high & 0x80) !== 0) parts.push(`PSI to 2^${(high >>> 16) & 63}`);
-  return parts.join(", ");
-}
-
-function extendedCapabilities(low: number): string {
-  return namesOf(low, [
-    [0, "coherent"],
-    [1, "queue"],
-    [2, "device TLBs"],
-    [3, "interrupt remapping"],
-    [6, "pass-through"],
-    [7, "snoop control"],
-  ]);
-}
-
-function namesOf(word: number, bits: readonly (readonly [bit: number, name: string])[]): string {
-  return bits
-    .filter(([bit]) => ((word >>> bit) & 1) === 1)
-    .map(([, name]) => name)
-    .join(", ");
-}
-
-function hex(value: number): string {
-  return `0x${value.toString(16)}`;
 }
