@@ -2,7 +2,14 @@
  * What hangs on a fuzzed unit: recorders that object to breaches of the contract, checked against the naive model at every call.
  */
 
-import type { Access, AddressSpace, Attachment, Completion, DeviceTlbNotifier, FrameRange } from "@iommu-kit/iommu-core";
+import type {
+  Access,
+  AddressSpace,
+  Attachment,
+  Completion,
+  DeviceTlbNotifier,
+  FrameRange,
+} from "@iommu-kit/iommu-core";
 import {
   AnswerQueue,
   RecordingFlushNotifier,
@@ -13,9 +20,10 @@ import {
 import type { ConsumerPlan, Who } from "./step.js";
 
 /** Where a page goes, by the naive model; `undefined` while the model cannot say. */
-export type Truth = (
-  iovaPfn: number,
-) => { readonly known: boolean; readonly reach?: { readonly gpaPfn: number; readonly access: Access } | undefined };
+export type Truth = (iovaPfn: number) => {
+  readonly known: boolean;
+  readonly reach?: { readonly gpaPfn: number; readonly access: Access } | undefined;
+};
 
 /** Frames of a range that are looked at: its ends, and some between. */
 const SAMPLES = 8;
@@ -33,10 +41,16 @@ export class WatchedNotifier extends RecordingNotifier {
     this.#truth = truth;
   }
 
-  override map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): ReturnType<RecordingNotifier["map"]> {
+  override map(
+    iovaPfn: number,
+    pageCount: number,
+    gpaPfn: number,
+    access: Access,
+  ): ReturnType<RecordingNotifier["map"]> {
     this.callCount += 1;
     // A block that is cut is mapped again as far as the pass has not come yet: its end says whether that was right.
-    if (this.granularity === "page" && this.#isCompared) this.#compare(`map of ${access} to ${gpaPfn.toString(16)}`, iovaPfn, pageCount, gpaPfn, access);
+    if (this.granularity === "page" && this.#isCompared)
+      this.#compare(`map of ${access} to ${gpaPfn.toString(16)}`, iovaPfn, pageCount, gpaPfn, access);
     return super.map(iovaPfn, pageCount, gpaPfn, access);
   }
 
@@ -48,7 +62,9 @@ export class WatchedNotifier extends RecordingNotifier {
         const held = this.lookup(pfn);
         const live = now.reach !== undefined && now.reach.gpaPfn === held?.gpaPfn && now.reach.access === held.access;
         if (now.known && live)
-          this.breaches.push(`${this.name}: unmap of ${pageCount} pages at ${iovaPfn.toString(16)}: ${pfn.toString(16)} stays mapped`);
+          this.breaches.push(
+            `${this.name}: unmap of ${pageCount} pages at ${iovaPfn.toString(16)}: ${pfn.toString(16)} stays mapped`,
+          );
       }
     }
     return super.unmap(iovaPfn, pageCount);
@@ -105,7 +121,12 @@ export interface Consumer {
 }
 
 /** Makes a consumer; `truth` hears whether it is leaving. */
-export function makeConsumer(plan: ConsumerPlan, who: Who, name: string, truth: (consumer: Consumer) => Truth): Consumer {
+export function makeConsumer(
+  plan: ConsumerPlan,
+  who: Who,
+  name: string,
+  truth: (consumer: Consumer) => Truth,
+): Consumer {
   const cache = new RunList();
   const range = plan.range === undefined ? undefined : { firstPfn: plan.range[0], pageCount: plan.range[1] };
   const answers = plan.answers ?? "sync";

@@ -29,7 +29,8 @@ export class CoverageGuide {
     const { result } = await this.#session.post("Profiler.takePreciseCoverage");
     const before = this.#seen.size;
     for (const script of result) {
-      if (!/packages\/(iommu-core|iommu-vtd)\/(src|dist)\//.test(script.url) || script.url.includes("/testing/")) continue;
+      if (!/packages\/(iommu-core|iommu-vtd)\/(src|dist)\//.test(script.url) || script.url.includes("/testing/"))
+        continue;
       for (const one of script.functions) this.#note(script.scriptId, one);
     }
     return this.#seen.size > before;

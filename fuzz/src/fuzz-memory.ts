@@ -73,7 +73,7 @@ export class FuzzMemory implements GuestMemory {
     const block = this.#at(gpa, 8);
     if (block === undefined) return undefined;
     const at = (gpa - block.first) / 4;
-    return BigInt(block.words[at] ?? 0) & 0xffffffffn | ((BigInt(block.words[at + 1] ?? 0) & 0xffffffffn) << 32n);
+    return (BigInt(block.words[at] ?? 0) & 0xffffffffn) | ((BigInt(block.words[at + 1] ?? 0) & 0xffffffffn) << 32n);
   }
 
   /** Whether a byte address is RAM. */

@@ -100,7 +100,9 @@ function legacyTables(random: Random, unit: UnitPlan, steps: Step[]): void {
 function scalableTables(random: Random, unit: UnitPlan, steps: Step[]): void {
   for (const bus of [0, 1])
     for (const half of [0, 1])
-      steps.push(poke(Frames.root, bus * 2 + half, spoiled(random, 1n | (BigInt(random.pick(Frames.contexts)) << 12n))));
+      steps.push(
+        poke(Frames.root, bus * 2 + half, spoiled(random, 1n | (BigInt(random.pick(Frames.contexts)) << 12n))),
+      );
   for (const frame of Frames.contexts)
     for (const source of SOURCES)
       for (const [i, word] of scalableContextWords(random, unit).entries())
@@ -134,6 +136,7 @@ function start(random: Random, unit: UnitPlan): Step[] {
   if (!random.chance(6)) steps.push({ do: "queue", on: true, wide: scalable, order: random.below(2) });
   if (!random.chance(6)) steps.push({ do: "enable", on: true });
   if (unit.caches > 0 && random.chance(2)) steps.push({ do: "flush", by: random.pick(["queue", "root"]) });
-  if (random.chance(6)) steps.push({ do: "regions", list: RAM.map(({ firstPfn, pageCount }) => [firstPfn, pageCount]) });
+  if (random.chance(6))
+    steps.push({ do: "regions", list: RAM.map(({ firstPfn, pageCount }) => [firstPfn, pageCount]) });
   return steps;
 }

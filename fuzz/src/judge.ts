@@ -12,6 +12,17 @@ import { inWindow } from "./model/facts.js";
 import { requestOf } from "./model/naive-machine.js";
 import type { Who } from "./step.js";
 
+/** A request as it is judged. */
+interface Asked {
+  readonly who: Who;
+  readonly pfn: number;
+  readonly access: number;
+  /** The answer by the present tables. */
+  readonly now: ModelAnswer;
+  /** Only the present tables may be answered from. */
+  readonly certain: boolean;
+}
+
 /** Fetches of guest memory that one page may cost: nested five-level walks, begun anew when a guest interferes. */
 const MOST_FETCHES = 600;
 
@@ -43,7 +54,7 @@ export class Judge {
     demand(fetches <= MOST_FETCHES, "walk", () => `${where()}: ${fetches} fetches for one page`);
     const got = out.reason === 0 ? { code: 0, gpaPfn: out.gpaPfn, access: out.access } : { code: out.reason };
     const certain = this.#isCertain(exact);
-    this.#accept(got, before, certain, who, pfn, access, where);
+    this.#accept(got, { who, pfn, access, now: before, certain }, where);
     if (certain && before.code !== 0) this.#checkRecord(clean, before, who, pfn, where);
     if (certain && machine.plan.caches === 0) this.#checkFlags(before, where);
     if (certain && before.code === 0 && out.pageCount > 1) this.#checkBlock(who, pfn, access, where);
@@ -62,7 +73,10 @@ export class Judge {
     const wanted = how === "read" ? 1 : 2;
     const before = pfns.map((page) => this.#ask(who, page, wanted));
     const bytes = new Uint8Array(byteLength).fill(0x5a);
-    const done = how === "read" ? space.dma.read(byteAddress(pfn, offset), bytes) : space.dma.write(byteAddress(pfn, offset), bytes);
+    const done =
+      how === "read"
+        ? space.dma.read(byteAddress(pfn, offset), bytes)
+        : space.dma.write(byteAddress(pfn, offset), bytes);
     const where = (): string => `${space.label} ${how} of ${byteLength} bytes at ${pfn.toString(16)}+${offset}`;
     this.judged += 1;
     if (this.#isCertain(false) && (how === "read" || pages === 1)) {
@@ -80,7 +94,8 @@ export class Judge {
       const now = this.#ask(who, pfn, wanted);
       const where = (): string => `ATS ${JSON.stringify(who)} ${wanted} at ${pfn.toString(16)}`;
       const matches = (answer: ModelAnswer): boolean => answer.code === 0 && answer.gpaPfn === gpaPfn;
-      this.#explain(matches, now, this.#isCertain(false), who, pfn, wanted, () => `${where()}: granted ${gpaPfn.toString(16)}`);
+      const asked = { who, pfn, access: wanted, now, certain: this.#isCertain(false) };
+      this.#explain(matches, asked, () => `${where()}: granted ${gpaPfn.toString(16)}`);
     }
   }
 
@@ -107,39 +122,37 @@ export class Judge {
 
   #accept(
     got: { readonly code: number; readonly gpaPfn?: number; readonly access?: number },
-    now: ModelAnswer,
-    certain: boolean,
-    who: Who,
-    pfn: number,
-    access: number,
+    asked: Asked,
     where: () => string,
   ): void {
     const matches = (answer: ModelAnswer): boolean => {
       if (got.code !== 0) return answer.code === got.code || isGivenUp(got.code);
       return answer.code === 0 && answer.gpaPfn === got.gpaPfn && answer.access === got.access;
     };
-    const text = got.code === 0 ? `allowed ${got.gpaPfn?.toString(16)} ${got.access}` : `refused ${got.code.toString(16)}`;
-    this.#explain(matches, now, certain, who, pfn, access, () => `${where()}: ${text}`);
+    const text =
+      got.code === 0 ? `allowed ${got.gpaPfn?.toString(16)} ${got.access}` : `refused ${got.code.toString(16)}`;
+    this.#explain(matches, asked, () => `${where()}: ${text}`);
   }
 
-  #explain(
-    matches: (answer: ModelAnswer) => boolean,
-    now: ModelAnswer,
-    certain: boolean,
-    who: Who,
-    pfn: number,
-    access: number,
-    what: () => string,
-  ): void {
+  #explain(matches: (answer: ModelAnswer) => boolean, asked: Asked, what: () => string): void {
     const machine = this.#machine;
+    const { who, pfn, access, now, certain } = asked;
     this.judged += 1;
     if (matches(now)) return;
     const tables = now.code === 0 ? `${now.gpaPfn.toString(16)} ${now.access}` : `refusal ${now.code.toString(16)}`;
     demand(!certain, "dma", () => `${what()}, the tables say ${tables}`);
     const request = requestOf(who, BigInt(pfn), access);
-    const explained = this.#history.explains(machine.read, (read) => machine.model.answer(machine.latched, read, request), matches);
+    const explained = this.#history.explains(
+      machine.read,
+      (read) => machine.model.answer(machine.latched, read, request),
+      matches,
+    );
     if (explained === undefined) this.open += 1;
-    demand(explained !== false, "stale", () => `${what()}, the tables say ${tables} and never said that since the last flush`);
+    demand(
+      explained !== false,
+      "stale",
+      () => `${what()}, the tables say ${tables} and never said that since the last flush`,
+    );
   }
 
   /** The rest of the block goes where it continues. */
@@ -150,7 +163,11 @@ export class Judge {
       if (who.pasid === undefined && inWindow(BigInt(page))) continue;
       const answer = this.#ask(who, page, access);
       const target = gpaPfn + (page - pfn);
-      demand(answer.code === 0 && answer.gpaPfn === target, "block", () => `${where()}: ${pageCount} pages, but ${page.toString(16)} is another matter`);
+      demand(
+        answer.code === 0 && answer.gpaPfn === target,
+        "block",
+        () => `${where()}: ${pageCount} pages, but ${page.toString(16)} is another matter`,
+      );
     }
   }
 
@@ -163,21 +180,35 @@ export class Judge {
     const machine = this.#machine;
     const status = machine.read32(Offset.FSTS);
     const recorded = (status & 2) !== 0;
-    demand(recorded === answer.recorded, "record", () => `${where()}: recorded ${recorded}, expected ${answer.recorded}`);
+    demand(
+      recorded === answer.recorded,
+      "record",
+      () => `${where()}: recorded ${recorded}, expected ${answer.recorded}`,
+    );
     if (!recorded) return;
     const at = Offset.FRCD + ((status >> 8) & 0xff) * 16;
     const low = machine.read64(at);
     const high = machine.read64(at + 8);
     const expected = [BigInt(answer.code), BigInt(who.source), BigInt(pfn % 2 ** 27)];
     const got = [(high >> 32n) & 0xffn, high & 0xffffn, (low >> 12n) % (1n << 27n)];
-    demand(expected.join() === got.join(), "record", () => `${where()}: record ${got.join()}, expected ${expected.join()}`);
+    demand(
+      expected.join() === got.join(),
+      "record",
+      () => `${where()}: record ${got.join()}, expected ${expected.join()}`,
+    );
   }
 
   /** The unit writes accessed and dirty flags, and nothing else. */
   #checkFlags(answer: ModelAnswer, where: () => string): void {
-    const got = this.#machine.memory.unitWrites.map(([gpa, word]) => `${gpa.toString(16)}=${(word >>> 0).toString(16)}`);
+    const got = this.#machine.memory.unitWrites.map(
+      ([gpa, word]) => `${gpa.toString(16)}=${(word >>> 0).toString(16)}`,
+    );
     const expected = answer.flags.map(([gpa, word]) => `${gpa.toString(16)}=${(word & 0xffffffffn).toString(16)}`);
-    demand(got.join() === expected.join(), "flags", () => `${where()}: wrote ${got.join()}, expected ${expected.join()}`);
+    demand(
+      got.join() === expected.join(),
+      "flags",
+      () => `${where()}: wrote ${got.join()}, expected ${expected.join()}`,
+    );
   }
 
   #checkBytes(bytes: Uint8Array, answers: readonly ModelAnswer[], offset: number, where: () => string): void {
@@ -198,7 +229,13 @@ export class Judge {
       const explained = pfns.some((pfn) => {
         const request = requestOf(who, BigInt(pfn), 2);
         const matches = (answer: ModelAnswer): boolean => answer.code === 0 && answer.gpaPfn === frame;
-        return this.#history.explains(machine.read, (read) => machine.model.answer(machine.latched, read, request), matches) !== false;
+        return (
+          this.#history.explains(
+            machine.read,
+            (read) => machine.model.answer(machine.latched, read, request),
+            matches,
+          ) !== false
+        );
       });
       demand(explained, "write", () => `${where()}: frame ${frame.toString(16)} was written`);
     }

@@ -260,9 +260,9 @@ export function regionsOf(ranges: readonly FrameRange[]): [number, number][] {
   return ranges.map(({ firstPfn, pageCount }) => [firstPfn, pageCount]);
 }
 
-function configOf(plan: UnitPlan): ConstructorParameters<typeof VtdIommu>[0] extends infer Options
-  ? Omit<Options, "memory" | "msi">
-  : never {
+function configOf(
+  plan: UnitPlan,
+): ConstructorParameters<typeof VtdIommu>[0] extends infer Options ? Omit<Options, "memory" | "msi"> : never {
   const common = {
     hostAddressWidth: plan.hostBits,
     maximumGuestAddressWidth: plan.guestBits,

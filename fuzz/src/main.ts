@@ -47,7 +47,9 @@ async function fuzz(): Promise<void> {
       const path = join(folder, `${failure.kind}-${seed}-${round}.json`);
       writeScenario(path, { ...scenario, note: failure.message.split("\n")[0] ?? failure.kind });
       console.log(`\nFAILED in round ${round}: ${failure.message}`);
-      console.log(`${scenario.steps.length} steps; again: node fuzz/dist/main.js --replay ${relative(process.cwd(), path)}\n`);
+      console.log(
+        `${scenario.steps.length} steps; again: node fuzz/dist/main.js --replay ${relative(process.cwd(), path)}\n`,
+      );
     },
   });
   for (const stray of strays) console.log("an unhandled rejection:", stray);

@@ -34,7 +34,10 @@ const MAKERS: readonly (readonly [number, Maker])[] = [
   [4, (random) => [{ do: "ambush", after: 1 + random.below(random.pick([4, 30, 400])), ...randomEdit(random) }]],
   [4, registerTraffic],
   [1, (random) => [{ do: "read", offset: randomOffset(random), bytes: random.pick([4, 8]) }]],
-  [1, (random) => [{ do: "root", frame: random.chance(5) ? random.below(120) : Frames.root, mode: randomMode(random) }]],
+  [
+    1,
+    (random) => [{ do: "root", frame: random.chance(5) ? random.below(120) : Frames.root, mode: randomMode(random) }],
+  ],
   [2, (random) => [{ do: "enable", on: !random.chance(3) }]],
   [1, (random) => [{ do: "queue", on: !random.chance(4), wide: random.chance(2), order: random.below(3) }]],
   [12, (random) => [{ do: "submit", list: randomInvalidations(random) }]],
@@ -45,7 +48,18 @@ const MAKERS: readonly (readonly [number, Maker])[] = [
   [1, (random) => [{ do: "retry", slot: random.below(SLOTS), capacity: random.pick([0, 5, 1e6]) }]],
   [3, (random) => [{ do: "answer", slot: random.below(SLOTS), how: random.chance(6) ? "fail" : "settle" }]],
   [18, (random) => [dma(random)]],
-  [2, (random) => [{ do: "ats", who: randomWho(random), pfn: randomPfn(random), count: 1 + random.below(5), noWrite: random.chance(2) }]],
+  [
+    2,
+    (random) => [
+      {
+        do: "ats",
+        who: randomWho(random),
+        pfn: randomPfn(random),
+        count: 1 + random.below(5),
+        noWrite: random.chance(2),
+      },
+    ],
+  ],
   [2, pageRequest],
   [2, interrupt],
   [8, cover],
@@ -81,7 +95,8 @@ export function randomWho(random: Random): Who {
 
 /** An input frame that tables are likely to say something of. */
 export function randomPfn(random: Random): number {
-  if (random.chance(16)) return random.pick([0xfee00, 0xfeeff, 0xfedff, 0xfef00, 2 ** 27, 2 ** 36, 2 ** 52 - 1, 0x100000]);
+  if (random.chance(16))
+    return random.pick([0xfee00, 0xfeeff, 0xfedff, 0xfef00, 2 ** 27, 2 ** 36, 2 ** 52 - 1, 0x100000]);
   let pfn = 0;
   const levels = random.pick([1, 2, 3, 3, 4, 4, 5]);
   for (let level = 0; level < levels; level++) pfn = pfn * 512 + random.pick(INDEXES);
@@ -100,7 +115,12 @@ function randomEdit(random: Random): Edit {
 
 function editAndFlush(random: Random): Step[] {
   const edits = Array.from({ length: 1 + random.below(3) }, (): Step => ({ do: "poke", ...randomEdit(random) }));
-  const pages: Invalidation = { what: "pages", did: random.pick(DOMAINS), pfn: randomPfn(random), order: random.below(10) };
+  const pages: Invalidation = {
+    what: "pages",
+    did: random.pick(DOMAINS),
+    pfn: randomPfn(random),
+    order: random.below(10),
+  };
   return [...edits, { do: "submit", list: [random.chance(2) ? { what: "all" } : pages] }];
 }
 
@@ -110,12 +130,25 @@ function structureEdit(random: Random, unit: UnitPlan): Step[] {
   const pokes = (at: number, of: number, words: readonly bigint[]): Step[] =>
     words.map((word, i) => ({ do: "poke", frame: of, index: at + i, value: hex(word) }));
   let steps: Step[];
-  if (unit.mode === "legacy") steps = pokes((source & 0xff) * 2, frame, legacyContextWords(random, unit, random.pick(DOMAINS)));
+  if (unit.mode === "legacy")
+    steps = pokes((source & 0xff) * 2, frame, legacyContextWords(random, unit, random.pick(DOMAINS)));
   else if (random.chance(3)) steps = pokes((source & 0x7f) * 4, frame, scalableContextWords(random, unit));
-  else steps = pokes(random.pick([0, 1, 5]) * 8, random.pick(Frames.pasidTables), pasidWords(random, unit, random.pick(DOMAINS)));
-  if (random.chance(6)) steps = [{ do: "poke", frame: Frames.root, index: random.below(4), value: hex(spoiled(random, 1n | 0x2000n, 4)) }];
+  else
+    steps = pokes(
+      random.pick([0, 1, 5]) * 8,
+      random.pick(Frames.pasidTables),
+      pasidWords(random, unit, random.pick(DOMAINS)),
+    );
+  if (random.chance(6))
+    steps = [{ do: "poke", frame: Frames.root, index: random.below(4), value: hex(spoiled(random, 1n | 0x2000n, 4)) }];
   if (random.chance(2)) return steps;
-  return [...steps, { do: "submit", list: [{ what: "contexts" }, ...(unit.mode === "scalable" ? [{ what: "pasids" } as const] : []), { what: "all" }] }];
+  return [
+    ...steps,
+    {
+      do: "submit",
+      list: [{ what: "contexts" }, ...(unit.mode === "scalable" ? [{ what: "pasids" } as const] : []), { what: "all" }],
+    },
+  ];
 }
 
 /** All entries of a table at once: to itself, to its neighbours, to pages. */
@@ -126,13 +159,28 @@ function randomFill(random: Random): Step[] {
   const target = random.pick([BigInt(frame), BigInt(random.pick(Frames.second)), 0x40n, 0xfed00n]);
   const stride = random.pick([0n, 0n, 0x1000n]);
   const index = random.pick([0, 0, 256]);
-  return [{ do: "fill", frame, index, count: random.pick([512, 512, 40]), value: hex(rights | (target << 12n)), stride: hex(stride) }];
+  return [
+    {
+      do: "fill",
+      frame,
+      index,
+      count: random.pick([512, 512, 40]),
+      value: hex(rights | (target << 12n)),
+      stride: hex(stride),
+    },
+  ];
 }
 
 function registerTraffic(random: Random): Step[] {
   const offset = randomOffset(random);
   const bytes = random.pick([4, 8] as const);
-  const value = random.pick([random.word64(), random.word64() & random.word64(), 0n, 1n << BigInt(random.below(64)), (1n << 64n) - 1n]);
+  const value = random.pick([
+    random.word64(),
+    random.word64() & random.word64(),
+    0n,
+    1n << BigInt(random.below(64)),
+    (1n << 64n) - 1n,
+  ]);
   return [{ do: "write", offset, bytes, value: hex(value) }];
 }
 
@@ -188,7 +236,15 @@ function randomInvalidation(random: Random): Invalidation {
 
 function attach(random: Random, unit: UnitPlan): Step {
   const kind = random.pick(["map", "map", "map", "map", "unmap", unit.deviceTlb ? "device-tlb" : "map"] as const);
-  const range = random.chance(5) ? { range: random.pick([[0, 0x200], [0x100, 0x300], [0x7fe00, 2 ** 30]] as const) } : {};
+  const range = random.chance(5)
+    ? {
+        range: random.pick([
+          [0, 0x200],
+          [0x100, 0x300],
+          [0x7fe00, 2 ** 30],
+        ] as const),
+      }
+    : {};
   const answers = random.pick(["sync", "sync", "sync", "microtask", "manual"] as const);
   const fails = random.chance(12) ? { throwsAt: 1 + random.below(20) } : {};
   const plan: ConsumerPlan = { kind, answers, ...range, ...fails };
@@ -212,20 +268,39 @@ function dma(random: Random): Step {
 
 function pageRequest(random: Random): Step[] {
   const group = random.below(512);
-  return [{ do: "page-request", who: randomWho(random), pfn: randomPfn(random), write: random.chance(2), group, last: !random.chance(3) }];
+  return [
+    {
+      do: "page-request",
+      who: randomWho(random),
+      pfn: randomPfn(random),
+      write: random.chance(2),
+      group,
+      last: !random.chance(3),
+    },
+  ];
 }
 
 function interrupt(random: Random): Step[] {
   const address = 0xfee00000 + random.below(0x100000);
   const data = random.below(2 ** 32);
-  return [random.chance(4) ? { do: "interrupt", address, data } : { do: "interrupt", who: randomWho(random), address, data }];
+  return [
+    random.chance(4) ? { do: "interrupt", address, data } : { do: "interrupt", who: randomWho(random), address, data },
+  ];
 }
 
 /** With clean caches: an edit on the way to a page, and the invalidation that covers it. */
 function cover(random: Random): Step[] {
   const value = random.chance(3) ? 0n : random.chance(2) ? secondStageWord(random) : firstStageWord(random);
   const by = random.pick(["pages", "pages", "domain", "all", "context"] as const);
-  const one: Step = { do: "cover", who: randomWho(random), pfn: randomPfn(random), level: random.pick([0, 0, 1, 2, 5]), value: hex(value), by, order: random.pick([0, 0, 9, 18]) };
+  const one: Step = {
+    do: "cover",
+    who: randomWho(random),
+    pfn: randomPfn(random),
+    level: random.pick([0, 0, 1, 2, 5]),
+    value: hex(value),
+    by,
+    order: random.pick([0, 0, 9, 18]),
+  };
   return random.chance(3) ? [one] : [{ do: "flush", by: "queue" }, one];
 }
 

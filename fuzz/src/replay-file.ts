@@ -10,7 +10,10 @@ export function writeScenario(path: string, scenario: Scenario): void {
   const { version, note, unit, steps } = scenario;
   const lines = steps.map((step) => `    ${JSON.stringify(step)}`).join(",\n");
   const said = note === undefined ? "" : `  "note": ${JSON.stringify(note)},\n`;
-  writeFileSync(path, `{\n  "version": ${version},\n${said}  "unit": ${JSON.stringify(unit)},\n  "steps": [\n${lines}\n  ]\n}\n`);
+  writeFileSync(
+    path,
+    `{\n  "version": ${version},\n${said}  "unit": ${JSON.stringify(unit)},\n  "steps": [\n${lines}\n  ]\n}\n`,
+  );
 }
 
 /** @throws {Error} for a file that is none, or of another version. */

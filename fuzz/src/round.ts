@@ -14,12 +14,12 @@ import { checkEnded, checkRegisters, checkShadow } from "./checks.js";
 import { Judge } from "./judge.js";
 import { Frames } from "./layout.js";
 import { Machine, Offset } from "./machine.js";
-import { inWindow, type Latched } from "./model/facts.js";
+import { inWindow, type Latched, type Read } from "./model/facts.js";
 import { requestOf } from "./model/naive-machine.js";
 import type { Invalidation, Scenario, Step, Who } from "./step.js";
 
 /** What a host is told when it asks for what cannot be. */
-const REFUSALS: readonly IommuErrorCode[] = [
+const REFUSALS: ReadonlySet<IommuErrorCode> = new Set<IommuErrorCode>([
   "caching-mode-required",
   "not-supported",
   "different-view",
@@ -27,7 +27,7 @@ const REFUSALS: readonly IommuErrorCode[] = [
   "bad-range",
   "notifier-failed",
   "unplugged",
-];
+]);
 
 const QIE = 0x0400_0000;
 const TURNS = 300_000;
@@ -43,9 +43,13 @@ export async function runScenario(scenario: Scenario): Promise<number> {
     } catch (error) {
       const where = `step ${index} (${step.do})`;
       if (error instanceof Failure) throw new Failure(error.kind, `${where}: ${error.message}`, { cause: error });
-      throw new Failure("threw", `${where}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`, {
-        cause: error,
-      });
+      throw new Failure(
+        "threw",
+        `${where}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+        {
+          cause: error,
+        },
+      );
     }
   }
   return round.judge.judged;
@@ -59,7 +63,7 @@ class Round {
   #saved: { readonly snapshot: VtdSnapshot; readonly latched: Latched } | undefined;
   #status = 0x1000;
   /** Pages that were asked for lately. */
-  #recent: { readonly who: Who; readonly pfn: number }[] = [];
+  readonly #recent: { readonly who: Who; readonly pfn: number }[] = [];
 
   constructor(scenario: Scenario) {
     this.#machine = new Machine(scenario.unit);
@@ -128,7 +132,10 @@ class Round {
         void machine.unit.reset({ warm: step.warm });
         return;
       case "save":
-        this.#saved = { snapshot: JSON.parse(JSON.stringify(save(machine.unit))) as VtdSnapshot, latched: machine.latched };
+        this.#saved = {
+          snapshot: JSON.parse(JSON.stringify(save(machine.unit))) as VtdSnapshot,
+          latched: machine.latched,
+        };
         return;
       case "restore":
         this.#restore();
@@ -192,6 +199,8 @@ class Round {
       case "unplug":
         this.#unplug(step.who);
         return;
+      default:
+        throw new Error(`no such step: ${step.do}`);
     }
   }
 
@@ -343,7 +352,11 @@ class Round {
   }
 
   /** UNMAP-only consumers of the space cache what it was answered. */
-  #fill(who: Who, pfn: number, out: { readonly reason: number; readonly gpaPfn: number; readonly access: Access }): void {
+  #fill(
+    who: Who,
+    pfn: number,
+    out: { readonly reason: number; readonly gpaPfn: number; readonly access: Access },
+  ): void {
     if (out.reason !== 0 || (who.pasid === undefined && inWindow(BigInt(pfn)))) return;
     const space = this.#machine.space(who);
     for (const consumer of this.#machine.consumers.values()) {
@@ -450,7 +463,11 @@ class Round {
     const status = machine.memory.peek(Frames.flushed * 4096) ?? 0n;
     const where = (): string => `IQH ${machine.read32(Offset.IQH)}, FSTS ${machine.read32(Offset.FSTS).toString(16)}`;
     demand(Number(status & 0xffffffffn) === this.#status, "completion", () => `the wait was not completed: ${where()}`);
-    demand(machine.read32(Offset.IQH) === machine.read32(Offset.IQT), "completion", () => `the queue stands: ${where()}`);
+    demand(
+      machine.read32(Offset.IQH) === machine.read32(Offset.IQT),
+      "completion",
+      () => `the queue stands: ${where()}`,
+    );
   }
 
   /** GSTS follows what was commanded once all is quiet. */
@@ -490,7 +507,9 @@ class Round {
     const { domainId } = way;
     machine.memory.poke(gpa, BigInt(step.value));
     if (machine.contextsStale) return;
-    const list: Invalidation[] = [{ what: step.by === "context" ? "contexts" : step.by, did: domainId, pfn, order: step.order }];
+    const list: Invalidation[] = [
+      { what: step.by === "context" ? "contexts" : step.by, did: domainId, pfn, order: step.order },
+    ];
     if (step.by === "context") list.push({ what: "all" });
     this.#submit(list);
     await this.#idle();
@@ -515,14 +534,23 @@ class Round {
     const held = notifier.lookup(pfn);
     const expected = machine.model.reach(machine.latched, machine.read, consumer.who, pfn);
     const same = held?.gpaPfn === expected?.gpaPfn && held?.access === expected?.access;
-    demand(same, "shadow", () => `${notifier.name} at ${pfn.toString(16)}: holds ${JSON.stringify(held)}, tables ${JSON.stringify(expected)}`);
+    demand(
+      same,
+      "shadow",
+      () =>
+        `${notifier.name} at ${pfn.toString(16)}: holds ${JSON.stringify(held)}, tables ${JSON.stringify(expected)}`,
+    );
   }
 
   /** The byte address of an entry that a walk reads, counted from the leaf; `undefined` when it lies among contexts. */
   #entryOnTheWay(who: Who, pfn: number, level: number): number | undefined {
     const { model, latched, read } = this.#machine;
     const seen: number[] = [];
-    model.answer(latched, (gpa) => (seen.push(Number(gpa)), read(gpa)), requestOf(who, BigInt(pfn), 1), false);
+    const spy: Read = (at) => {
+      seen.push(Number(at));
+      return read(at);
+    };
+    model.answer(latched, spy, requestOf(who, BigInt(pfn), 1), false);
     const gpa = seen.at(-1 - level);
     return gpa === undefined || gpa < 16 * 4096 ? undefined : gpa;
   }
@@ -546,7 +574,7 @@ class Round {
     try {
       attempt();
     } catch (error) {
-      if (error instanceof IommuError && REFUSALS.includes(error.code)) return;
+      if (error instanceof IommuError && REFUSALS.has(error.code)) return;
       throw error;
     }
   }

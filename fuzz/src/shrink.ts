@@ -17,7 +17,9 @@ export async function failureOf(scenario: Scenario): Promise<Failure | undefined
     return undefined;
   } catch (error) {
     if (error instanceof Failure) return error;
-    return new Failure("threw", error instanceof Error ? (error.stack ?? error.message) : String(error), { cause: error });
+    return new Failure("threw", error instanceof Error ? (error.stack ?? error.message) : String(error), {
+      cause: error,
+    });
   }
 }
 

@@ -90,7 +90,8 @@ function target(random: Random, tables: readonly number[]): bigint {
     const aligned = random.pick([0n, bit(21), bit(30), 3n * bit(30), 0xfee00000n & ~0x1fffffn, bit(32)]);
     return 0x80n | aligned | (random.chance(16) ? 0x1000n : 0n);
   }
-  if (random.chance(8)) return random.pick([0xfee00000n, 0x100000000n, 0x3ffffff000n, 90n << 12n, BigInt(LOW_FRAMES) << 12n]);
+  if (random.chance(8))
+    return random.pick([0xfee00000n, 0x100000000n, 0x3ffffff000n, 90n << 12n, BigInt(LOW_FRAMES) << 12n]);
   if (random.chance(30)) return BigInt(random.below(LOW_FRAMES)) << 12n;
   return BigInt(random.pick(tables)) << 12n;
 }

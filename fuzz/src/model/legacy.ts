@@ -2,7 +2,16 @@
  * Legacy mode, slow and obvious: root-entry, context-entry, second-stage walk of one page.
  */
 
-import { bits, inWindow, type ModelContext, type ModelRequest, one, Refused, secondStageReserved, tooWide } from "./facts.js";
+import {
+  bits,
+  inWindow,
+  type ModelContext,
+  type ModelRequest,
+  one,
+  Refused,
+  secondStageReserved,
+  tooWide,
+} from "./facts.js";
 
 /** What a context-entry says. */
 export interface LegacyContext {

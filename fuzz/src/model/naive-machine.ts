@@ -5,7 +5,15 @@
 import type { Access } from "@iommu-kit/iommu-core";
 import { RunList } from "@iommu-kit/iommu-core/testing";
 import type { UnitPlan, Who } from "../step.js";
-import { inWindow, type Latched, type ModelAnswer, type ModelContext, type ModelRequest, type Read, Refused } from "./facts.js";
+import {
+  inWindow,
+  type Latched,
+  type ModelAnswer,
+  type ModelContext,
+  type ModelRequest,
+  type Read,
+  Refused,
+} from "./facts.js";
 import { leavesOfLegacy, leavesOfPasid, type Sink, TooMany } from "./leaves.js";
 import { legacyContext, legacyWalk } from "./legacy.js";
 import { scalableEntry, scalableWalk } from "./scalable.js";

@@ -103,17 +103,26 @@ export function secondStage(
     if ((wanted & 2) !== 0 && !one(rights, 1)) throw new Refused(0x85);
     if ((wanted & 1) !== 0 && !one(rights, 0)) throw new Refused(0x86);
     if (wanted === 0 && !one(rights, 0) && !unit.zeroLengthRead) throw new Refused(0x86);
-    if (entry.flags && model.flags) {
-      const flags = leaf && (wanted & 2) !== 0 ? 0x300n : 0x100n;
-      if ((value & flags) !== flags) {
-        if (!entry.snooped) throw new Refused(0x7c);
-        set(at, value | flags);
-      }
-    }
+    if (entry.flags)
+      setFlags(model, entry, { at, value, flags: leaf && (wanted & 2) !== 0 ? 0x300n : 0x100n }, 0x7c, set);
     const frame = bits(value, 51, 12);
     if (leaf) return { pfn: frame + (pfn & ((1n << shift) - 1n)), access: Number(rights) };
     table = frame * 4096n;
   }
+}
+
+/** Sets flags that are not set; where table accesses are not snooped that is refused. */
+function setFlags(
+  model: ModelContext,
+  entry: PasidEntryFacts,
+  word: { readonly at: bigint; readonly value: bigint; readonly flags: bigint },
+  refusal: number,
+  set: Flags,
+): void {
+  const { at, value, flags } = word;
+  if (!model.flags || (value & flags) === flags) return;
+  if (!entry.snooped) throw new Refused(refusal);
+  set(at, value | flags);
 }
 
 function contextWords(
@@ -171,12 +180,7 @@ function entryReserved({ unit }: ModelContext, q: readonly bigint[]): boolean {
   return reserved || q.slice(3).some((word) => word !== 0n);
 }
 
-function decode(
-  { unit }: ModelContext,
-  q: readonly bigint[],
-  pasid: number,
-  privileged: boolean,
-): PasidEntryFacts {
+function decode({ unit }: ModelContext, q: readonly bigint[], pasid: number, privileged: boolean): PasidEntryFacts {
   const [q0 = 0n, q1 = 0n, q2 = 0n] = q;
   const type = Number(bits(q0, 8, 6));
   const width = 30 + 9 * Number(bits(q0, 4, 2));
@@ -230,14 +234,9 @@ function firstStage(model: ModelContext, entry: PasidEntryFacts, request: ModelR
     if (!entry.privileged && !one(value, 2)) throw new Refused(0x81);
     if (!one(value, 1) && (!entry.privileged || entry.writeProtect)) writable = false;
     if ((access & 2) !== 0 && !writable) throw new Refused(0x85);
-    if (model.flags) {
-      const flags = 0x20n | (entry.extended ? 0x400n : 0n) | (leaf && (access & 2) !== 0 ? 0x40n : 0n);
-      if ((value & flags) !== flags) {
-        if (nested && (host.access & 2) === 0) throw new Refused(0x77);
-        if (!entry.snooped) throw new Refused(0x90);
-        set(at, value | flags);
-      }
-    }
+    const flags = 0x20n | (entry.extended ? 0x400n : 0n) | (leaf && (access & 2) !== 0 ? 0x40n : 0n);
+    if (model.flags && (value & flags) !== flags && nested && (host.access & 2) === 0) throw new Refused(0x77);
+    setFlags(model, entry, { at, value, flags }, 0x90, set);
     if (!leaf) {
       table = frame * 4096n;
       continue;
@@ -261,7 +260,8 @@ function tableThrough(
     const found = secondStage(model, entry, table >> 12n, entry.flags ? 3 : 1, set);
     return { gpa: found.pfn * 4096n, access: found.access };
   } catch (error) {
-    if (error instanceof Refused && (error.code === 0x85 || error.code === 0x86)) throw new Refused(isTop ? 0x75 : 0x76);
+    if (error instanceof Refused && (error.code === 0x85 || error.code === 0x86))
+      throw new Refused(isTop ? 0x75 : 0x76);
     throw error;
   }
 }
