@@ -208,7 +208,7 @@ describe("behind the notifier", () => {
     expect([attachment.state, attachment.heldPages]).toEqual(["active", 500]);
   });
 
-  it("keeps the order of calls with more commands than ids", async () => {
+  it("keeps the order of calls where more are asked for than may be under way", async () => {
     const rig = await start({ client: { maxInFlight: 2 } });
     const { attachment } = await rig.device.connect();
     for (let round = 0; round < 5; round++) {
