@@ -73,6 +73,7 @@ export class ViewSync {
       yield* this.sync(view, ALL_FRAMES);
       const served = view.spaces;
       const news = [...member.spaces].filter((space) => !served.has(space));
+      this.#reportBudget(view, news);
       yield* this.#between(new IovaTree(), view.tree, [member], news);
     }
     member.view.members.add(member);
@@ -133,6 +134,11 @@ export class ViewSync {
     to ??= this.#create(domain);
     yield* this.sync(to, ALL_FRAMES);
     const spaces = new Set(members.flatMap((member) => [...member.spaces]));
+    const served = to.spaces;
+    this.#reportBudget(
+      to,
+      [...spaces].filter((space) => !served.has(space)),
+    );
     yield* this.#between(from.tree, to.tree, members, spaces);
     for (const member of members) {
       from.members.delete(member);
@@ -202,15 +208,16 @@ export class ViewSync {
     const tooDeep = pass.entriesRead > tablesPerView * 512;
     if (!tooBig && !tooDeep) return false;
     view.overBudget = true;
-    for (const space of view.spaces) {
-      if (!this.#observers.wants(space, "budget")) continue;
-      this.#observers.emit("budget", {
-        space,
-        budget: tooBig ? "mappings" : "tables",
-        limit: tooBig ? mappingsPerView : tablesPerView,
-      });
-    }
+    view.spent = tooBig ? { budget: "mappings", limit: mappingsPerView } : { budget: "tables", limit: tablesPerView };
+    this.#reportBudget(view, view.spaces);
     return true;
+  }
+
+  /** Names those whose view has failed closed: its own, and those who come to it. */
+  #reportBudget({ overBudget, spent }: View, spaces: Iterable<AddressSpace>): void {
+    if (!overBudget || spent === undefined) return;
+    for (const space of spaces)
+      if (this.#observers.wants(space, "budget")) this.#observers.emit("budget", { space, ...spent });
   }
 
   #observerOf(spaces: Iterable<AddressSpace>): TransitionPlan["observer"] {

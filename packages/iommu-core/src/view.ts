@@ -23,6 +23,8 @@ export class View {
   readonly members = new Set<Member>();
   /** Set when the guest's tables describe more than the budget allows: nothing is announced until the next pass over the whole view fits. */
   overBudget = false;
+  /** Which budget it met last. */
+  spent: { readonly budget: "mappings" | "tables"; readonly limit: number } | undefined;
 
   constructor(domain: Domain) {
     this.domain = domain;
