@@ -82,7 +82,7 @@ export function checkShadow(machine: Machine, consumer: Consumer): void {
 }
 
 function isOverBudget(machine: Machine, { attachments }: Consumer): boolean {
-  return attachments.some(({ space }) => machine.overBudget.has(space.label));
+  return attachments.some(({ space }) => machine.overBudget.has(space));
 }
 
 function checkRecord(machine: Machine, record: number): boolean {
@@ -114,7 +114,7 @@ function checkFailedClosed(
     () => `${notifier.name} holds ${notifier.pageCount} pages of a view over its budget`,
   );
   const { mappingsPerView } = machine.plan.limits;
-  const byMappings = attachments.every(({ space }) => machine.overBudget.get(space.label) === "mappings");
+  const byMappings = attachments.every(({ space }) => machine.overBudget.get(space) === "mappings");
   if (!byMappings || expected === undefined) return;
   demand(
     expected.pageCount > mappingsPerView,

@@ -56,8 +56,8 @@ export class Machine {
   readonly model: NaiveMachine;
   readonly history = new History();
   readonly consumers = new Map<number, Consumer>();
-  /** Budget events since the last flush, by label of the address space. */
-  readonly overBudget = new Map<string, string>();
+  /** Budget events since the last flush, by address space. */
+  readonly overBudget = new Map<AddressSpace, string>();
   /** What the model believes to be latched. */
   latched: Latched = { enabled: false, mode: 0, rootPfn: 0, protected: [], regions: regionsOf(RAM) };
   /** Something changed while work was under way: the model cannot say what notifiers should hear until all is quiet. */
@@ -86,7 +86,7 @@ export class Machine {
       ...configOf(plan),
       limits: { ...plan.limits, bytesPerView: 2 ** 26, consumerDeadline: 5000, leaseDeadline: 1000 },
     });
-    this.unit.events.on("budget", ({ space, budget }) => this.overBudget.set(space.label, budget));
+    this.unit.events.on("budget", ({ space, budget }) => this.overBudget.set(space, budget));
   }
 
   /** Memory as the model reads it. */

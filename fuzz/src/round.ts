@@ -561,7 +561,7 @@ class Round {
       machine.unsettled ||
       consumer.leaving ||
       (machine.plan.caches > 0 && machine.contextsStale) ||
-      machine.overBudget.has(machine.space(consumer.who).label);
+      machine.overBudget.has(machine.space(consumer.who));
     if (unknown) return { known: false };
     return { known: true, reach: machine.model.reach(machine.latched, machine.read, consumer.who, pfn) };
   }
