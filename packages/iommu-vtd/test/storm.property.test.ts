@@ -221,7 +221,7 @@ describe("a storm of edits and invalidations", () => {
       fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), fc.boolean(), (steps, windows) =>
         storm({ windows }, steps, "page"),
       ),
-      { numRuns: 40 },
+      { numRuns: 15 },
     );
   });
 
@@ -230,7 +230,7 @@ describe("a storm of edits and invalidations", () => {
       fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), (steps) =>
         storm({ windows: true }, steps, "block"),
       ),
-      { numRuns: 40 },
+      { numRuns: 15 },
     );
   });
 
@@ -262,7 +262,7 @@ describe("a storm of edits and invalidations", () => {
           if (notifier !== undefined) guest.assertInStep(name, notifier);
         }
       }),
-      { numRuns: 30 },
+      { numRuns: 15 },
     );
   });
 
@@ -306,7 +306,7 @@ describe("a storm of edits and invalidations", () => {
         }
         notifier.check();
       }),
-      { numRuns: 40 },
+      { numRuns: 15 },
     );
     expect(reported).toBeGreaterThan(0);
   });
@@ -334,7 +334,7 @@ describe("a storm of edits and invalidations", () => {
           if (notifier !== undefined) guest.assertInStep(name, notifier);
         }
       }),
-      { numRuns: 20 },
+      { numRuns: 12 },
     );
   });
 });

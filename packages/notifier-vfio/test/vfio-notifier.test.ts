@@ -90,7 +90,7 @@ describe.each(policies)("with the %s policy", (coalescing) => {
             expect(container.entriesHeld).toBe(0);
           },
         ),
-        { numRuns: 25 },
+        { numRuns: 12 },
       );
     },
   );
@@ -560,7 +560,7 @@ describe("a container behind a pipe", () => {
             expect([...notifier.entries()]).toEqual([...remote.inner.entries()]);
           },
         ),
-        { numRuns: 25 },
+        { numRuns: 12 },
       );
     },
   );
@@ -592,7 +592,7 @@ describe("a container behind a pipe", () => {
             expect(remote.inner.pagesHeld + attachment.refusedPages + notifier.owedPages).toBe(wanted.size);
           },
         ),
-        { numRuns: 40 },
+        { numRuns: 20 },
       );
     },
   );
