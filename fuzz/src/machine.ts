@@ -256,7 +256,7 @@ class SliceScheduler extends ManualScheduler {
 }
 
 /** Pairs as the model has them. */
-export function regionsOf(ranges: readonly FrameRange[]): [number, number][] {
+function regionsOf(ranges: readonly FrameRange[]): [number, number][] {
   return ranges.map(({ firstPfn, pageCount }) => [firstPfn, pageCount]);
 }
 

@@ -86,7 +86,7 @@ export function randomStep(random: Random, unit: UnitPlan): Step[] {
 }
 
 /** A requester. */
-export function randomWho(random: Random): Who {
+function randomWho(random: Random): Who {
   const source = random.pick([SOURCES[0], SOURCES[0], ...SOURCES]);
   if (random.chance(2)) return { source };
   const pasid = random.chance(4) ? random.pick(PASIDS) : random.pick([1, 5]);
@@ -94,7 +94,7 @@ export function randomWho(random: Random): Who {
 }
 
 /** An input frame that tables are likely to say something of. */
-export function randomPfn(random: Random): number {
+function randomPfn(random: Random): number {
   if (random.chance(16))
     return random.pick([0xfee00, 0xfeeff, 0xfedff, 0xfef00, 2 ** 27, 2 ** 36, 2 ** 52 - 1, 0x100000]);
   let pfn = 0;

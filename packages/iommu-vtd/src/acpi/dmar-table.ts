@@ -166,7 +166,8 @@ export interface DmarTable {
   readonly deviceProperties?: readonly DeviceProperties[];
 }
 
-type Complete<T> = T extends readonly (infer Item)[]
+/** A table with every default filled in. */
+export type Complete<T> = T extends readonly (infer Item)[]
   ? readonly Complete<Item>[]
   : T extends object
     ? { readonly [Key in keyof T]-?: Complete<T[Key]> }

@@ -15,6 +15,7 @@ export { completeDmar } from "./dmar-table.js";
 export type {
   AtsRootPorts,
   BridgeScope,
+  Complete,
   CompleteDmarTable,
   DeviceProperties,
   DeviceScope,

@@ -4,7 +4,7 @@
 import { FaultReason, type FaultReason as Reason, faultCode } from "./fault-reasons.js";
 
 /** What happened, by the name of the reason. */
-export const faultTexts: Readonly<Record<keyof typeof FaultReason, string>> = {
+const faultTexts: Readonly<Record<keyof typeof FaultReason, string>> = {
   LRT_2: "The root-entry is not present",
   LCT_2: "The context-entry is not present",
   LCT_4_1: "The context-entry's address width is not supported",

@@ -12,9 +12,12 @@ import { PasidDirectoryEntry, PasidEntry } from "../spec/pasid.js";
 import { RootEntry, ScalableRootEntry } from "../spec/root-entry.js";
 import { type FrameAllocator, pokeWords } from "./frame-allocator.js";
 
-type ContextFields = Parameters<typeof ContextEntry.pack>[0];
-type ScalableFields = Parameters<typeof ScalableContextEntry.pack>[0];
-type PasidFields = Parameters<typeof PasidEntry.pack>[0];
+/** Raw fields of a legacy context-entry. */
+export type ContextFields = Parameters<typeof ContextEntry.pack>[0];
+/** Raw fields of a scalable-mode context-entry. */
+export type ScalableFields = Parameters<typeof ScalableContextEntry.pack>[0];
+/** Raw fields of a PASID-table entry. */
+export type PasidFields = Parameters<typeof PasidEntry.pack>[0];
 
 /** A legacy context entry. */
 export interface GuestContext {

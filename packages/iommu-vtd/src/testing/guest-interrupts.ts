@@ -8,9 +8,12 @@ import { MESSAGE_WINDOW, RemappableAddress } from "../spec/interrupt.js";
 import { PostedDescriptor, PostedEntry, RemappedEntry } from "../spec/interrupt-entry.js";
 import { type FrameAllocator, pokeWords } from "./frame-allocator.js";
 
-type RemappedFields = Parameters<typeof RemappedEntry.pack>[0];
-type PostedFields = Parameters<typeof PostedEntry.pack>[0];
-type DescriptorFields = Parameters<typeof PostedDescriptor.pack>[0];
+/** Fields of an interrupt entry with IM = 0. */
+export type RemappedFields = Parameters<typeof RemappedEntry.pack>[0];
+/** Fields of an interrupt entry with IM = 1. */
+export type PostedFields = Parameters<typeof PostedEntry.pack>[0];
+/** Fields of a posted-interrupt descriptor. */
+export type DescriptorFields = Parameters<typeof PostedDescriptor.pack>[0];
 
 /** See the file's header. */
 export class GuestInterrupts {

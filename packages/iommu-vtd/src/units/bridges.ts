@@ -70,7 +70,7 @@ export class Bridges {
 }
 
 /** Whether a bus is behind a bridge. */
-export function isBehind(bus: number, bridge: Bridge): boolean {
+function isBehind(bus: number, bridge: Bridge): boolean {
   return bus >= bridge.secondaryBus && bus <= bridge.subordinateBus;
 }
 

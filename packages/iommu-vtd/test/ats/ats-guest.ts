@@ -10,7 +10,7 @@ import { DescriptorType } from "../../src/spec/invalidation.js";
 import { DeviceTlbDescriptor, PasidDeviceTlbDescriptor } from "../../src/spec/descriptors.js";
 
 /** Everything that ATS and page requests can have. */
-export const SCALABLE: GuestOptions = {
+const SCALABLE: GuestOptions = {
   scalableMode: true,
   firstStage: "5-level",
   nested: true,
