@@ -6,7 +6,9 @@ import { readScenario } from "../src/replay-file.js";
 import { failureOf } from "../src/shrink.js";
 
 const CORPUS = fileURLToPath(new URL("../corpus/", import.meta.url));
-const ROUNDS = 40;
+const ROUNDS = 25;
+/** The same guests each time, so that a change is judged by itself; `pnpm fuzz` looks for new ones. */
+const SEED = 20261122;
 
 describe("guests that once broke something", () => {
   for (const name of readdirSync(CORPUS)) {
@@ -18,17 +20,16 @@ describe("guests that once broke something", () => {
 });
 
 describe("fresh guests", () => {
-  it(`break nothing in ${ROUNDS} rounds from a new seed`, { timeout: 300_000 }, async () => {
-    const seed = Math.floor(Math.random() * 2 ** 32);
+  it(`break nothing in ${ROUNDS} rounds`, { timeout: 300_000 }, async () => {
     const broken: string[] = [];
     const report = await runCampaign({
-      seed,
+      seed: SEED,
       milliseconds: Infinity,
       rounds: ROUNDS,
       guided: false,
       onFailure: (failure, scenario) => broken.push(`${failure.message}\n${JSON.stringify(scenario)}`),
     });
-    expect(broken, `node fuzz/dist/main.js --blind --rounds ${ROUNDS} --seed ${seed}`).toEqual([]);
+    expect(broken, `node fuzz/dist/main.js --blind --rounds ${ROUNDS} --seed ${SEED}`).toEqual([]);
     expect(report.judged).toBeGreaterThan(ROUNDS);
   });
 });
