@@ -4,13 +4,15 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { readArguments, USAGE } from "./command-line.js";
 import { announceDifferences, type Follow, unmapAllThenMap } from "./follow/follow.js";
-import { type Playback, playTrace } from "./play-trace.js";
+import { playTrace } from "./play-trace.js";
 import { ProgressBar, type ProgressOutput } from "./progress-bar.js";
 import { htmlReport } from "./report/html-report.js";
 import { type Comparison, failureCount, summarize } from "./report/summary.js";
 import { textTable } from "./report/text-table.js";
 import { TraceError } from "./trace/trace-error.js";
-import { openTrace, type Trace } from "./trace/trace-file.js";
+import { openTrace } from "./trace/trace-file.js";
+import type { Trace } from "./trace/trace.js";
+import type { Playback } from "./trace-player.js";
 
 /** Where things go. */
 export interface DemoOutput {

@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { announceDifferences, unmapAllThenMap } from "../src/follow/follow.js";
-import { type Playback, playTrace } from "../src/play-trace.js";
+import { announceDifferences, type Follow, unmapAllThenMap } from "../src/follow/follow.js";
+import { playTrace } from "../src/play-trace.js";
+import type { Playback } from "../src/trace-player.js";
 import { failureCount, lossTotals } from "../src/report/summary.js";
-import { Trace } from "../src/trace/trace-file.js";
+import { Trace } from "../src/trace/trace.js";
 import { HEADER } from "./small-trace.js";
 
 /** A driver gives the disk at 00:03.0 a table of three levels that maps page 5 to page 9, and switches translation on. */
@@ -76,7 +77,8 @@ describe("playing a trace", () => {
   });
 
   it("reports a container that nobody keeps in step", () => {
-    const { checks, mismatches } = play(() => undefined, ...BOOT, DISK_WRITES, FLUSH_DOMAIN);
+    const nobody: Follow = (space) => space.attach({ kind: "unmap", unmap: () => undefined });
+    const { checks, mismatches } = play(nobody, ...BOOT, DISK_WRITES, FLUSH_DOMAIN);
     expect(checks.translations).toEqual({ passed: 0, failed: 1 });
     expect(checks.views).toEqual({ passed: 0, failed: 2 });
     expect(mismatches).toContain("line 10: disk, page 0x5: the container does not follow");

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { TraceError, type TraceProblem } from "../src/trace/trace-error.js";
-import { openTrace, Trace } from "../src/trace/trace-file.js";
+import { Trace } from "../src/trace/trace.js";
+import { openTrace } from "../src/trace/trace-file.js";
 import { HEADER, packed, traceFile } from "./small-trace.js";
 
 const READ = '["R","0",4,"10"]';

@@ -17,7 +17,7 @@ import {
 } from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "./attachment-scope.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
-import { type CacheShape, TranslationCache } from "./translation-cache.js";
+import { type CachedBlock, type CacheShape, TranslationCache } from "./translation-cache.js";
 
 /** Reason of a request that was invalidated again and again while it was being translated: negative, so no architecture uses it. */
 export const ALWAYS_INVALIDATED = -2;
@@ -82,6 +82,11 @@ export abstract class DeviceCache {
   /** Entries that it holds. */
   get entryCount(): number {
     return this.#cache.entryCount;
+  }
+
+  /** What it holds, in no order: for people and tests. No counter changes, and no entry counts as used. Do not change the cache meanwhile. */
+  entries(): IterableIterator<CachedBlock> {
+    return this.#cache.entries();
   }
 
   /** Grows with every invalidation: an answer obtained before it grew is not to be inserted. */

@@ -3,6 +3,7 @@ export { DeviceTlb, type DeviceTlbOptions } from "./device-tlb.js";
 export { ALWAYS_INVALIDATED, DeviceCache, type DeviceCacheOptions } from "./device-cache.js";
 export type { CacheStatistics } from "./cache-statistics.js";
 export {
+  type CachedBlock,
   type CacheShape,
   type CacheStorage,
   cacheStorage,

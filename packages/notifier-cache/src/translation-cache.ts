@@ -21,6 +21,15 @@ export interface CacheShape {
   readonly ways?: number;
 }
 
+/** An entry: a block and where it leads. A copy, which stays what it was. */
+export interface CachedBlock {
+  readonly iovaPfn: number;
+  readonly pageCount: number;
+  /** Target of the first frame. */
+  readonly gpaPfn: number;
+  readonly access: Access;
+}
+
 /** The arrays of a cache, each with one element for each entry. May lie in shared memory; only the cache writes them. */
 export interface CacheStorage {
   /** First frame of each entry's block. */
@@ -60,6 +69,17 @@ export class TranslationCache {
     let count = 0;
     for (const held of this.#entriesOfSize) count += held;
     return count;
+  }
+
+  /** What is held, in no order; looking counts as no use. Every slot is read: for people and tests. Do not change the cache meanwhile. */
+  *entries(): Generator<CachedBlock> {
+    const { info, firstPfns, gpaPfns } = this.#storage;
+    for (let slot = 0; slot < this.capacity; slot++) {
+      const word = info[slot] ?? 0;
+      if (word === 0) continue;
+      const [iovaPfn = 0, gpaPfn = 0] = [firstPfns[slot], gpaPfns[slot]];
+      yield { iovaPfn, pageCount: spanOf(word), gpaPfn, access: rightsOf(word) };
+    }
   }
 
   /**

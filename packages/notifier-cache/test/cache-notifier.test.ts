@@ -44,6 +44,24 @@ describe("CacheNotifier, filling", () => {
     expect(cache.entryCount).toBe(2);
   });
 
+  it("lists what it holds, block by block, and looking changes nothing", () => {
+    const { machine, cache, out } = cachedMachine({ entries: 2, ways: 2 });
+    machine.map(5, 100, Access.read);
+    machine.map(PAGES_2M, 4096, Access.readWrite, PAGES_2M);
+    cache.translate(5, Access.read, out);
+    cache.translate(PAGES_2M + 7, Access.write, out);
+    const { hits, misses } = cache.statistics;
+    expect([...cache.entries()].toSorted((a, b) => a.iovaPfn - b.iovaPfn)).toEqual([
+      { iovaPfn: 5, pageCount: 1, gpaPfn: 100, access: Access.read },
+      { iovaPfn: PAGES_2M, pageCount: PAGES_2M, gpaPfn: 4096, access: Access.readWrite },
+    ]);
+    expect(cache.statistics).toMatchObject({ hits, misses });
+    // The older one still gives way first, though both were looked at.
+    machine.map(9, 7);
+    cache.translate(9, Access.read, out);
+    expect([...cache.entries()].map(({ iovaPfn }) => iovaPfn).toSorted((a, b) => a - b)).toEqual([9, PAGES_2M]);
+  });
+
   it("keeps the mapping's real rights and asks again for a right that it does not hold", () => {
     const { machine, cache, out } = cachedMachine();
     machine.map(5, 100, Access.read);

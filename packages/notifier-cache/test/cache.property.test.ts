@@ -218,6 +218,11 @@ describe("property: TranslationCache against a list", () => {
           expect({ gpaPfn: answer.gpaPfn, access: answer.access }).toEqual(naive.get(frame));
         }
         expect(heldPages > 0).toBe(cache.entryCount > 0);
+        const listed = [...cache.entries()].flatMap(({ iovaPfn, pageCount, gpaPfn, access: rights }) =>
+          Array.from({ length: pageCount }, (_, i) => [iovaPfn + i, { gpaPfn: gpaPfn + i, access: rights }] as const),
+        );
+        expect([...cache.entries()].length).toBe(cache.entryCount);
+        for (const [frame, target] of listed) expect(target).toEqual(naive.get(frame));
         expect(cache.clear()).toBeLessThanOrEqual(sizes.entries);
         expect(cache.entryCount).toBe(0);
       }),

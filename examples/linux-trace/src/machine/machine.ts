@@ -3,7 +3,7 @@
 import { type FrameRange, type MsiMessage, PAGE_BYTES } from "@iommu-kit/iommu-core";
 import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import type { Follow } from "../follow/follow.js";
-import type { TraceHeader } from "../trace/trace-file.js";
+import type { TraceHeader } from "../trace/trace.js";
 import { Device } from "./device.js";
 import { SparseMemory } from "./sparse-memory.js";
 import { TraceScheduler } from "./trace-scheduler.js";

@@ -3,7 +3,7 @@
  */
 
 import type { AddressWidth, VtdConfig } from "@iommu-kit/iommu-vtd";
-import type { TraceHeader } from "../trace/trace-file.js";
+import type { TraceHeader } from "../trace/trace.js";
 
 /** The bit of CAP that says caching mode. */
 export const CACHING_MODE = 1n << 7n;

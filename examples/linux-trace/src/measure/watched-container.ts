@@ -39,6 +39,17 @@ export interface StepSample {
   readonly pages: number;
 }
 
+/** A call to a container. */
+export type ContainerCall =
+  | {
+      readonly kind: "map";
+      readonly iovaPfn: number;
+      readonly pageCount: number;
+      readonly gpaPfn: number;
+      readonly access: Access;
+    }
+  | { readonly kind: "unmap"; readonly iovaPfn: number; readonly pageCount: number };
+
 /** A run that was unmapped during the present step. */
 interface Gone {
   readonly iovaPfn: number;
@@ -57,6 +68,8 @@ export class WatchedContainer implements DmaContainer {
     longestMilliseconds: 0,
     totalMilliseconds: 0,
   };
+  /** Told of every call that was carried out, after it. */
+  onCall: ((call: ContainerCall) => void) | undefined;
   readonly calls = { maps: 0, unmaps: 0, mappedPages: 0, unmappedPages: 0 };
   /** What the device behind it used last. */
   readonly recent = new RecentPages();
@@ -98,6 +111,7 @@ export class WatchedContainer implements DmaContainer {
       const isSame = gone.access === access && gone.gpaPfn - gone.iovaPfn === gpaPfn - iovaPfn;
       if (isSame) this.#returned(gone.iovaPfn, overlap(gone, { iovaPfn, pageCount }));
     }
+    this.onCall?.({ kind: "map", iovaPfn, pageCount, gpaPfn, access });
     return answer;
   }
 
@@ -164,6 +178,7 @@ export class WatchedContainer implements DmaContainer {
     for (const { iovaPfn, gpaPfn } of this.recent.within(firstPfn, pageCount)) {
       if (!this.#reaches(iovaPfn, gpaPfn)) this.#missed.set(iovaPfn, gpaPfn);
     }
+    this.onCall?.({ kind: "unmap", iovaPfn: firstPfn, pageCount });
   }
 
   #returned(iovaPfn: number, pageCount: number): void {

@@ -1,6 +1,6 @@
 /** The report as one HTML file without anything from outside: plots of both strategies side by side, and the tables of the terminal. Light and dark. */
 
-import type { Playback } from "../play-trace.js";
+import type { Playback } from "../trace-player.js";
 import { escapeText, pagePlot, translated } from "./page-plot.js";
 import { type Comparison, formatCount, lossTotals, summarize, type Table } from "./summary.js";
 

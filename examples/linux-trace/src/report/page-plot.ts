@@ -5,7 +5,7 @@
  * pixel become one vertical stroke, so the size of a plot does not grow with the trace.
  */
 
-import type { Sample } from "../play-trace.js";
+import type { Sample } from "../trace-player.js";
 
 /** What to draw, and on which scale. */
 export interface PagePlot {

@@ -1,6 +1,6 @@
 /** What the playbacks of one trace say, as tables of text: the terminal and the HTML page show the same ones. */
 
-import type { Playback } from "../play-trace.js";
+import type { Playback } from "../trace-player.js";
 
 /** A table. The first column is text, the others are numbers or short text. */
 export interface Table {
