@@ -45,7 +45,7 @@ export class AddressSpace implements Requester {
     this.#hub = hub;
     const written: WriteObserver = (iovaPfn, gpaPfn, pageCount) => this.onWrite?.(iovaPfn, gpaPfn, pageCount);
     this.leases = new LeaseTable(hub.scheduler, hub.limits.leaseDeadline, written);
-    this.dma = new DmaPort(this, memory, this.pasid === undefined ? backend.messageWindow : undefined, this.leases);
+    this.dma = new DmaPort(this, memory, backend.messageWindowOf?.(this), this.leases);
   }
 
   /** `"00:03.0"`, or `"00:03.0 pasid 5"`. */
@@ -92,9 +92,9 @@ export class AddressSpace implements Requester {
     return this.#hub.unplug(this);
   }
 
-  /** @internal As `translate`; `address` is what a fault event reports. */
+  /** @internal As `translate`; `address` is what a fault reports. */
   request(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): boolean {
-    if (this.#plugged) this.#backend.translate(this, iovaPfn, access, out);
+    if (this.#plugged) this.#backend.translate(this, iovaPfn, access, out, address);
     else out.refuse(UNPLUGGED, "unplugged");
     if (out.reason === 0) return true;
     if (this.#hub.observers.wants(this, "fault")) {

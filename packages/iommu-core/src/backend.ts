@@ -7,6 +7,7 @@
  */
 
 import type { Access } from "./access.js";
+import type { ByteAddress } from "./address.js";
 import type { Completion } from "./completion.js";
 import type { FrameRange } from "./range.js";
 import type { SourceId } from "./source-id.js";
@@ -72,10 +73,10 @@ export interface Change {
 /** Done when every notifier concerned has completed. The backend has dropped its own cached entries *before* it announces. */
 export type Announce = (change: Change) => Completion;
 
-/** Requests to a range that are messages and not memory (the interrupt window of requests without PASID). */
+/** Requests to a range that are messages and not memory (an interrupt window, a doorbell). */
 export interface MessageWindow {
   readonly range: FrameRange;
-  /** A write of `bytes` at `address` (unsigned 32-bit, inside the range). `false`: refused. */
+  /** A write of `bytes` at the byte address `address`, inside the range. `false`: refused. */
   write(requester: Requester, address: number, bytes: Uint8Array): boolean;
   /** A read. `false`: refused. */
   read(requester: Requester, address: number, into: Uint8Array): boolean;
@@ -83,14 +84,17 @@ export interface MessageWindow {
 
 /** A remapping architecture. */
 export interface Backend {
-  /** Answers a request for `access` to `iovaPfn`; `Access.none` is a zero-length read. Never throws: a refusal is `out.refuse(reason, cause)`. */
-  translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void;
+  /**
+   * Answers a request for `access` to `iovaPfn`; `Access.none` is a zero-length read. Never throws: a refusal is `out.refuse(reason, cause)`.
+   * `address` is the byte where the request begins, for architectures that report it; `undefined` where only the page is known.
+   */
+  translate(requester: Requester, iovaPfn: number, access: Access, out: Translation, address?: ByteAddress): void;
   /** What this requester sees now. */
   domainOf(requester: Requester): Domain;
   /** Called once, before any other method. */
   connect(announce: Announce): void;
-  /** Optional: requests without PASID to this range are messages. */
-  readonly messageWindow?: MessageWindow | undefined;
+  /** Optional: the range in which this requester's requests are messages. Asked once for each address space. */
+  messageWindowOf?(requester: Requester): MessageWindow | undefined;
   /** Optional: throws an `IommuError` if a notifier of this kind cannot be served (a MAP notifier without caching mode). */
   admit?(requester: Requester, kind: "map" | "unmap" | "device-tlb"): void;
 }

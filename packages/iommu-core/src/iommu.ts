@@ -98,6 +98,24 @@ export class BackendIommu implements Iommu {
     return space;
   }
 
+  /** For backends: begins a slice of work, for one access of the guest. `false` while a notifier is being called: refuse the access. */
+  enter(): boolean {
+    if (this.hub.calling) return false;
+    this.hub.queue.beginSlice();
+    return true;
+  }
+
+  /**
+   * For backends that carry out several commands in one access: counts one of them against the slice. `false`: the slice is spent; go on from the
+   * event loop (`Scheduler.defer`), with a new slice.
+   */
+  spend(): boolean {
+    const { queue } = this.hub;
+    if (queue.spent) return false;
+    queue.slice.entriesLeft -= 1;
+    return true;
+  }
+
   setRegions(regions: readonly FrameRange[]): Completion {
     checkRegions(regions);
     return this.hub.setRegions(regions);

@@ -40,11 +40,11 @@ describe("slices", () => {
     expect(notifier.pageCount).toBe(50);
   });
 
-  it("is shared by all that a backend does between two calls of beginSlice", () => {
+  it("is shared by all that a backend does in one access of the guest", () => {
     const machine = new Machine({ limits: { mappingsPerSlice: 10 } });
     const notifier = new RecordingNotifier();
     machine.nicSpace.attach(notifier);
-    machine.unit.hub.queue.beginSlice();
+    expect(machine.unit.enter()).toBe(true);
     for (let i = 0; i < 10; i++) {
       machine.tables.map(i * 512, 1, i);
       expect(machine.invalidate(i * 512, 1)).toBeUndefined();
@@ -56,6 +56,25 @@ describe("slices", () => {
     while (machine.scheduler.turn() > 0);
     expect(notifier.pageCount).toBe(13);
     expect(machine.unit.hub.queue.busy).toBe(false);
+  });
+
+  it("counts a backend's own commands, and begins anew with the next access", () => {
+    const machine = new Machine({ limits: { entriesPerSlice: 3 } });
+    for (let access = 0; access < 2; access++) {
+      machine.unit.enter();
+      expect([1, 2, 3, 4].map(() => machine.unit.spend())).toEqual([true, true, true, false]);
+    }
+  });
+
+  it("is refused while a notifier is being called", () => {
+    const machine = new Machine();
+    const entered: boolean[] = [];
+    machine.nicSpace.attach(new RecordingNotifier({ onCall: () => entered.push(machine.unit.enter()) }));
+    machine.tables.map(0, 1, 5);
+    void machine.invalidate();
+    expect(entered).toContain(false);
+    expect(entered).not.toContain(true);
+    expect(machine.unit.enter()).toBe(true);
   });
 
   it("counts removals as well", () => {

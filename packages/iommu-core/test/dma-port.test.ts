@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Access, BackendIommu, type MessageWindow } from "../src/index.js";
+import { Access, type Backend, BackendIommu, type MessageWindow, type Requester, Translation } from "../src/index.js";
 import { FakeMemory, PageTables } from "../src/testing/index.js";
 import { Machine, range } from "./support/machine.js";
 import { TableBackend, TableDomain } from "./support/table-backend.js";
@@ -102,6 +102,27 @@ describe("the DMA port", () => {
     expect(Buffer.compare(behind, data.subarray(2 * 4096))).toBe(0);
   });
 
+  it("tells the backend the byte where a request begins, and of further pages only the page", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 2, 50);
+    const seen: unknown[] = [];
+    const backend: Backend = machine.backend;
+    const translate = backend.translate.bind(backend);
+    backend.translate = (requester, iovaPfn, access, out, address) => {
+      seen.push([iovaPfn, address]);
+      translate(requester, iovaPfn, access, out);
+    };
+    machine.nicSpace.dma.read(4090, bytes(10));
+    machine.nicSpace.dma.read(4100n, bytes(0));
+    machine.nicSpace.translate(1, Access.read, new Translation());
+    expect(seen).toEqual([
+      [0, 4090],
+      [1, undefined],
+      [1, 4100n],
+      [1, undefined],
+    ]);
+  });
+
   it("writes the pages before the one that is refused, and says which that is", () => {
     const machine = new Machine();
     machine.tables.map(0, 1, 50);
@@ -198,7 +219,7 @@ describe("the DMA port", () => {
 });
 
 describe("a message window", () => {
-  it("takes requests without PASID to its range, splits transfers at its edge, and is never leased", () => {
+  it("takes the requests of those who have it to its range, splits transfers at its edge, and is never leased", () => {
     const seen: string[] = [];
     const messageWindow: MessageWindow = {
       range: range(0xfee00, 0x100),
@@ -209,7 +230,9 @@ describe("a message window", () => {
       read: () => false,
     };
     const machine = new Machine();
-    Object.assign(machine.backend, { messageWindow });
+    Object.assign(machine.backend, {
+      messageWindowOf: ({ pasid }: Requester) => (pasid === undefined ? messageWindow : undefined),
+    });
     machine.tables.map(0xfedff, 2, 0x1000);
     const { dma } = machine.nicSpace;
     expect(dma.write(0xfee00000, Uint8Array.of(1, 2, 3, 4))).toBe(true);

@@ -175,10 +175,7 @@ export class Unit {
 
   /** Begins a slice of work for one access of the guest; `false` while a notifier is being called. */
   enter(): boolean {
-    const { hub } = this.iommu;
-    if (hub.calling) return false;
-    hub.queue.beginSlice();
-    return true;
+    return this.iommu.enter();
   }
 
   /** @throws {IommuError} `reentrant-call` from inside a notifier's callback. */
@@ -231,8 +228,9 @@ export class Unit {
 
   #makeBackend(domains: Domains): Backend {
     const { invalidator, translator, root, bindings, config, interrupts } = this;
+    const messages = new MessagePort(interrupts);
     return {
-      messageWindow: new MessagePort(interrupts),
+      messageWindowOf: ({ pasid }) => (pasid === undefined ? messages : undefined),
       connect: (announce) => invalidator.connect(announce),
       translate: (requester, iovaPfn, access, out) => translator.translate(requester, iovaPfn, access, out),
       domainOf: (requester: Requester): Domain => {
@@ -255,16 +253,12 @@ export class Unit {
   }
 
   #makePace(scheduler: Scheduler): QueuePace {
-    const { queue } = this.iommu.hub;
+    const { iommu } = this;
     return {
-      take: () => {
-        if (queue.spent) return false;
-        queue.slice.entriesLeft -= 1;
-        return true;
-      },
+      take: () => iommu.spend(),
       defer: (resume) =>
         scheduler.defer(() => {
-          queue.beginSlice();
+          iommu.enter();
           resume();
         }),
     };
