@@ -47,16 +47,13 @@ export class BlockDelivery extends MapDelivery {
     if (at < end) this.#offerAnew(at, end, state);
   }
 
-  /** Nothing of the part is held. Blocks are no larger than the table entries they come from. */
-  protected override addPart(part: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
-    const end = endOf(part);
-    const limit = Math.min(slotPages, this.largestBlock);
-    for (let at = part.firstPfn; at < end;) {
-      const pages = alignedBlock(at, end - at, limit);
-      this.#ledger.add(at, pages);
-      this.tellMap(at, pages, gpaPfn + (at - part.firstPfn), access);
-      at += pages;
-    }
+  /** Blocks are no larger than the table entries they come from. */
+  protected override pieceAt(pfn: number, left: number, slotPages: number): number {
+    return alignedBlock(pfn, left, Math.min(slotPages, this.largestBlock));
+  }
+
+  protected override hold(iovaPfn: number, pageCount: number): void {
+    this.#ledger.add(iovaPfn, pageCount);
   }
 
   protected override unhold(iovaPfn: number): void {

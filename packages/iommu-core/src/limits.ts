@@ -11,7 +11,10 @@ export interface Limits {
   readonly entriesPerSlice: number;
   /** Mappings announced before the guest's next instruction. Default 65,536. */
   readonly mappingsPerSlice: number;
-  /** Mappings a view may announce, a superpage counting as one. Default: 4 for each frame of RAM, and at least 2^20. */
+  /**
+   * Mappings a view may announce, a superpage counting as one, and blocks of its own largest size that a consumer may hold: what is beyond them counts as refused
+   * by it. Default: 4 for each frame of RAM or of the regions that devices reach untranslated, and at least 2^20.
+   */
   readonly mappingsPerView: number;
   /** Bytes the announced state of a view may take. Default: 64 for each frame of RAM, and at least 64 MiB. */
   readonly bytesPerView: number;

@@ -53,15 +53,21 @@ export abstract class MapDelivery {
   #begun = false;
   #failed = false;
   #retryWanted = false;
+  /** The block offered last found no room. */
+  #noRoom = false;
   readonly #slot = new Mapping();
+  /** Frames the consumer may hold: its budget in its own largest blocks. */
+  readonly #mostPages: number;
   /** Frames the consumer holds. */
   heldPages = 0;
 
-  constructor(notifier: MapNotifier, range: FrameRange, reports: DeliveryReports) {
+  /** @param mostBlocks Largest blocks that the consumer may hold; what is beyond them counts as refused, and is not offered. */
+  constructor(notifier: MapNotifier, range: FrameRange, reports: DeliveryReports, mostBlocks = Infinity) {
     this.notifier = notifier;
     this.range = range;
     this.reports = reports;
     this.largestBlock = notifier.largestBlock ?? 2 ** 52;
+    this.#mostPages = mostBlocks * this.largestBlock;
   }
 
   get failed(): boolean {
@@ -139,10 +145,35 @@ export abstract class MapDelivery {
 
   protected abstract removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void;
   protected abstract changePart(part: FrameRange, gpaPfn: number, access: Access, state: AnnouncedState): void;
-  protected abstract addPart(part: FrameRange, gpaPfn: number, access: Access, slotPages: number): void;
+  /** Pages of the block that is offered next, of `left` that are still to come. */
+  protected abstract pieceAt(pfn: number, left: number, slotPages: number): number;
+  /** A block is about to be offered. */
+  protected abstract hold(iovaPfn: number, pageCount: number): void;
   /** The consumer turned out not to hold these frames after all: all that is left of one offer. */
   protected abstract unhold(iovaPfn: number): void;
   protected abstract forget(): void;
+
+  /**
+   * Offers these frames, none of which is held, in blocks. Where one finds no room, the rest of the part has none either and is not offered: a superpage
+   * costs a full consumer of small blocks one call, however many blocks it is.
+   */
+  protected addPart({ firstPfn, pageCount }: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
+    const end = firstPfn + pageCount;
+    for (let at = firstPfn; at < end && !this.#failed;) {
+      const left = end - at;
+      const pages = this.pieceAt(at, left, slotPages);
+      const target = gpaPfn + (at - firstPfn);
+      if (this.#noRoom || this.heldPages + pages > this.#mostPages) {
+        this.#noRoom = false;
+        this.#keepBack({ firstPfn: at, pageCount: left }, target, access, "full");
+        return;
+      }
+      this.hold(at, pages);
+      this.tellMap(at, pages, target, access);
+      at += pages;
+    }
+    this.#noRoom = false;
+  }
 
   /** These frames are not wanted any more, or are offered anew. */
   protected dropUnheld(iovaPfn: number, pageCount: number): void {
@@ -180,6 +211,7 @@ export abstract class MapDelivery {
     if (answer === undefined) return true;
     if (!(answer instanceof Promise)) {
       this.#refused(range, gpaPfn, access, answer);
+      this.#noRoom = answer === "full";
       return false;
     }
     const ticket = this.#ticketFor(range);
@@ -196,9 +228,14 @@ export abstract class MapDelivery {
   }
 
   #refused(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
+    this.heldPages -= range.pageCount;
+    this.unhold(range.firstPfn);
+    this.#keepBack(range, gpaPfn, access, answer);
+  }
+
+  /** Remembers what the consumer does not hold although it should. */
+  #keepBack(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
     const { firstPfn, pageCount } = range;
-    this.heldPages -= pageCount;
-    this.unhold(firstPfn);
     this.unheld.insert(firstPfn, pageCount, gpaPfn, access);
     if (answer === "unsupported") this.#unsupported.insert(firstPfn, pageCount, gpaPfn, access);
     this.reports.refused(firstPfn, pageCount, gpaPfn, answer);

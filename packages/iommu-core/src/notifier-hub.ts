@@ -376,10 +376,8 @@ export class NotifierHub {
       guard: (promise, settled) => this.#guard.watch(notifier, promise, settled, fail),
       retryLater: () => this.#retryDelivery(delivery),
     };
-    const delivery =
-      notifier.granularity === "page"
-        ? new PageDelivery(notifier, range, reports)
-        : new BlockDelivery(notifier, range, reports);
+    const Delivery = notifier.granularity === "page" ? PageDelivery : BlockDelivery;
+    const delivery: MapDelivery = new Delivery(notifier, range, reports, this.limits.mappingsPerView);
     return delivery;
   }
 

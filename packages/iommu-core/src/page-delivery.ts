@@ -23,15 +23,18 @@ export class PageDelivery extends MapDelivery {
         this.#pieces(first, count, (at, pages) => this.#change(at, pages, target + (at - first), access));
       } else {
         this.dropUnheld(first, count);
-        this.addPart({ firstPfn: first, pageCount: count }, target, access);
+        this.addPart({ firstPfn: first, pageCount: count }, target, access, count);
       }
     });
   }
 
-  protected override addPart(part: FrameRange, gpaPfn: number, access: Access): void {
-    this.#pieces(part.firstPfn, part.pageCount, (at, pages) =>
-      this.tellMap(at, pages, gpaPfn + (at - part.firstPfn), access),
-    );
+  /** Blocks may cross table entries: only the consumer's own limit cuts them. */
+  protected override pieceAt(pfn: number, left: number): number {
+    return left <= this.largestBlock ? left : alignedBlock(pfn, left, this.largestBlock);
+  }
+
+  protected override hold(): void {
+    // What is not in `unheld` is held.
   }
 
   protected override unhold(): void {
@@ -55,8 +58,7 @@ export class PageDelivery extends MapDelivery {
   #pieces(iovaPfn: number, pageCount: number, visit: (at: number, pages: number) => void): void {
     const end = iovaPfn + pageCount;
     for (let at = iovaPfn; at < end;) {
-      const left = end - at;
-      const pages = left <= this.largestBlock ? left : alignedBlock(at, left, this.largestBlock);
+      const pages = this.pieceAt(at, end - at);
       visit(at, pages);
       at += pages;
     }

@@ -31,6 +31,8 @@ export interface TransitionPlan {
   readonly deliveries: readonly MapDelivery[];
   readonly holes: readonly FrameRange[];
   readonly observer: TransitionObserver | undefined;
+  /** Optional: whether what has been announced, after reading so many table entries, is more than the view may have. The pass stops there as if its slice were spent. */
+  readonly isTooMuch?: (entriesRead: number) => boolean;
 }
 
 /** Levels at which a slot may stand, largest first. */
@@ -157,7 +159,9 @@ export class Transition implements MappingSink, AnnouncedState {
 
   /** Whether the slice is used up, and something came of it. */
   get #spent(): boolean {
-    return (this.#slice.entriesLeft <= 0 || this.#slice.mappingsLeft <= 0) && this.cursor > this.#from;
+    if (this.cursor <= this.#from) return false;
+    if (this.#slice.entriesLeft <= 0 || this.#slice.mappingsLeft <= 0) return true;
+    return this.#plan.isTooMuch?.(this.entriesRead) === true;
   }
 
   #stop(): false {

@@ -54,7 +54,10 @@ export class ViewSync {
   *sync(view: View, range: FrameRange): Steps<void> {
     const wanted = view.overBudget ? ALL_FRAMES : range;
     view.overBudget = false;
-    const plan = this.#planFor(view, wanted);
+    const plan = {
+      ...this.#planFor(view, wanted),
+      isTooMuch: (read: number) => this.#exceeded(view, read) !== undefined,
+    };
     const pass = new Transition(plan, this.#queue.slice, this.#scratch);
     yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
     if (view.overBudget)
@@ -203,14 +206,20 @@ export class ViewSync {
 
   /** Whether the guest's tables describe more than this view may announce; then the view fails closed. */
   #spends(view: View, pass: Transition): boolean {
-    const { mappingsPerView, bytesPerView, tablesPerView } = this.#limits;
-    const tooBig = view.tree.slotCount > mappingsPerView || view.tree.byteLength > bytesPerView;
-    const tooDeep = pass.entriesRead > tablesPerView * 512;
-    if (!tooBig && !tooDeep) return false;
+    const spent = this.#exceeded(view, pass.entriesRead);
+    if (spent === undefined) return false;
     view.overBudget = true;
-    view.spent = tooBig ? { budget: "mappings", limit: mappingsPerView } : { budget: "tables", limit: tablesPerView };
+    view.spent = spent;
     this.#reportBudget(view, view.spaces);
     return true;
+  }
+
+  /** The budget that a view exceeds, in a pass that has read so many table entries. */
+  #exceeded({ tree }: View, entriesRead: number): View["spent"] {
+    const { mappingsPerView, bytesPerView, tablesPerView } = this.#limits;
+    if (tree.slotCount > mappingsPerView || tree.byteLength > bytesPerView)
+      return { budget: "mappings", limit: mappingsPerView };
+    return entriesRead > tablesPerView * 512 ? { budget: "tables", limit: tablesPerView } : undefined;
   }
 
   /** Names those whose view has failed closed: its own, and those who come to it. */

@@ -229,6 +229,15 @@ describe("the budget of a view", () => {
     expect(other.budget).toHaveLength(2);
   });
 
+  it("ends a pass where it is met, and not only where the slice ends", () => {
+    const { machine, notifier, budget } = overBudget({ mappingsPerView: 50, mappingsPerSlice: 100_000 });
+    for (let i = 0; i < 20_000; i++) machine.tables.map(i * 512, 1, i);
+    void machine.invalidate();
+    expect(notifier.pageCount).toBe(0);
+    expect(notifier.calls.filter(({ type }) => type === "map")).toHaveLength(51);
+    expect(budget).toHaveLength(2);
+  });
+
   it("bounds the tables that one pass reads: a table whose entries all point to itself ends it", async () => {
     const memory = new FakeMemory();
     const tables = new PageTables(memory);

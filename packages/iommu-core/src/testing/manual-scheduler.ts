@@ -15,7 +15,7 @@ export class ManualScheduler implements Scheduler {
   /** Milliseconds that have passed. */
   now = 0;
   #deferred: (() => void)[] = [];
-  #timers: Timer[] = [];
+  readonly #timers = new Set<Timer>();
   #order = 0;
 
   /** Tasks that wait for the event loop. */
@@ -25,7 +25,7 @@ export class ManualScheduler implements Scheduler {
 
   /** Time-outs that are neither due nor cancelled. */
   get timerCount(): number {
-    return this.#timers.length;
+    return this.#timers.size;
   }
 
   defer(task: () => void): void {
@@ -34,10 +34,8 @@ export class ManualScheduler implements Scheduler {
 
   after(milliseconds: number, task: () => void): () => void {
     const timer: Timer = { due: this.now + milliseconds, order: this.#order++, task };
-    this.#timers.push(timer);
-    return () => {
-      this.#timers = this.#timers.filter((it) => it !== timer);
-    };
+    this.#timers.add(timer);
+    return () => void this.#timers.delete(timer);
   }
 
   /** One turn of the event loop: runs what is deferred now, not what that defers. Answers how many tasks ran. */
@@ -52,11 +50,11 @@ export class ManualScheduler implements Scheduler {
   advance(milliseconds: number): void {
     const until = this.now + milliseconds;
     for (;;) {
-      const next = this.#timers
+      const [next] = [...this.#timers]
         .filter((timer) => timer.due <= until)
-        .toSorted((a, b) => a.due - b.due || a.order - b.order)[0];
+        .toSorted((a, b) => a.due - b.due || a.order - b.order);
       if (next === undefined) break;
-      this.#timers = this.#timers.filter((timer) => timer !== next);
+      this.#timers.delete(next);
       this.now = next.due;
       next.task();
     }

@@ -77,7 +77,7 @@ export class RecordingNotifier implements MapNotifier {
   readonly #options: RecordingNotifierOptions;
   readonly #held = new RunList();
   /** What is left of each call that was refused without the hub knowing yet: it may still unmap these. */
-  readonly #unanswered = new Map<NotifierCall, RunList>();
+  readonly #unanswered = new RunList<Run & { readonly call: NotifierCall }>();
   #inStep = false;
   #over = false;
 
@@ -198,24 +198,21 @@ export class RecordingNotifier implements MapNotifier {
   #finish(call: NotifierCall, answer: MapAnswer): MapAnswer | Promise<MapAnswer> {
     this.#options.onCall?.(call);
     if (answer === undefined) return this.answers.give(answer);
-    const refused = new RunList();
-    refused.set(call);
-    this.#unanswered.set(call, refused);
+    this.#unanswered.set({ ...call, call });
     return this.answers.give(answer, () => void this.#answered(call));
   }
 
   /** An answer takes some turns of the microtask queue to reach the hub. */
   async #answered(call: NotifierCall): Promise<void> {
     for (let turn = 0; turn < 8; turn++) await Promise.resolve();
-    this.#unanswered.delete(call);
+    for (const run of this.#unanswered.touching(call.iovaPfn, call.pageCount))
+      if (run.call === call) this.#unanswered.delete(run.iovaPfn, run.pageCount);
   }
 
   /** Frames that the hub rightly believes held, because it has not been told that they were refused. */
   #overlook(iovaPfn: number, pageCount: number): void {
-    for (const refused of this.#unanswered.values()) {
-      for (const run of refused.joined(iovaPfn, pageCount)) this.#held.set(run);
-      refused.delete(iovaPfn, pageCount);
-    }
+    for (const run of this.#unanswered.joined(iovaPfn, pageCount)) this.#held.set(run);
+    this.#unanswered.delete(iovaPfn, pageCount);
   }
 
   #answerTo(call: NotifierCall): MapAnswer {

@@ -12,12 +12,12 @@ export interface Run {
   readonly access: Access;
 }
 
-/** Disjoint runs, ascending. Runs are kept as they were added, never joined. */
-export class RunList {
-  #runs: Run[] = [];
+/** Disjoint runs, ascending. Runs are kept as they were added, with whatever they carry, never joined. */
+export class RunList<Entry extends Run = Run> {
+  #runs: Entry[] = [];
 
   /** The runs as they were added and cut. */
-  get entries(): readonly Run[] {
+  get entries(): readonly Entry[] {
     return this.#runs;
   }
 
@@ -27,7 +27,7 @@ export class RunList {
   }
 
   /** The run that contains the frame. */
-  find(iovaPfn: number): Run | undefined {
+  find(iovaPfn: number): Entry | undefined {
     const run = this.#runs[this.#after(iovaPfn) - 1];
     return run !== undefined && iovaPfn < endOf(run) ? run : undefined;
   }
@@ -39,7 +39,7 @@ export class RunList {
   }
 
   /** The runs that touch these frames, not clipped. */
-  touching(iovaPfn: number, pageCount: number): readonly Run[] {
+  touching(iovaPfn: number, pageCount: number): readonly Entry[] {
     let first = this.#after(iovaPfn);
     const before = this.#runs[first - 1];
     if (before !== undefined && endOf(before) > iovaPfn) first -= 1;
@@ -59,7 +59,7 @@ export class RunList {
   }
 
   /** Adds a run; what was there goes. */
-  set(run: Run): void {
+  set(run: Entry): void {
     this.delete(run.iovaPfn, run.pageCount);
     this.#runs.splice(this.#after(run.iovaPfn), 0, run);
   }
@@ -70,7 +70,7 @@ export class RunList {
     const [head] = touched;
     const tail = touched.at(-1);
     if (head === undefined || tail === undefined) return;
-    const rest: Run[] = [];
+    const rest: Entry[] = [];
     if (head.iovaPfn < iovaPfn) rest.push({ ...head, pageCount: iovaPfn - head.iovaPfn });
     const end = iovaPfn + pageCount;
     if (endOf(tail) > end) {
