@@ -395,7 +395,9 @@ class Round {
     await machine.scheduler.idle(TURNS);
     if (machine.memory.armed === 0 || machine.scheduler.deferredCount === 0) machine.unsettled = false;
     for (const consumer of this.#ended) checkEnded(consumer);
-    this.#ended.length = 0;
+    // One that still owes answers keeps the others of its view waiting.
+    for (let i = this.#ended.length - 1; i >= 0; i--)
+      if (this.#ended[i]?.notifier.answers.size === 0) this.#ended.splice(i, 1);
   }
 
   /** Lets everybody answer, and time pass, until nothing is under way. */

@@ -48,9 +48,10 @@ export interface MappingSink {
   run(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean;
   /**
    * Nothing further is mapped before `iovaPfn`, and `entriesRead` table entries are about to be read. `false`: stop the scan, the slice is spent.
-   * Only backends that read tables of a guest need to call it: it is what bounds the work of one slice.
+   * Only backends that read tables of a guest need to call it: it is what bounds the work of one slice. `again`: the table begins before the range of this
+   * scan, so it has been counted when the pass came to it first, and costs a slice but not the view's budget of tables.
    */
-  reach(iovaPfn: number, entriesRead: number): boolean;
+  reach(iovaPfn: number, entriesRead: number, again?: boolean): boolean;
   /**
    * Fast path: whether these 512 table entries say what was announced. Compares words (low, high) of 64-bit entries with R in bit 0, W in bit 1 and the frame
    * in bits 51:12, under `masks` [low, high]. `true`: nothing is to be done for the 512 frames from `iovaPfn` (a multiple of 512) on.

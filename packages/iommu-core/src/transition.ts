@@ -61,7 +61,7 @@ export class Transition implements MappingSink, AnnouncedState {
   readonly #blockPages: number;
   /** Every frame below it is done. */
   cursor: number;
-  /** Table entries read so far by the scan. */
+  /** Table entries read so far by the scan, those of a table that it had to enter again counted once. */
   entriesRead = 0;
   /** Whether the last scan was told to stop: there is more to come from the cursor on. */
   stopped = false;
@@ -115,13 +115,13 @@ export class Transition implements MappingSink, AnnouncedState {
     return true;
   }
 
-  reach(iovaPfn: number, entriesRead: number): boolean {
+  reach(iovaPfn: number, entriesRead: number, again = false): boolean {
     // A table that has been begun is finished first: a slice makes progress by whole tables.
     if (!this.#isGathering(iovaPfn)) {
       this.#release();
       if (!this.#removeUpTo(Math.min(iovaPfn, this.#end)) || this.#spent) return this.#stop();
     }
-    this.entriesRead += entriesRead;
+    if (!again) this.entriesRead += entriesRead;
     this.#slice.entriesLeft -= entriesRead;
     return true;
   }

@@ -80,8 +80,9 @@ export class FirstStageScan {
     const to = Math.min(highest, Math.ceil((pass.endPfn - firstPfn) / span));
     if (from >= to) return true;
     const at = Math.max(pass.firstPfn, firstPfn + from * span);
-    if (!pass.sink.reach(at, to - from)) return false;
-    const words = this.#read(pass, tablePfn, level, at);
+    const again = firstPfn < pass.firstPfn;
+    if (!pass.sink.reach(at, to - from, again)) return false;
+    const words = this.#read(pass, { pfn: tablePfn, level, iovaPfn: at, again });
     if (this.#lookup.stopped) return false;
     if (words === undefined) return true;
     if (level === 1 && pass.binding.kind !== "nested") return this.#leafTable(pass, words, firstPfn, rights);
@@ -153,21 +154,29 @@ export class FirstStageScan {
   }
 
   /** The table that maps `iovaPfn`. Nested, it is found through the second stage, which may spend the slice: `#lookup.stopped`. */
-  #read(pass: Pass, tablePfn: number, level: number, iovaPfn: number): Int32Array | undefined {
+  #read(pass: Pass, table: TableInPass): Int32Array | undefined {
     const { binding } = pass;
     this.#lookup.stopped = false;
-    const words = this.#tables[level];
-    const pfn = binding.kind === "nested" ? this.#hostFrameOf(pass, tablePfn, iovaPfn) : tablePfn;
+    const words = this.#tables[table.level];
+    const pfn = binding.kind === "nested" ? this.#hostFrameOf(pass, table) : table.pfn;
     return words !== undefined && pfn !== undefined && this.#memory.fetch(pfn * PAGE_BYTES, words) ? words : undefined;
   }
 
   /** Where the second stage puts a table, if it lets the walk read it. With SSADE the read needs the write right too. */
-  #hostFrameOf({ binding, sink }: Pass, tablePfn: number, iovaPfn: number): number | undefined {
-    if (tablePfn >= binding.limitPfn) return undefined;
-    this.#lookup.start(tablePfn, binding.secondStageFlags ? 3 : 1, (entries) => sink.reach(iovaPfn, entries));
-    this.#secondStage.scan(binding.rootPfn, binding.levels, { firstPfn: tablePfn, pageCount: 1 }, this.#lookup);
+  #hostFrameOf({ binding, sink }: Pass, { pfn, iovaPfn, again }: TableInPass): number | undefined {
+    if (pfn >= binding.limitPfn) return undefined;
+    this.#lookup.start(pfn, binding.secondStageFlags ? 3 : 1, (entries) => sink.reach(iovaPfn, entries, again));
+    this.#secondStage.scan(binding.rootPfn, binding.levels, { firstPfn: pfn, pageCount: 1 }, this.#lookup);
     return this.#lookup.found;
   }
+}
+
+/** A first-stage table that a pass comes to, or, where it was cut short, enters again. */
+interface TableInPass {
+  readonly pfn: number;
+  readonly level: number;
+  readonly iovaPfn: number;
+  readonly again: boolean;
 }
 
 class Pass {

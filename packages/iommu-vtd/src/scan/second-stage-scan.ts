@@ -64,7 +64,8 @@ export class SecondStageScan {
     const span = levelSpan(level);
     const from = Math.max(0, Math.floor((this.#firstPfn - tableFirstPfn) / span));
     const to = Math.min(ENTRIES, Math.ceil((this.#endPfn - tableFirstPfn) / span));
-    if (!this.#sink.reach(Math.max(this.#firstPfn, tableFirstPfn), to - from)) return false;
+    const again = tableFirstPfn < this.#firstPfn;
+    if (!this.#sink.reach(Math.max(this.#firstPfn, tableFirstPfn), to - from, again)) return false;
     const window = this.#reader.windowOf(tablePfn);
     const words = window === undefined ? this.#copy(tablePfn, level, from, to) : window.words;
     if (words === undefined) return true;
