@@ -1,33 +1,101 @@
-/** `pnpm bench [--json FILE] [--small]`: the table, and with `--json` the same for machines. Ratios are the result; nanoseconds are for orientation. */
+/**
+ * `pnpm bench [--small] [--only WORDS] [--json FILE] [--update]`
+ *
+ * --small: few pages and pairs, to see that every row is correct. --only: groups or rows whose group is named, separated by commas. --json: the rows for programs.
+ * --update: writes the table into README.md. Each group runs in a process of its own.
+ */
 
+import { fork } from "node:child_process";
+import { once } from "node:events";
 import { writeFileSync } from "node:fs";
-import { cpus } from "node:os";
-import { consumed } from "./ratio.js";
-import { measureRows, type Row } from "./rows.js";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import type { Group, Size } from "./group.js";
+import { devicesGroup } from "./groups/devices.js";
+import { dmaGroup } from "./groups/dma.js";
+import { flushGroup } from "./groups/flush.js";
+import { interruptGroup } from "./groups/interrupt.js";
+import { memoryGroup } from "./groups/memory.js";
+import { moveGroup } from "./groups/move.js";
+import { replayGroup } from "./groups/replay.js";
+import { scaleGroup } from "./groups/scale.js";
+import { sizeGroup } from "./groups/size.js";
+import { translateGroup } from "./groups/translate.js";
+import { treeGroup } from "./groups/tree.js";
+import { describeMachine } from "./machine.js";
+import { type Row, verdict } from "./row.js";
+import { markdownTable, terminalLine, updatePage } from "./table.js";
 
-const words = process.argv.slice(2);
-const small = words.includes("--small");
-const json = words.includes("--json") ? words[words.indexOf("--json") + 1] : undefined;
-const rows: Row[] = [];
+const GROUPS: readonly Group[] = [
+  flushGroup,
+  scaleGroup,
+  devicesGroup,
+  replayGroup,
+  moveGroup,
+  translateGroup,
+  dmaGroup,
+  interruptGroup,
+  treeGroup,
+  memoryGroup,
+  sizeGroup,
+];
+const FULL: Size = { pages: 2 ** 20, manyPages: 2 ** 24, pairs: 11 };
+const SMALL: Size = { pages: 2 ** 14, manyPages: 2 ** 16, pairs: 2 };
 
-const machine = `Node ${process.version}, ${cpus().length} x ${cpus()[0]?.model ?? "unknown"}`;
-console.log(`${machine}; medians of paired ratios\n`);
-console.log(["ratio", "goal", "", "ns", "ns", "what, against what"].map((word) => word.padStart(8)).join(" "));
-measureRows(small ? { pages: 2 ** 15, pairs: 3 } : { pages: 2 ** 20, pairs: 11 }, (row) => {
-  rows.push(row);
-  const met = row.ratio <= row.goal;
-  const cells = [
-    row.ratio.toFixed(2),
-    row.goal.toString(),
-    met ? "" : "missed",
-    row.subject.toFixed(1),
-    row.baseline.toFixed(1),
-  ];
-  console.log(
-    `${cells.map((cell) => cell.padStart(8)).join(" ")} ${row.name}, against ${row.against}, for each ${row.unit}`,
-  );
+const { values } = parseArgs({
+  options: {
+    small: { type: "boolean", default: false },
+    only: { type: "string" },
+    json: { type: "string" },
+    update: { type: "boolean", default: false },
+    group: { type: "string" },
+  },
 });
-console.log(
-  `\nnot measured: the C tree of GLib, sorted-btree and bintrees (no row uses them yet); memory and bundle size. (${consumed() === 0 ? "nothing ran" : "all results checked"})`,
-);
-if (json !== undefined) writeFileSync(json, `${JSON.stringify({ machine, rows }, undefined, 2)}\n`);
+
+if (values.group === undefined) await runAll();
+else await runGroup(values.group);
+
+/** A group, in the process that was started for it: rows go to the parent. */
+async function runGroup(name: string): Promise<void> {
+  const group = GROUPS.find((candidate) => candidate.name === name);
+  await group?.measure(values.small ? SMALL : FULL, (row) => void process.send?.(row));
+  process.disconnect?.();
+}
+
+async function runAll(): Promise<void> {
+  const wanted = values.only?.split(",") ?? GROUPS.map(({ name }) => name);
+  const unknown = wanted.filter((name) => GROUPS.every((group) => group.name !== name));
+  if (unknown.length > 0) {
+    throw new Error(`no group ${unknown.join(", ")}: expected ${GROUPS.map(({ name }) => name).join(", ")}`);
+  }
+  if (values.update && (values.small || values.only !== undefined)) {
+    throw new Error("--update: expected a full run, without --small and --only");
+  }
+  const machine = describeMachine();
+  console.log(`${machine}; medians of paired ratios\n`);
+  const rows: Row[] = [];
+  for (const name of wanted) {
+    for (const row of await measured(name)) rows.push(row);
+  }
+  const count = (word: string): number => rows.filter((row) => verdict(row).startsWith(word)).length;
+  console.log(`\n${count("met")} goals met, ${count("missed")} missed, ${count("not measured")} not measured`);
+  if (values.json !== undefined) {
+    const judged = rows.map((row) => ({ ...row, verdict: verdict(row) }));
+    writeFileSync(values.json, `${JSON.stringify({ machine, rows: judged }, undefined, 2)}\n`);
+  }
+  if (values.update) updatePage(new URL("../README.md", import.meta.url), markdownTable(machine, rows));
+}
+
+/** Runs a group and prints its rows as they come. */
+async function measured(name: string): Promise<readonly Row[]> {
+  const rows: Row[] = [];
+  const child = fork(fileURLToPath(import.meta.url), ["--group", name, ...(values.small ? ["--small"] : [])]);
+  child.on("message", (row: Row) => {
+    rows.push(row);
+    console.log(terminalLine(row));
+  });
+  const [code] = (await once(child, "exit")) as [number | null];
+  if (code !== 0) throw new Error(`the rows of ${name} failed`);
+  if (rows.length === 0) throw new Error(`${name} measured nothing`);
+  return rows;
+}

@@ -1,0 +1,142 @@
+/** One page at a time: `space.translate`, with its answer in the IOTLB and without. */
+
+import assert from "node:assert/strict";
+import { Translation } from "@iommu-kit/iommu-core";
+import type { Group, Size } from "../group.js";
+import { timeRow } from "../group.js";
+import { BenchGuest, DEVICE, somePages } from "../guest.js";
+import { compare, inProcess } from "../ratio.js";
+import { atMost, type Row } from "../row.js";
+
+const HIT_PAGES = 1024;
+const HIT_ROUNDS = 64;
+/** Many times what the IOTLB holds. */
+const MISS_PAGES = 65_536;
+
+/** See the file's header. */
+export const translateGroup: Group = {
+  name: "translate",
+  async measure(size, report) {
+    const guest = new BenchGuest({ pages: size.pages });
+    guest.start();
+    await hits(guest, size, report);
+    await misses(guest, size, report);
+  },
+};
+
+async function hits(guest: BenchGuest, size: Size, report: (row: Row) => void): Promise<void> {
+  const pages = somePages(size.pages, HIT_PAGES);
+  let sum = 0;
+  for (const pfn of pages) sum += guest.targetOf(pfn) * HIT_ROUNDS;
+  const space = guest.unit.addressSpace(DEVICE);
+  const out = new Translation();
+  const translate = inProcess(() => {
+    let targets = 0;
+    for (let round = 0; round < HIT_ROUNDS; round++) {
+      for (let i = 0; i < HIT_PAGES; i++) if (space.translate(pages[i] as number, 1, out)) targets += out.gpaPfn;
+    }
+    return targets;
+  });
+  const table = new LookupTable(HIT_PAGES);
+  for (const pfn of pages) table.set(DEVICE, pfn, guest.targetOf(pfn), 3);
+  const lookup = inProcess(() => {
+    let targets = 0;
+    for (let round = 0; round < HIT_ROUNDS; round++) {
+      for (let i = 0; i < HIT_PAGES; i++) if (table.find(DEVICE, pages[i] as number, 1)) targets += table.target;
+    }
+    return targets;
+  });
+  const repeats = { units: HIT_PAGES * HIT_ROUNDS, pairs: size.pairs * 9, check: sum };
+  report(
+    timeRow(
+      {
+        what: "IOTLB hit through translate",
+        against: "look-up of the same key (device, page) in typed arrays",
+        per: "request",
+        goal: atMost(3),
+      },
+      await compare(translate, lookup, repeats),
+    ),
+  );
+}
+
+async function misses(guest: BenchGuest, size: Size, report: (row: Row) => void): Promise<void> {
+  const pages = somePages(size.pages, MISS_PAGES);
+  let sum = 0;
+  for (const pfn of pages) sum += guest.targetOf(pfn);
+  const space = guest.unit.addressSpace(DEVICE);
+  const out = new Translation();
+  const translate = inProcess(() => {
+    let targets = 0;
+    for (let i = 0; i < pages.length; i++) if (space.translate(pages[i] as number, 1, out)) targets += out.gpaPfn;
+    return targets;
+  });
+  const { words } = guest;
+  const top = (guest.words[18 * 1024 + DEVICE * 4] ?? 0) >>> 12;
+  const walk = inProcess(() => {
+    let targets = 0;
+    for (let i = 0; i < pages.length; i++) {
+      const pfn = pages[i] as number;
+      const fourth = words[top * 1024 + ((pfn >>> 27) & 511) * 2] as number;
+      const third = words[(fourth >>> 12) * 1024 + ((pfn >>> 18) & 511) * 2] as number;
+      const second = words[(third >>> 12) * 1024 + ((pfn >>> 9) & 511) * 2] as number;
+      const first = words[(second >>> 12) * 1024 + (pfn & 511) * 2] as number;
+      if ((fourth & third & second & first & 1) !== 0) targets += first >>> 12;
+    }
+    return targets;
+  });
+  assert.ok(pages.length * 4 > guest.unit.config.iotlbEntries);
+  report(
+    timeRow(
+      {
+        what: "IOTLB miss through translate: 4-level walk, and the IOTLB filled",
+        against: "a hand-written walk of the same tables",
+        per: "request",
+        goal: atMost(2),
+      },
+      await compare(translate, walk, { units: pages.length, pairs: size.pairs * 3, check: sum }),
+    ),
+  );
+}
+
+/** What a host would write for itself: open addressing in typed arrays, half full, nothing is ever removed. */
+class LookupTable {
+  target = 0;
+  readonly #mask: number;
+  readonly #owners: Int32Array;
+  readonly #pages: Float64Array;
+  readonly #targets: Float64Array;
+  readonly #rights: Uint8Array;
+
+  constructor(count: number) {
+    const slots = 2 ** Math.ceil(Math.log2(count * 2));
+    this.#mask = slots - 1;
+    this.#owners = new Int32Array(slots).fill(-1);
+    this.#pages = new Float64Array(slots);
+    this.#targets = new Float64Array(slots);
+    this.#rights = new Uint8Array(slots);
+  }
+
+  set(owner: number, page: number, target: number, rights: number): void {
+    let at = this.#slotOf(page);
+    while (this.#owners[at] !== -1) at = (at + 1) & this.#mask;
+    this.#owners[at] = owner;
+    this.#pages[at] = page;
+    this.#targets[at] = target;
+    this.#rights[at] = rights;
+  }
+
+  find(owner: number, page: number, right: number): boolean {
+    for (let at = this.#slotOf(page); this.#owners[at] !== -1; at = (at + 1) & this.#mask) {
+      if (this.#pages[at] !== page || this.#owners[at] !== owner) continue;
+      if (((this.#rights[at] as number) & right) === 0) return false;
+      this.target = this.#targets[at] as number;
+      return true;
+    }
+    return false;
+  }
+
+  #slotOf(page: number): number {
+    return (Math.imul(page, 0x9e3779b1) >>> 12) & this.#mask;
+  }
+}
