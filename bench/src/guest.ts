@@ -21,6 +21,8 @@ const UPPER_FRAMES = 256;
 const FIRST_LEAF = 4096;
 const NO_LIMIT = 2 ** 40;
 
+/** Input frame of page 0: 4 GiB, so that the interrupt window is no page of ours. */
+export const FIRST_INPUT = 2 ** 20;
 /** 00:03.0, and the functions after it for further devices. */
 export const DEVICE = 0x18;
 /** Domain-id of the first table set; further ones follow. */
@@ -35,9 +37,9 @@ export interface GuestOptions {
   /** Table sets, each a domain. Default 1. */
   readonly domains?: number;
   /** Which pages are mapped. Default: all. */
-  readonly mapped?: (pfn: number) => boolean;
+  readonly mapped?: (page: number) => boolean;
   /** Where a page of a domain goes. Default: scattered over all of RAM. */
-  readonly target?: (pfn: number, domain: number) => number;
+  readonly target?: (page: number, domain: number) => number;
   /** Frames behind the tables for targets: device data. Default none. */
   readonly dataFrames?: number;
   /** The host says which frames changed. */
@@ -147,17 +149,17 @@ export class BenchGuest {
 
   /** A domain-selective invalidation through the queue. */
   flushDomain(domain = 0): void {
-    this.#descriptor(2 | (2 << 4) | ((DOMAIN + domain) << 16), 0);
+    this.#descriptor(2 | (2 << 4) | ((DOMAIN + domain) << 16));
   }
 
   /** A page-selective one. */
-  flushPage(iovaPfn: number): void {
-    this.#descriptor(2 | (3 << 4) | (DOMAIN << 16), iovaPfn << 12);
+  flushPage(page: number): void {
+    this.#descriptor(2 | (3 << 4) | (DOMAIN << 16), 0, page << 12, (FIRST_INPUT + page) >>> 20);
   }
 
   /** A global context-cache invalidation. */
   flushContexts(): void {
-    this.#descriptor(1 | (1 << 4), 0);
+    this.#descriptor(1 | (1 << 4));
   }
 
   /** A device-selective context-cache invalidation, as a driver sends it after moving a device out of a domain. */
@@ -166,9 +168,9 @@ export class BenchGuest {
   }
 
   /** Writes a leaf entry of the first table set; answers the low word that was there. */
-  setLeaf(iovaPfn: number, low: number): number {
-    const frame = this.leaves[0]?.[iovaPfn >> 9] ?? 0;
-    const at = frame * PAGE_WORDS + (iovaPfn & 511) * 2;
+  setLeaf(page: number, low: number): number {
+    const frame = this.leaves[0]?.[page >> 9] ?? 0;
+    const at = frame * PAGE_WORDS + (page & 511) * 2;
     const before = this.words[at] ?? 0;
     this.words[at] = low;
     if (this.#changes !== undefined) this.#changes[frame] = (this.#changes[frame] ?? 0) + 1;
@@ -187,9 +189,9 @@ export class BenchGuest {
   }
 
   /** Walks by hand; -1 where nothing is mapped. */
-  targetOf(iovaPfn: number, domain = 0): number {
-    const leaf = this.leaves[domain]?.[iovaPfn >> 9] ?? 0;
-    const low = this.words[leaf * PAGE_WORDS + (iovaPfn & 511) * 2] ?? 0;
+  targetOf(page: number, domain = 0): number {
+    const leaf = this.leaves[domain]?.[page >> 9] ?? 0;
+    const low = this.words[leaf * PAGE_WORDS + (page & 511) * 2] ?? 0;
     return (low & 3) === 0 ? -1 : low >>> 12;
   }
 
@@ -197,12 +199,9 @@ export class BenchGuest {
     return (this.unit.mmio.read32(0x1c) & 0x8680_0000) >>> 0;
   }
 
-  #descriptor(low: number, high: number): void {
+  #descriptor(...words: number[]): void {
     const at = QUEUE * PAGE_WORDS + this.#tail / 4;
-    this.words[at] = low;
-    this.words[at + 1] = (low & 0xf) === 1 ? high : 0;
-    this.words[at + 2] = (low & 0xf) === 1 ? 0 : high;
-    this.words[at + 3] = 0;
+    for (let i = 0; i < 4; i++) this.words[at + i] = words[i] ?? 0;
     this.#tail = (this.#tail + 16) % QUEUE_BYTES;
     this.unit.mmio.write32(0x88, this.#tail);
   }
@@ -212,17 +211,17 @@ export class BenchGuest {
   }
 
   #writeTables(set: number, options: GuestOptions): void {
-    const { mapped = (): boolean => true, target = (pfn: number): number => scatteredTarget(pfn, this.frames) } =
+    const { mapped = (): boolean => true, target = (page: number): number => scatteredTarget(page, this.frames) } =
       options;
     const top = topOf(set);
     this.#put(top, 0, ((top + 1) << 12) | 3);
     for (const [table, leaf] of (this.leaves[set] ?? []).entries()) {
       const second = top + 2 + (table >> 9);
-      this.#put(top + 1, table >> 9, (second << 12) | 3);
+      this.#put(top + 1, FIRST_INPUT / 2 ** 18 + (table >> 9), (second << 12) | 3);
       this.#put(second, table & 511, (leaf << 12) | 3);
       for (let i = 0; i < 512; i++) {
-        const pfn = table * 512 + i;
-        if (mapped(pfn)) this.#put(leaf, i, (target(pfn, set) << 12) | 3);
+        const page = table * 512 + i;
+        if (mapped(page)) this.#put(leaf, i, (target(page, set) << 12) | 3);
       }
     }
   }
@@ -232,9 +231,9 @@ function topOf(domain: number): number {
   return UPPER_TABLES + domain * UPPER_FRAMES;
 }
 
-/** Where page `pfn` of a guest with so many frames goes, if nothing else is asked for. */
-export function scatteredTarget(pfn: number, frames: number): number {
-  return (Math.imul(pfn, 0x9e3779b1) >>> 0) % frames;
+/** Where a page of a guest with so many frames goes, if nothing else is asked for. */
+export function scatteredTarget(page: number, frames: number): number {
+  return (Math.imul(page, 0x9e3779b1) >>> 0) % frames;
 }
 
 function withChanges(memory: BufferMemory, changes: Uint32Array): GuestMemory {

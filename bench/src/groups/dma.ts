@@ -2,11 +2,13 @@
 
 import assert from "node:assert/strict";
 import type { Group, Size } from "../group.js";
-import { BenchGuest, DEVICE, shuffled } from "../guest.js";
+import { BenchGuest, DEVICE, FIRST_INPUT, shuffled } from "../guest.js";
 import { type Candidate, compare, inProcess } from "../ratio.js";
 import { atLeast, type Row } from "../row.js";
 
 const PAGE = 4096;
+/** Where the pages begin, as the device sees them. */
+const INPUT = FIRST_INPUT * PAGE;
 /** 16 MiB of data; every page of it is in the IOTLB. */
 const PAGES = 2048;
 
@@ -41,7 +43,7 @@ async function large(guest: BenchGuest, size: Size, report: (row: Row) => void):
   const read = inProcess(() => {
     let sum = 0;
     for (let i = 0; i < count; i++) {
-      if (!dma.read(i * length, buffer)) throw new Error("refused");
+      if (!dma.read(INPUT + i * length, buffer)) throw new Error("refused");
       sum += (buffer[i] as number) + (buffer[length - 1] as number);
     }
     return sum;
@@ -61,7 +63,7 @@ async function large(guest: BenchGuest, size: Size, report: (row: Row) => void):
   const write = inProcess(() => {
     for (let i = 0; i < count; i++) {
       buffer[i] = i;
-      if (!dma.write(i * length, buffer)) throw new Error("refused");
+      if (!dma.write(INPUT + i * length, buffer)) throw new Error("refused");
     }
     return bytes[(gpas[PAGES - 1] as number) + 4095] as number;
   });
@@ -90,8 +92,11 @@ async function small(guest: BenchGuest, size: Size, report: (row: Row) => void):
   const { bytes } = guest;
   const { dma } = guest.unit.addressSpace(DEVICE);
   const order = shuffled(PAGES);
-  const iovas = Float64Array.from({ length: count }, (_, i) => (order[i % PAGES] ?? 0) * PAGE + (i >> 11) * length);
-  const gpas = iovas.map((iova) => guest.targetOf(Math.floor(iova / PAGE)) * PAGE + (iova % PAGE));
+  const iovas = Float64Array.from(
+    { length: count },
+    (_, i) => INPUT + (order[i % PAGES] ?? 0) * PAGE + (i >> 11) * length,
+  );
+  const gpas = iovas.map((iova) => guest.targetOf(Math.floor((iova - INPUT) / PAGE)) * PAGE + (iova % PAGE));
   const read = inProcess(() => {
     let sum = 0;
     for (let i = 0; i < count; i++) {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { Translation } from "@iommu-kit/iommu-core";
 import type { Group, Size } from "../group.js";
 import { timeRow } from "../group.js";
-import { BenchGuest, DEVICE, somePages } from "../guest.js";
+import { BenchGuest, DEVICE, FIRST_INPUT, somePages } from "../guest.js";
 import { compare, inProcess } from "../ratio.js";
 import { atMost, type Row } from "../row.js";
 
@@ -25,9 +25,9 @@ export const translateGroup: Group = {
 };
 
 async function hits(guest: BenchGuest, size: Size, report: (row: Row) => void): Promise<void> {
-  const pages = somePages(size.pages, HIT_PAGES);
+  const pages = somePages(size.pages, HIT_PAGES).map((page) => FIRST_INPUT + page);
   let sum = 0;
-  for (const pfn of pages) sum += guest.targetOf(pfn) * HIT_ROUNDS;
+  for (const pfn of pages) sum += guest.targetOf(pfn - FIRST_INPUT) * HIT_ROUNDS;
   const space = guest.unit.addressSpace(DEVICE);
   const out = new Translation();
   const translate = inProcess(() => {
@@ -38,7 +38,7 @@ async function hits(guest: BenchGuest, size: Size, report: (row: Row) => void): 
     return targets;
   });
   const table = new LookupTable(HIT_PAGES);
-  for (const pfn of pages) table.set(DEVICE, pfn, guest.targetOf(pfn), 3);
+  for (const pfn of pages) table.set(DEVICE, pfn, guest.targetOf(pfn - FIRST_INPUT), 3);
   const lookup = inProcess(() => {
     let targets = 0;
     for (let round = 0; round < HIT_ROUNDS; round++) {
@@ -61,9 +61,9 @@ async function hits(guest: BenchGuest, size: Size, report: (row: Row) => void): 
 }
 
 async function misses(guest: BenchGuest, size: Size, report: (row: Row) => void): Promise<void> {
-  const pages = somePages(size.pages, MISS_PAGES);
+  const pages = somePages(size.pages, MISS_PAGES).map((page) => FIRST_INPUT + page);
   let sum = 0;
-  for (const pfn of pages) sum += guest.targetOf(pfn);
+  for (const pfn of pages) sum += guest.targetOf(pfn - FIRST_INPUT);
   const space = guest.unit.addressSpace(DEVICE);
   const out = new Translation();
   const translate = inProcess(() => {
