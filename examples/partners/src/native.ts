@@ -1,14 +1,16 @@
 /**
  * The few system calls that Node does not offer: shared memory, and file descriptors sent over UNIX sockets (SCM_RIGHTS). Linux on 64-bit, through koffi.
  */
-import { load, struct, view } from "koffi";
+import { errno, load, struct, view } from "koffi";
 
 const MAP_SHARED = 1;
 const PROT_READ_WRITE = 3;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const EFD_NONBLOCK = 0x800;
+const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
+const EAGAIN = 11;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 
@@ -93,8 +95,8 @@ export function eventFd(): number {
   return checked(libc().eventfd(0, EFD_NONBLOCK), "eventfd");
 }
 
-/** Sends bytes with file descriptors. @throws {Error} unless all bytes went out. */
-export function sendWithFds(socketFd: number, message: Uint8Array, fds: readonly number[]): void {
+/** Sends bytes with file descriptors. Answers how many bytes went out, 0 where the socket is full. @throws {Error} for any other failure. */
+export function sendWithFds(socketFd: number, message: Uint8Array, fds: readonly number[]): number {
   const control = new Uint8Array(16 + Math.ceil((fds.length * 4) / 8) * 8);
   const words = new DataView(control.buffer);
   words.setBigUint64(0, BigInt(16 + fds.length * 4), true);
@@ -111,8 +113,11 @@ export function sendWithFds(socketFd: number, message: Uint8Array, fds: readonly
     controllen: fds.length === 0 ? 0 : control.length,
     flags: 0,
   };
-  const sent = Number(libc().sendmsg(socketFd, header, MSG_NOSIGNAL));
-  if (sent !== message.length) throw new Error(`sendmsg: expected ${message.length} bytes to go out, got ${sent}`);
+  const sent = Number(libc().sendmsg(socketFd, header, MSG_DONTWAIT | MSG_NOSIGNAL));
+  if (sent >= 0) return sent;
+  const error = errno();
+  if (error === EAGAIN) return 0;
+  throw new Error(`sendmsg failed with error ${error}`);
 }
 
 /** Closes a descriptor of this module. */
@@ -121,6 +126,6 @@ export function closeFd(fd: number): void {
 }
 
 function checked(result: number, call: string): number {
-  if (result < 0) throw new Error(`${call} failed`);
+  if (result < 0) throw new Error(`${call} failed with error ${errno()}`);
   return result;
 }

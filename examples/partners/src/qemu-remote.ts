@@ -89,11 +89,11 @@ export class QemuRemote {
       list.writeBigUInt64LE(BigInt(offsetBytes), 8 * (2 * LIST_RANGES + index));
     }
     const message = packed(Command.SYNC_SYSMEM, list);
-    sendWithFds(
-      this.#socketFd,
-      message,
-      ranges.map((range) => range.fd),
-    );
+    const fds = ranges.map((range) => range.fd);
+    // One list is under way at a time, so the socket has room for it.
+    const sent = sendWithFds(this.#socketFd, message, fds);
+    if (sent !== message.length)
+      throw new Error(`SYNC_SYSMEM: expected ${message.length} bytes to go out, got ${sent}`);
     await this.readConfig(0, 4);
   }
 

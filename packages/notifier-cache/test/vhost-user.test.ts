@@ -161,6 +161,22 @@ describe("VhostFrontEnd", () => {
     expect(frontEnd.closed?.code).toBe("destroyed");
   });
 
+  it("ends the connection when a message cannot be sent, and throws nothing at whoever caused it", async () => {
+    const { machine, backEnd, frontEnd } = await connected();
+    machine.map(0x100, 5);
+    backEnd.channel.send = () => {
+      throw new Error("EPIPE");
+    };
+
+    expect(() => backEnd.dmaRead(BigInt(IOVA), 4)).not.toThrow();
+    await settle();
+
+    expect(String(frontEnd.closed?.cause)).toBe("Error: EPIPE");
+    await expect(frontEnd.queueCount()).rejects.toThrow(/could not be sent/);
+    await machine.invalidate();
+    expect(machine.space.attachments[0]?.state).toBe("failed");
+  });
+
   it("ends the connection on a reply that it did not ask for, and on a payload beyond the protocol's limit", async () => {
     for (const [request, flags, size] of [
       [1, 5, 0],
@@ -206,6 +222,7 @@ describe("VhostFrontEnd", () => {
     const channel = socketChannel(socket, (message, fds) => {
       sent.push(fds);
       socket.write(message);
+      return message.length;
     });
     const frontEnd = new VhostFrontEnd({ channel, backEnd: { channel: backEnd.requestChannel, peerFd: 42 } });
     try {

@@ -282,7 +282,16 @@ export class VhostFrontEnd {
   }
 
   #send(request: number, flags: number, payload: Uint8Array, fds: readonly number[]): void {
-    if (this.#closed === undefined) this.#channel.send(packMessage(request, flags, payload), fds);
+    this.#sendOn(this.#channel, packMessage(request, flags, payload), fds);
+  }
+
+  #sendOn(channel: VhostChannel, message: Uint8Array, fds: readonly number[]): void {
+    if (this.#closed !== undefined) return;
+    try {
+      channel.send(message, fds);
+    } catch (error) {
+      this.#end("a message could not be sent", error);
+    }
   }
 
   #replied(message: VhostMessage): void {
@@ -303,11 +312,12 @@ export class VhostFrontEnd {
     const iotlb = message.request === BackEndRequest.IOTLB_MSG ? readIotlb(message.payload) : undefined;
     const served =
       iotlb === undefined ? message.request === BackEndRequest.CONFIG_CHANGE : this.onIotlb?.(iotlb) === true;
-    if ((message.flags & HeaderFlag.NEED_REPLY) === 0 || this.#closed !== undefined) return;
-    this.#backEnd.channel.send(packMessage(message.request, HeaderFlag.REPLY, packWords64(served ? 0 : 1)), NO_FDS);
+    if ((message.flags & HeaderFlag.NEED_REPLY) === 0) return;
+    const reply = packMessage(message.request, HeaderFlag.REPLY, packWords64(served ? 0 : 1));
+    this.#sendOn(this.#backEnd.channel, reply, NO_FDS);
   }
 
-  #end(why: string, cause?: Error): void {
+  #end(why: string, cause?: unknown): void {
     if (this.#closed !== undefined) return;
     const error = ended(why, cause);
     this.#closed = error;
@@ -327,7 +337,7 @@ function demand(features: bigint, bit: bigint, what: string, hint: string): void
   );
 }
 
-function ended(why: string, cause?: Error): IommuError {
+function ended(why: string, cause?: unknown): IommuError {
   return new IommuError("destroyed", `vhost-user: ${why}`, {
     hint: "connect again, attach again: the guest's state is replayed",
     cause,

@@ -30,11 +30,17 @@ export interface VfioUserConnection {
   readonly attachment: Attachment;
 }
 
+/** A connection in the making. */
+interface Attempt {
+  closed: boolean;
+  client: VfioUserClient | undefined;
+}
+
 /** See the file's header. */
 export class VfioUserDevice {
   readonly #options: VfioUserDeviceOptions;
   #connection: VfioUserConnection | undefined;
-  #connecting = false;
+  #attempt: Attempt | undefined;
   /** The end of the connection before. */
   #ending: Completion;
 
@@ -49,10 +55,10 @@ export class VfioUserDevice {
 
   /**
    * Connects, or connects again after a loss. Done when the server has everything that the guest has mapped.
-   * @throws {IommuError} `already-attached` while a connection is in use or being made; as `VfioUserClient.connect` and `AddressSpace.attach`; what `open` throws.
+   * @throws {IommuError} `already-attached` while a connection is in use or being made; `destroyed` if it is closed meanwhile; as `VfioUserClient.connect` and `AddressSpace.attach`; what `open` throws.
    */
   async connect(): Promise<VfioUserConnection> {
-    if (this.#connection !== undefined || this.#connecting) {
+    if (this.#connection !== undefined || this.#attempt !== undefined) {
       throw new IommuError(
         "already-attached",
         `${this.#options.space.label}: expected no connection, got a second one`,
@@ -61,28 +67,35 @@ export class VfioUserDevice {
         },
       );
     }
-    this.#connecting = true;
+    const attempt: Attempt = { closed: false, client: undefined };
+    this.#attempt = attempt;
     try {
       await this.#ending;
-      return await this.#attach(await this.#options.open());
+      return await this.#attach(await this.#options.open(), attempt);
     } finally {
-      this.#connecting = false;
+      this.#attempt = undefined;
     }
   }
 
-  /** Unmaps everything, detaches, and ends the connection. */
+  /** Unmaps everything, detaches, and ends the connection. One that is being made ends as well: its `connect` throws `destroyed`. */
   async close(): Promise<void> {
     const connection = this.#connection;
+    const attempt = this.#attempt;
     this.#connection = undefined;
+    if (attempt !== undefined) attempt.closed = true;
     await connection?.notifier.detach();
     connection?.client.close();
+    attempt?.client?.close();
     await this.#ending;
   }
 
-  async #attach(transport: VfioUserTransport): Promise<VfioUserConnection> {
+  async #attach(transport: VfioUserTransport, attempt: Attempt): Promise<VfioUserConnection> {
     const { space, memory, notifier: notifierOptions } = this.#options;
     const client = new VfioUserClient({ ...this.#options.client, transport, space });
+    attempt.client = client;
     try {
+      // It was closed while the connection was opened.
+      if (attempt.closed) client.close();
       await client.connect();
       const container = new VfioUserContainer(client, memory === undefined ? {} : { memory });
       const notifier = new VfioNotifier(container, { name: "vfio-user", ...notifierOptions });

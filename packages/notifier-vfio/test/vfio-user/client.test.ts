@@ -2,6 +2,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { IommuError } from "@iommu-kit/iommu-core";
 import { socketTransport, VfioUserClient } from "@iommu-kit/notifier-vfio/vfio-user";
 import { Cmd, type FakeServer, type Seen } from "./fake-server.js";
+import { eventFd } from "./native.js";
 import { failureOf, Rig, type RigOptions, until } from "./rig.js";
 
 /** A rig whose server must have nothing to complain about when the test is over. */
@@ -147,7 +148,7 @@ describe("the device", () => {
 
     await client.setIrqs({ index: 2, start: 1, count: 3, action: "mask" });
     await client.setIrqs({ index: 2, action: "trigger", bools: [true, false] });
-    await client.setIrqs({ index: 2, action: "trigger", eventfds: [41, 42] });
+    await client.setIrqs({ index: 2, action: "trigger", eventfds: [eventFd(), eventFd()] });
     await client.setIrqs({ index: 2, action: "trigger" });
 
     const words = rig.server.seen

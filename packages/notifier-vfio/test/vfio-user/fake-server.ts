@@ -4,7 +4,10 @@
  * Its DMA regions keep the rules that real servers were seen to keep: an identical map is accepted, any other overlap is EINVAL, an unmap names exactly one
  * region (ENOENT otherwise), ALL goes with 0 / 0. As a device it reads and writes memory by messages, or through the files that came with its regions.
  */
-import { createServer, type Server, type Socket } from "node:net";
+import { closeSync } from "node:fs";
+import { createServer, type Server } from "node:net";
+import type { Peer } from "./descriptor-peer.js";
+import { mapFile } from "./native.js";
 
 /** A region as the client mapped it. */
 export interface DmaRegion {
@@ -12,7 +15,8 @@ export interface DmaRegion {
   readonly size: bigint;
   readonly offset: bigint;
   readonly flags: number;
-  readonly fds: readonly number[];
+  /** The file that came with it, as the server's own descriptor. */
+  readonly fd: number | undefined;
 }
 
 /** A message as the server saw it. */
@@ -20,6 +24,8 @@ export interface Seen {
   readonly id: number;
   readonly command: number;
   readonly payload: Buffer;
+  /** File descriptors that came with it, the server's own. */
+  readonly fds: readonly number[];
 }
 
 /** How the server behaves. */
@@ -36,6 +42,13 @@ export interface FakeServerOptions {
   readonly pieceBytes?: number;
   /** Called with every command before it is carried out. `true`: the server does nothing more about it. */
   readonly intercept?: (server: FakeServer, seen: Seen) => boolean;
+}
+
+/** Descriptors, and the bytes with which they came, counted from the beginning of the connection. */
+interface Arrival {
+  readonly fds: readonly number[];
+  readonly start: number;
+  readonly end: number;
 }
 
 interface Pending {
@@ -74,12 +87,13 @@ export class FakeServer {
   readonly registers = Buffer.alloc(REGION_BYTES);
   resets = 0;
   connections = 0;
-  /** Descriptors of the messages to come: they travel beside the stream, as no test can receive them on it. */
-  readonly fdsOfNext: number[][] = [];
   readonly #options: FakeServerOptions;
   readonly #server: Server;
-  #socket: Socket | undefined;
+  #socket: Peer | undefined;
   #input = Buffer.alloc(0);
+  /** Bytes of the connection before `#input`. */
+  #consumed = 0;
+  readonly #arrivals: Arrival[] = [];
   #nextId = 1000;
   readonly #pending = new Map<number, Pending>();
   #greeted = false;
@@ -87,7 +101,7 @@ export class FakeServer {
 
   constructor(options: FakeServerOptions = {}) {
     this.#options = options;
-    this.#server = createServer((socket) => this.#connected(socket));
+    this.#server = createServer((socket) => this.accept(socket));
   }
 
   /** Whether a client is there. */
@@ -156,6 +170,13 @@ export class FakeServer {
     return 0;
   }
 
+  /** The memory of a region whose file came with it, as the device reaches it: without a word to the client. */
+  fileBytes(iova: bigint): Uint8Array {
+    const region = this.regions.get(iova);
+    if (region?.fd === undefined) throw new Error(`no region with a file begins at ${iova}`);
+    return mapFile(region.fd, Number(region.offset), Number(region.size));
+  }
+
   /** Any message, as it is. */
   raw(bytes: Uint8Array): void {
     const { pieceBytes = bytes.length } = this.#options;
@@ -202,21 +223,25 @@ export class FakeServer {
     if (!condition) this.violations.push(text);
   }
 
-  #connected(socket: Socket): void {
+  /** Takes a connection that was made otherwise. */
+  accept(socket: Peer): void {
     this.#check(this.#socket === undefined, "a second connection at the same time");
     this.#socket = socket;
     this.connections += 1;
     this.#greeted = false;
     this.#input = Buffer.alloc(0);
-    socket.on("data", (bytes) => this.#received(bytes));
+    this.#consumed = 0;
+    socket.on("data", (bytes, fds = []) => this.#received(bytes, fds));
     socket.on("error", () => undefined);
     socket.on("close", () => {
-      this.regions.clear();
+      this.#forget(...this.regions.values());
       if (this.#socket === socket) this.#socket = undefined;
     });
   }
 
-  #received(bytes: Buffer): void {
+  #received(bytes: Buffer, fds: readonly number[]): void {
+    const start = this.#consumed + this.#input.length;
+    if (fds.length > 0) this.#arrivals.push({ fds, start, end: start + bytes.length });
     this.#input = Buffer.concat([this.#input, bytes]);
     while (this.#input.length >= HEADER) {
       const size = this.#input.readUInt32LE(4);
@@ -224,11 +249,22 @@ export class FakeServer {
       if (this.#input.length < size) return;
       const whole = this.#input.subarray(0, size);
       this.#input = this.#input.subarray(size);
-      this.#message(whole);
+      const descriptors = this.#descriptorsAt(this.#consumed, this.#consumed + size);
+      this.#consumed += size;
+      this.#message(whole, descriptors);
     }
   }
 
-  #message(whole: Buffer): void {
+  /** Descriptors belong to the last message that begins in the bytes with which they came: the kernel hands out nothing behind it in one piece. */
+  #descriptorsAt(start: number, end: number): readonly number[] {
+    const [arrival] = this.#arrivals;
+    if (arrival === undefined || end < arrival.end) return [];
+    this.#check(start >= arrival.start && start < arrival.end, "descriptors in the middle of a message");
+    this.#arrivals.shift();
+    return arrival.fds;
+  }
+
+  #message(whole: Buffer, fds: readonly number[]): void {
     const [id, command] = [whole.readUInt16LE(0), whole.readUInt16LE(2)];
     const [flags, errno] = [whole.readUInt32LE(8), whole.readUInt32LE(12)];
     const payload = whole.subarray(HEADER);
@@ -243,7 +279,11 @@ export class FakeServer {
     }
     this.#check(flags === 0 && errno === 0, `flags ${flags} and error ${errno} in a command`);
     this.#check(this.#greeted === (command !== Cmd.VERSION), "VERSION must come first, and once");
-    const seen = { id, command, payload: Buffer.from(payload) };
+    this.#check(
+      fds.length === 0 || [Cmd.MAP, Cmd.SET_IRQS].some((it) => it === command),
+      `descriptors with ${command}`,
+    );
+    const seen = { id, command, payload: Buffer.from(payload), fds };
     this.seen.push(seen);
     if (this.#options.intercept?.(this, seen) !== true) this.#carryOut(seen);
   }
@@ -293,14 +333,15 @@ export class FakeServer {
   }
 
   #map(seen: Seen): void {
-    const { payload } = seen;
+    const { payload, fds } = seen;
+    const [fd] = fds;
     if (payload.length !== 32) return void this.violations.push(`DMA_MAP of ${payload.length} bytes`);
-    const fds = this.fdsOfNext.shift() ?? [];
+    this.#check(fds.length <= 1, `DMA_MAP with ${fds.length} files`);
     const [flags, offset] = [payload.readUInt32LE(4), payload.readBigUInt64LE(8)];
     const [iova, size] = [payload.readBigUInt64LE(16), payload.readBigUInt64LE(24)];
     this.#check(payload.readUInt32LE(0) === 32, "DMA_MAP with another argsz");
     this.#check((flags & ~3) === 0 && flags !== 0, `DMA_MAP with flags ${flags}`);
-    this.#check(fds.length > 0 || offset === 0n, "a file offset without a file");
+    this.#check(fd !== undefined || offset === 0n, "a file offset without a file");
     this.#check(size > 0n && iova + size <= 2n ** 64n, "DMA_MAP outside of the address space");
     const same = this.regions.get(iova);
     if (same !== undefined && same.size === size && same.offset === offset && same.flags === flags)
@@ -308,7 +349,7 @@ export class FakeServer {
     for (const region of this.regions.values())
       if (region.iova < iova + size && iova < region.iova + region.size) return this.refuse(seen, EINVAL);
     if (this.regions.size >= (this.#options.maxRegions ?? 1_000_000)) return this.refuse(seen, ENOSPC);
-    this.regions.set(iova, { iova, size, offset, flags, fds });
+    this.regions.set(iova, { iova, size, offset, flags, fd });
     this.reply(seen);
   }
 
@@ -322,19 +363,31 @@ export class FakeServer {
     if (flags === 2) {
       this.#check(iova === 0n && size === 0n, "ALL with a range");
       if (this.#options.knowsUnmapAll === false) return this.refuse(seen, EINVAL);
-      this.regions.clear();
+      this.#forget(...this.regions.values());
       return this.reply(seen, payload);
     }
-    if (this.regions.get(iova)?.size !== size) return this.refuse(seen, ENOENT);
-    this.regions.delete(iova);
+    const region = this.regions.get(iova);
+    if (region?.size !== size) return this.refuse(seen, ENOENT);
+    this.#forget(region);
     this.reply(seen, payload);
   }
 
+  #forget(...regions: readonly DmaRegion[]): void {
+    for (const { iova, fd } of regions) {
+      this.regions.delete(iova);
+      if (fd !== undefined) closeSync(fd);
+    }
+  }
+
   #setIrqs(seen: Seen): void {
-    const { payload } = seen;
+    const { payload, fds } = seen;
     this.#check(payload.length >= 20 && payload.readUInt32LE(0) === payload.length, "SET_IRQS with another argsz");
     const flags = payload.readUInt32LE(4);
     this.#check([1, 2, 4].includes(flags & 7), `SET_IRQS with data flags ${flags & 7}`);
+    this.#check(
+      fds.length === 0 || ((flags & 4) !== 0 && fds.length === payload.readUInt32LE(16)),
+      "SET_IRQS with other fds",
+    );
     this.#check([8, 16, 32].includes(flags & ~7), `SET_IRQS with action flags ${flags & ~7}`);
     this.#check(payload.length - 20 === ((flags & 2) === 0 ? 0 : payload.readUInt32LE(16)), "SET_IRQS with other data");
     this.reply(seen);

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Cmd, type FakeServer, message, type Seen } from "./fake-server.js";
+import { createFile } from "./native.js";
 import { failureOf, Rig, type RigOptions, until } from "./rig.js";
 
 /** What a server may do wrong in answer to a command. */
@@ -191,7 +192,7 @@ describe("a connection that was lost", () => {
   });
 
   it("with files that the server may still have mapped is reported as stuck: the device must be reset", async () => {
-    const memory = [{ firstPfn: 0, pageCount: 0x10000, fd: 9, offsetBytes: 0 }];
+    const memory = [{ firstPfn: 0, pageCount: 0x10000, fd: createFile(0x1000_0000), offsetBytes: 0 }];
     const { rig } = await connected(() => undefined, Cmd.RESET, { sendsFds: true, device: { memory } });
     const { notifier, attachment } = rig.device.connection ?? expect.unreachable();
     const stuck: string[] = [];

@@ -1,6 +1,6 @@
 /** A guest with a VT-d unit, a vfio-user server at the other end of a real UNIX socket, and what ties them together. */
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect, type Socket } from "node:net";
+import { connect, Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AddressSpace, IommuError } from "@iommu-kit/iommu-core";
@@ -13,7 +13,9 @@ import {
   type VfioUserDeviceOptions,
   type VfioUserTransport,
 } from "@iommu-kit/notifier-vfio/vfio-user";
+import { DescriptorPeer } from "./descriptor-peer.js";
 import { FakeServer, type FakeServerOptions } from "./fake-server.js";
+import { sendWithFds, socketPair } from "./native.js";
 
 const NIC = "00:03.0";
 
@@ -21,7 +23,7 @@ export interface RigOptions {
   readonly server?: FakeServerOptions;
   readonly client?: Omit<VfioUserClientOptions, "transport" | "space">;
   readonly device?: Omit<VfioUserDeviceOptions, "space" | "open">;
-  /** Whether file descriptors go with messages. They are handed to the server beside the stream. */
+  /** Whether file descriptors go with messages. */
   readonly sendsFds?: boolean;
 }
 
@@ -33,6 +35,8 @@ export class Rig {
   readonly device: VfioUserDevice;
   /** Every loss of a connection. */
   readonly losses: IommuError[] = [];
+  /** The server's end of the last connection that carries descriptors. */
+  peer: DescriptorPeer | undefined;
   readonly #options: RigOptions;
   readonly #folder = mkdtempSync(join(tmpdir(), "vfio-user-"));
   readonly #clients: VfioUserClient[] = [];
@@ -62,22 +66,19 @@ export class Rig {
     return join(this.#folder, "socket");
   }
 
-  /** A connection of bytes. */
+  /** A connection of bytes, or of bytes and file descriptors. */
   async transport(): Promise<VfioUserTransport> {
-    const socket: Socket = connect(this.#path);
+    if (this.#options.sendsFds === true) {
+      const { transport, peer } = connectWithFds(this.server);
+      this.peer = peer;
+      return transport;
+    }
+    const socket = connect(this.#path);
     await new Promise<void>((resolve, reject) => {
       socket.once("connect", resolve);
       socket.once("error", reject);
     });
-    if (this.#options.sendsFds !== true) return socketTransport(socket);
-    const transport = socketTransport(socket, (message) => void socket.write(message));
-    const { send } = transport;
-    transport.send = (message, fds) => {
-      // DMA_MAP is the only message of these tests that the server takes descriptors from.
-      if (message[2] === 2) this.server.fdsOfNext.push([...fds]);
-      send(message, fds);
-    };
-    return transport;
+    return socketTransport(socket);
   }
 
   /** A client that has negotiated. */
@@ -118,6 +119,18 @@ export class Rig {
     rmSync(this.#folder, { recursive: true });
     return this.server.violations;
   }
+}
+
+/** A connection that carries file descriptors, as the client and as the server has it. */
+export function connectWithFds(server: FakeServer): {
+  readonly transport: VfioUserTransport;
+  readonly peer: DescriptorPeer;
+} {
+  const [ours, theirs] = socketPair();
+  const peer = new DescriptorPeer(theirs);
+  server.accept(peer);
+  const transport = socketTransport(new Socket({ fd: ours }), (message, fds) => sendWithFds(ours, message, fds));
+  return { transport, peer };
 }
 
 /** Lets the event loop turn until something holds; the test's own time limit is the end of its patience. */

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { Access, type IommuError } from "@iommu-kit/iommu-core";
+import { ManualScheduler } from "@iommu-kit/iommu-core/testing";
 import { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
 import { VfioNotifier } from "@iommu-kit/notifier-vfio";
 import {
@@ -18,11 +19,17 @@ class FakeSocket {
   /** Everything that went out, in order; `fds` by the native call. */
   readonly sent: string[] = [];
   readonly #listeners = new Map<string, (argument?: unknown) => void>();
+  readonly #written: (() => void)[] = [];
 
-  write(bytes: Uint8Array): boolean {
-    this.sent.push(`bytes ${bytes[0]}`);
-    if (!this.fast) this.writableLength += bytes.length;
-    return this.fast;
+  // As a socket below its high-water mark: `true` although the bytes wait, so there is no "drain" to come.
+  write(bytes: Uint8Array, written?: () => void): boolean {
+    this.sent.push(`bytes ${bytes.join("-")}`);
+    if (this.fast) queueMicrotask(() => written?.());
+    else {
+      this.writableLength += bytes.length;
+      if (written !== undefined) this.#written.push(written);
+    }
+    return true;
   }
 
   destroy(): void {
@@ -38,16 +45,21 @@ class FakeSocket {
     this.#listeners.get(event)?.(argument);
   }
 
+  /** The kernel takes everything. */
   drain(): void {
     this.writableLength = 0;
-    this.tell("drain");
+    for (const written of this.#written.splice(0)) written();
   }
 }
 
 function fdTransport(send?: SendWithFds) {
   const socket = new FakeSocket();
-  const sendWithFds: SendWithFds = send ?? ((message, fds) => socket.sent.push(`fds ${fds.join()} ${message[0]}`));
-  return { socket, transport: socketTransport(socket, sendWithFds) };
+  const scheduler = new ManualScheduler();
+  const sendAll: SendWithFds = (message, fds) => {
+    socket.sent.push(`fds ${fds.join()} ${message[0]}`);
+    return message.length;
+  };
+  return { socket, scheduler, transport: socketTransport(socket, send ?? sendAll, scheduler) };
 }
 
 describe("a transport on a socket", () => {
@@ -64,6 +76,64 @@ describe("a transport on a socket", () => {
 
     expect(socket.sent).toEqual(["bytes 1", "fds 7 2", "bytes 3"]);
     expect(transport.pendingBytes).toBe(1);
+  });
+
+  it("tries again where the socket is full for the native call, and keeps everything behind in its place", () => {
+    let room = 0;
+    const { socket, scheduler, transport } = fdTransport((message, fds) => {
+      if (room === 0) return 0;
+      room -= 1;
+      socket.sent.push(`fds ${fds.join()} ${message[0]}`);
+      return message.length;
+    });
+
+    transport.send(Uint8Array.of(1), [7]);
+    transport.send(Uint8Array.of(2), []);
+    transport.send(Uint8Array.of(3), [8]);
+    expect(socket.sent).toEqual([]);
+    room = 1;
+    scheduler.advance(1);
+    expect(socket.sent).toEqual(["fds 7 1", "bytes 2"]);
+    room = 1;
+    scheduler.advance(1);
+
+    expect(socket.sent).toEqual(["fds 7 1", "bytes 2", "fds 8 3"]);
+    expect(transport.pendingBytes).toBe(0);
+  });
+
+  it("sends the rest of a message of which the native call took a part, and its descriptors once", () => {
+    const { socket, transport } = fdTransport((message, fds) => {
+      socket.sent.push(`fds ${fds.join()} ${message.subarray(0, 2).join("-")}`);
+      return 2;
+    });
+    socket.fast = false;
+
+    transport.send(Uint8Array.of(1, 2, 3, 4), [7]);
+    transport.send(Uint8Array.of(5, 6), [8]);
+    expect(socket.sent).toEqual(["fds 7 1-2", "bytes 3-4"]);
+    socket.drain();
+
+    expect(socket.sent).toEqual(["fds 7 1-2", "bytes 3-4", "fds 8 5-6"]);
+  });
+
+  it("does not try again once it is closed", () => {
+    let calls = 0;
+    const { scheduler, transport } = fdTransport(() => {
+      calls += 1;
+      return 0;
+    });
+
+    transport.send(Uint8Array.of(1), [7]);
+    transport.close();
+    scheduler.advance(1000);
+
+    expect(calls).toBe(1);
+  });
+
+  it("refuses what a native call cannot have answered, and descriptors where there is no such call", () => {
+    const { transport } = fdTransport(() => -1);
+    expect(() => transport.send(Uint8Array.of(1), [7])).toThrow(/from 0 to 1, got -1/);
+    expect(() => socketTransport(new FakeSocket()).send(Uint8Array.of(1), [7])).toThrow(/not-supported|without file/);
   });
 
   it("says whether it carries descriptors", () => {
