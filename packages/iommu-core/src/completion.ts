@@ -7,23 +7,34 @@
 /** `undefined`: done. A promise: done when it fulfils; it never rejects once it has passed through the hub. */
 export type Completion = Promise<void> | undefined | void;
 
-/** Gathers completions: done when all of them are. */
+/** Gathers completions: done when all of them are. Those that are done are forgotten, so a group that lives long stays as small as what is pending. */
 export class CompletionGroup {
-  #pending: Promise<void>[] | undefined;
+  #pending: Set<Promise<void>> | undefined;
 
-  /** Adds one; `undefined` costs a comparison. */
+  /** Completions that are pending. */
+  get size(): number {
+    return this.#pending?.size ?? 0;
+  }
+
+  /** Adds one; `undefined` costs a comparison, and so does one that is in the group already. */
   add(completion: Completion): void {
-    if (completion === undefined) return;
-    this.#pending ??= [];
-    this.#pending.push(completion);
+    if (completion === undefined || this.#pending?.has(completion) === true) return;
+    this.#pending ??= new Set();
+    const pending = this.#pending.add(completion);
+    // A rejection stays: whoever takes the group hears of it.
+    completion.then(
+      () => pending.delete(completion),
+      () => undefined,
+    );
   }
 
   /** `undefined` if nothing was pending; else a promise for all that was added so far. The group is empty afterwards. */
   take(): Completion {
     const pending = this.#pending;
     this.#pending = undefined;
-    if (pending === undefined) return undefined;
-    return pending.length === 1 ? pending[0] : Promise.all(pending).then(() => undefined);
+    if (pending === undefined || pending.size === 0) return undefined;
+    const [only] = pending;
+    return pending.size === 1 ? only : Promise.all(pending).then(() => undefined);
   }
 }
 

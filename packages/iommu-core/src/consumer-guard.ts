@@ -10,10 +10,22 @@ import type { Scheduler } from "./ports.js";
 export class ConsumerGuard {
   readonly #scheduler: Scheduler;
   readonly #deadlineMilliseconds: number;
+  #unanswered = 0;
+  #roomMade: (() => void) | undefined;
 
   constructor(scheduler: Scheduler, deadlineMilliseconds: number) {
     this.#scheduler = scheduler;
     this.#deadlineMilliseconds = deadlineMilliseconds;
+  }
+
+  /** Answers that consumers owe. */
+  get unanswered(): number {
+    return this.#unanswered;
+  }
+
+  /** Runs `task` once, when the next answer has come or its deadline has passed. One task at a time. */
+  whenAnswered(task: () => void): void {
+    this.#roomMade = task;
   }
 
   /** Done when the promise has settled or the deadline has passed; never rejects. A rejection and a missed deadline go to `fail`. */
@@ -23,7 +35,14 @@ export class ConsumerGuard {
     settled: (value: T) => void,
     fail: (error: IommuError) => void,
   ): Promise<void> {
-    return new Promise((resolve) => {
+    this.#unanswered += 1;
+    return new Promise((done) => {
+      let open = true;
+      const resolve = (): void => {
+        if (open) this.#answered();
+        open = false;
+        done();
+      };
       const cancel = this.#scheduler.after(this.#deadlineMilliseconds, () => {
         fail(
           new IommuError(
@@ -41,6 +60,13 @@ export class ConsumerGuard {
           resolve();
         });
     });
+  }
+
+  #answered(): void {
+    this.#unanswered -= 1;
+    const task = this.#roomMade;
+    this.#roomMade = undefined;
+    task?.();
   }
 }
 

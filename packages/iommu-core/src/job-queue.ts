@@ -18,6 +18,13 @@ export interface Slice {
 /** Yields when its slice is spent; puts what is pending with consumers into the group. */
 export type Job = (group: CompletionGroup) => Iterator<void, void, void>;
 
+/** Says when consumers owe so many answers that nothing more is asked of them. */
+export interface Gate {
+  readonly closed: boolean;
+  /** Runs `task` once when the gate may have opened. */
+  whenOpen(task: () => void): void;
+}
+
 interface Entry {
   readonly steps: Iterator<void, void, void>;
   readonly group: CompletionGroup;
@@ -30,13 +37,15 @@ export class JobQueue {
   readonly slice: Slice;
   readonly #limits: Limits;
   readonly #scheduler: Scheduler;
+  readonly #gate: Gate;
   readonly #waiting: Entry[] = [];
   #running = false;
   #scheduled = false;
   /** Whether the backend says where slices begin. */
   #paced = false;
 
-  constructor(limits: Limits, scheduler: Scheduler) {
+  constructor(limits: Limits, scheduler: Scheduler, gate: Gate) {
+    this.#gate = gate;
     this.#limits = limits;
     this.#scheduler = scheduler;
     this.slice = { entriesLeft: limits.entriesPerSlice, mappingsLeft: limits.mappingsPerSlice };
@@ -70,11 +79,11 @@ export class JobQueue {
   run(job: Job): Completion {
     const group = new CompletionGroup();
     const entry: Entry = { steps: job(group), group, done: undefined };
-    if (this.#waiting.length === 0 && !this.#running) {
+    if (this.#waiting.length === 0 && !this.#running && !this.#gate.closed) {
       if (!this.#paced) this.#renew();
       if (this.#step(entry)) return group.take();
-      this.#schedule();
     }
+    this.#schedule();
     this.#waiting.push(entry);
     return new Promise((resolve) => (entry.done = resolve));
   }
@@ -107,16 +116,18 @@ export class JobQueue {
   #schedule(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
-    this.#scheduler.defer(() => {
+    const go = (): void => {
       this.#scheduled = false;
       this.#pump();
-    });
+    };
+    if (this.#gate.closed) this.#gate.whenOpen(() => this.#scheduler.defer(go));
+    else this.#scheduler.defer(go);
   }
 
   /** One slice of the first job, and of those behind it if it finishes early. */
   #pump(): void {
     this.#renew();
-    while (this.#waiting.length > 0 && !this.spent) {
+    while (this.#waiting.length > 0 && !this.spent && !this.#gate.closed) {
       const entry = this.#waiting[0];
       if (entry === undefined || !this.#step(entry)) break;
       this.#waiting.shift();

@@ -20,6 +20,10 @@ export interface Limits {
   readonly bytesPerView: number;
   /** Table pages read in one pass over a view. Default: 2 for each frame of RAM, and at least 2^18. */
   readonly tablesPerView: number;
+  /** Calls that consumers may leave unanswered before further slices wait for them. Default 65,536. */
+  readonly callsInFlight: number;
+  /** Invalidations that may be under way; what comes while they are becomes one. Default 64. */
+  readonly invalidationsInFlight: number;
   /** Milliseconds until a consumer that does not answer is cut off. Default 5,000: half of what a Linux guest waits for its unit. */
   readonly consumerDeadline: number;
   /** Milliseconds until a lease that is not released is revoked. Default 1,000. */
@@ -39,6 +43,8 @@ export function resolveLimits(given: Partial<Limits>, memory: GuestMemory): Limi
     mappingsPerView: Math.max(2 ** 20, frames * 4),
     bytesPerView: Math.max(2 ** 26, frames * 64),
     tablesPerView: Math.max(2 ** 18, frames * 2),
+    callsInFlight: 65_536,
+    invalidationsInFlight: 64,
     consumerDeadline: 5000,
     leaseDeadline: 1000,
     ...given,

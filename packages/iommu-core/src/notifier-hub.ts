@@ -9,16 +9,16 @@ import type { AddressSpace } from "./address-space.js";
 import { checkAttach } from "./attach-check.js";
 import type { AttachOptions, Attachment } from "./attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
+import { Backlog } from "./backlog.js";
 import type { Backend, Change, Domain } from "./backend.js";
 import { type Completion, CompletionGroup } from "./completion.js";
 import { ConsumerGuard, isolate, threw } from "./consumer-guard.js";
 import { IommuError } from "./errors.js";
-import type { IommuEvents, Observers } from "./events.js";
+import type { Observers } from "./events.js";
 import { JobQueue } from "./job-queue.js";
 import type { Limits } from "./limits.js";
-import { BlockDelivery } from "./block-delivery.js";
-import type { DeliveryReports, MapDelivery } from "./map-delivery.js";
-import { PageDelivery } from "./page-delivery.js";
+import { makeDelivery } from "./make-delivery.js";
+import type { MapDelivery } from "./map-delivery.js";
 import { type MapNotifier, type Notifier, notifierName } from "./notifier.js";
 import type { Scheduler } from "./ports.js";
 import { ALL_FRAMES, type FrameRange, formatRange, intersect } from "./range.js";
@@ -31,7 +31,11 @@ interface SpaceRecord {
   /** As of the last change that concerned it; `undefined` until somebody attaches. */
   domain: Domain | undefined;
   readonly attachments: AttachmentRecord[];
+  readonly deviceTlb: Backlog<SpaceRecord>;
 }
+
+/** Invalidation requests that a device may leave unanswered: as many as there are tags for them in ATS. */
+const MOST_DEVICE_REQUESTS = 32;
 
 /** What a hub works with. */
 export interface HubOptions {
@@ -53,6 +57,8 @@ export class NotifierHub {
   readonly #records = new Map<AddressSpace, SpaceRecord>();
   readonly #members = new Map<MapNotifier, Member>();
   readonly #guard: ConsumerGuard;
+  /** Bounds what a guest can have under way by never waiting for what it commands. */
+  readonly #backlog: Backlog<SpaceRecord>;
   #flushing = 0;
 
   constructor(options: HubOptions) {
@@ -60,8 +66,16 @@ export class NotifierHub {
     this.scheduler = options.scheduler;
     this.limits = options.limits;
     this.observers = options.observers;
-    this.queue = new JobQueue(options.limits, options.scheduler);
-    this.#guard = new ConsumerGuard(options.scheduler, options.limits.consumerDeadline);
+    const { scheduler, limits } = options;
+    const guard = new ConsumerGuard(scheduler, limits.consumerDeadline);
+    this.#guard = guard;
+    this.queue = new JobQueue(limits, scheduler, {
+      get closed() {
+        return guard.unanswered >= limits.callsInFlight;
+      },
+      whenOpen: (task) => guard.whenAnswered(task),
+    });
+    this.#backlog = new Backlog(limits.invalidationsInFlight, (records, range) => this.#carryOut(records, range));
     this.#sync = new ViewSync(this.queue, options.limits, options.observers, options.regions);
   }
 
@@ -77,7 +91,10 @@ export class NotifierHub {
 
   /** Makes the hub know an address space. */
   register(space: AddressSpace): void {
-    this.#records.set(space, { space, domain: undefined, attachments: [] });
+    const deviceTlb = new Backlog<SpaceRecord>(MOST_DEVICE_REQUESTS, ([record], range) =>
+      record === undefined ? undefined : this.#tellDeviceTlb(record, range),
+    );
+    this.#records.set(space, { space, domain: undefined, attachments: [], deviceTlb });
   }
 
   attachmentsOf(space: AddressSpace): readonly Attachment[] {
@@ -133,20 +150,29 @@ export class NotifierHub {
       if (record.domain === undefined ? record.space.leases.size > 0 : change.concerns(record.space, record.domain))
         concerned.push(record);
     }
-    if (concerned.length === 0) return undefined;
+    return concerned.length === 0 ? undefined : this.#backlog.add(concerned, change.range);
+  }
+
+  #carryOut(named: readonly SpaceRecord[], range: FrameRange): Completion {
+    const concerned = named.filter((record) => this.#records.get(record.space) === record);
     for (const record of concerned) if (record.domain !== undefined) this.#rebound(record);
     const group = new CompletionGroup();
-    for (const record of concerned) this.#flushRecord(record, change.range, group);
+    for (const record of concerned) this.#flushRecord(record, range, group);
     if (concerned.some((record) => record.attachments.some((attachment) => attachment.member !== undefined))) {
-      group.add(this.queue.run((pending) => this.#syncJob(concerned, change.range, pending)));
+      group.add(this.queue.run((pending) => this.#syncJob(concerned, range, pending)));
     }
     return group.take();
   }
 
   /** Tells the device-TLB notifiers of one address space. A failure or refusal to answer is the backend's to report. */
   invalidateDeviceTlb(space: AddressSpace, range: FrameRange): Completion {
+    const record = this.#records.get(space);
+    return record?.deviceTlb.add([record], range);
+  }
+
+  #tellDeviceTlb({ attachments }: SpaceRecord, range: FrameRange): Completion {
     const group = new CompletionGroup();
-    for (const attachment of this.#records.get(space)?.attachments ?? []) {
+    for (const attachment of attachments) {
       const { notifier, failure } = attachment;
       if (notifier.kind !== "device-tlb" || failure !== undefined) continue;
       const part = intersect(range, attachment.range);
@@ -353,32 +379,13 @@ export class NotifierHub {
       [...this.#records.values()].flatMap((record) =>
         record.attachments.filter((attachment) => attachment.notifier === notifier),
       );
-    const watched = (name: keyof IommuEvents): AttachmentRecord[] =>
-      attachments().filter(({ space }) => this.observers.wants(space, name));
-    let failure: IommuError | undefined;
-    const fail = (error: IommuError): void => delivery.fail(error);
-    const reports: DeliveryReports = {
-      window: (iovaPfn, pageCount) => {
-        for (const attachment of watched("window"))
-          this.observers.emit("window", { space: attachment.space, attachment, iovaPfn, pageCount });
-      },
-      refused: (iovaPfn, pageCount, gpaPfn, answer) => {
-        for (const attachment of watched("refused"))
-          this.observers.emit("refused", { space: attachment.space, attachment, iovaPfn, pageCount, gpaPfn, answer });
-      },
-      failed: (error) => {
-        failure ??= error;
-        for (const attachment of attachments()) {
-          attachment.failure = failure;
-          this.observers.emit("failed", { space: attachment.space, attachment, error });
-        }
-      },
-      guard: (promise, settled) => this.#guard.watch(notifier, promise, settled, fail),
-      retryLater: () => this.#retryDelivery(delivery),
-    };
-    const Delivery = notifier.granularity === "page" ? PageDelivery : BlockDelivery;
-    const delivery: MapDelivery = new Delivery(notifier, range, reports, this.limits.mappingsPerView);
-    return delivery;
+    return makeDelivery(notifier, range, {
+      attachments,
+      observers: this.observers,
+      guard: this.#guard,
+      mostBlocks: this.limits.mappingsPerView,
+      retryLater: (delivery) => this.#retryDelivery(delivery),
+    });
   }
 
   #recordOf(space: AddressSpace): SpaceRecord {

@@ -254,13 +254,21 @@ export class Unit {
 
   #makePace(scheduler: Scheduler): QueuePace {
     const { iommu } = this;
+    let resumed: (() => void) | undefined;
     return {
       take: () => iommu.spend(),
-      defer: (resume) =>
+      defer: (resume) => {
+        // One that was abandoned when the queue was switched off leaves its turn to the next.
+        const planned = resumed !== undefined;
+        resumed = resume;
+        if (planned) return;
         scheduler.defer(() => {
+          const next = resumed;
+          resumed = undefined;
           iommu.enter();
-          resume();
-        }),
+          next?.();
+        });
+      },
     };
   }
 

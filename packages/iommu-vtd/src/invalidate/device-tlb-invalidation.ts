@@ -23,6 +23,8 @@ export interface DeviceTlbParts {
 /** See the file's header. */
 export class DeviceTlbInvalidation {
   readonly #parts: DeviceTlbParts;
+  /** Completions that are being watched: of more requests than a device has tags for, several share one. */
+  readonly #watched = new WeakMap<Promise<void>, Promise<void>>();
   #epoch = 0;
 
   constructor(parts: DeviceTlbParts) {
@@ -49,7 +51,9 @@ export class DeviceTlbInvalidation {
     if (completion === undefined) return undefined;
     const { scheduler, deadlineMilliseconds, timedOut } = this.#parts;
     const epoch = this.#epoch;
-    return new Promise((resolve) => {
+    const watched = this.#watched.get(completion);
+    if (watched !== undefined) return watched;
+    const bounded = new Promise<void>((resolve) => {
       let open = true;
       const end = (failed: boolean): void => {
         if (!open) return;
@@ -64,5 +68,7 @@ export class DeviceTlbInvalidation {
         () => end(true),
       );
     });
+    this.#watched.set(completion, bounded);
+    return bounded;
   }
 }

@@ -23,6 +23,8 @@ import { IQA, IQERCD, IQH, IQT } from "../spec/registers-invalidation.js";
 import { anyBit } from "../translate/context-lookup.js";
 import type { RootPointer } from "../translate/root-pointer.js";
 
+/** Descriptors that notifiers have not completed: with more of them the queue waits, as hardware does that has sent all the requests it can keep track of. */
+const MOST_PENDING = 64;
 const NARROW_BYTES = 16;
 const WIDE_BYTES = 32;
 
@@ -61,7 +63,7 @@ export class InvalidationQueue {
   readonly #narrow = new Int32Array(NARROW_BYTES / 4);
   readonly #wide = new Int32Array(WIDE_BYTES / 4);
   #pending = new CompletionGroup();
-  /** What the wait descriptor in flight waits for. */
+  /** What the queue waits for: the wait descriptor in flight, or too many others. */
   #awaited: Completion;
   #enabled = false;
   /** Waits for notifiers or for the next slice. */
@@ -140,6 +142,12 @@ export class InvalidationQueue {
     while (this.#enabled && !this.#suspended && !this.#stopped()) {
       const head = file.get("IQH", IQH.fields.QH) * NARROW_BYTES;
       if (head === file.get("IQT", IQT.fields.QT) * NARROW_BYTES) return;
+      if (this.#pending.size >= MOST_PENDING) {
+        const pending = this.#pending.take();
+        this.#awaited = pending;
+        this.#suspendUntil((resume) => whenDone(pending, resume));
+        return;
+      }
       if (!pace.take()) {
         this.#suspendUntil((resume) => pace.defer(resume));
         return;

@@ -2,10 +2,11 @@
  * Invalidation through registers: CCMD, IOTLB and IVA (§6.5.1).
  *
  * A command whose granularity is reserved, that names more pages than MAMV allows, or that arrives while the queue is on or outside of legacy mode does nothing and reports granularity 00. ICC and
- * IVT clear when every notifier has completed.
+ * IVT clear when every notifier has completed; of a guest that does not wait for that, when all that it has commanded is done.
  */
 
-import { type Completion, whenDone } from "@iommu-kit/iommu-core";
+import type { Completion } from "@iommu-kit/iommu-core";
+import { PendingCommand } from "../registers/pending-command.js";
 import type { RegisterFile } from "../registers/register-file.js";
 import { domainIdBits, type UnitCapabilities } from "../spec/capabilities.js";
 import { ContextGranularity, IotlbGranularity, maskedRange } from "../spec/invalidation.js";
@@ -26,7 +27,9 @@ export class RegisterInvalidation {
   readonly #invalidator: Invalidator;
   readonly #capabilities: UnitCapabilities;
   readonly #root: RootPointer;
-  #epoch = 0;
+  /** Commands that ICC and IVT stand for: the bits clear when all of them are done. */
+  readonly #contexts = new PendingCommand();
+  readonly #translations = new PendingCommand();
 
   constructor(file: RegisterFile, invalidator: Invalidator, capabilities: UnitCapabilities, root: RootPointer) {
     this.#file = file;
@@ -37,7 +40,8 @@ export class RegisterInvalidation {
 
   /** Commands in flight are forgotten: their registers have been reset. */
   reset(): void {
-    this.#epoch += 1;
+    this.#contexts.forget();
+    this.#translations.forget();
   }
 
   /** Takes up the registers of a snapshot: commands that were in flight complete when `completion` is done, which covers everything they asked for. */
@@ -108,23 +112,16 @@ export class RegisterInvalidation {
   }
 
   #finishContext(completion: Completion, granularity: number): void {
-    this.#finish(completion, () => {
+    this.#contexts.follow(completion, () => {
       this.#file.set("CCMD", CCMD.fields.CAIG, granularity);
       this.#file.set("CCMD", CCMD.fields.ICC, 0);
     });
   }
 
   #finishTranslation(completion: Completion, granularity: number): void {
-    this.#finish(completion, () => {
+    this.#translations.follow(completion, () => {
       this.#file.set("IOTLB", IOTLB.fields.IAIG, granularity);
       this.#file.set("IOTLB", IOTLB.fields.IVT, 0);
-    });
-  }
-
-  #finish(completion: Completion, done: () => void): void {
-    const epoch = this.#epoch;
-    whenDone(completion, () => {
-      if (epoch === this.#epoch) done();
     });
   }
 }

@@ -5,8 +5,9 @@
  * status bit follows when every notifier has completed, and shows the last command then.
  */
 
-import { type Completion, whenDone } from "@iommu-kit/iommu-core";
+import type { Completion } from "@iommu-kit/iommu-core";
 import { GCMD, GSTS } from "../spec/registers-command.js";
+import { PendingCommand } from "./pending-command.js";
 import type { RegisterFile } from "./register-file.js";
 
 /** What the commands act on. */
@@ -38,11 +39,15 @@ export class GlobalCommand {
   /** Bits that the unit has: others cannot be commanded. */
   readonly #writable: Int32Array;
   #levels: Record<Level, number> = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
-  /** Commands of a level that have not completed. */
-  #changing: Record<Level, number> = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
-  /** Pointers being latched. */
-  #latching = { RTPS: 0, IRTPS: 0 };
-  #epoch = 0;
+  /** GSTS shows the last command of a level, and that a pointer is latched, when all of them are done. */
+  readonly #pending = {
+    TE: new PendingCommand(),
+    QIE: new PendingCommand(),
+    IRE: new PendingCommand(),
+    CFI: new PendingCommand(),
+    RTPS: new PendingCommand(),
+    IRTPS: new PendingCommand(),
+  };
 
   constructor(file: RegisterFile, targets: CommandTargets, writable: Int32Array) {
     this.#file = file;
@@ -58,23 +63,19 @@ export class GlobalCommand {
   /** Levels return to 0; commands in flight are forgotten. */
   reset(): void {
     this.#levels = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
-    this.#changing = { TE: 0, QIE: 0, IRE: 0, CFI: 0 };
-    this.#latching = { RTPS: 0, IRTPS: 0 };
-    this.#epoch += 1;
+    for (const pending of Object.values(this.#pending)) pending.forget();
   }
 
   /** The levels as commanded, and whether a root pointer is being latched: what GSTS does not show yet. For a snapshot. */
   get state(): CommandState {
-    return { ...this.#levels, latching: this.#latching.RTPS > 0 };
+    return { ...this.#levels, latching: this.#pending.RTPS.busy };
   }
 
   /** Takes up the state of a snapshot; GSTS follows when `completion` is done. */
   restore(state: CommandState, completion: Completion): void {
     const { latching, ...levels } = state;
     this.#levels = levels;
-    this.#complete(completion, () => {
-      for (const level of LEVELS) this.#settle(level);
-    });
+    for (const level of LEVELS) this.#settle(level, completion);
     if (latching) this.#latch("RTPS", completion);
   }
 
@@ -96,16 +97,13 @@ export class GlobalCommand {
     this.#levels[level] = wanted;
     // The queue may run at once and looks at its own status; nothing else depends on the order.
     if (level === "QIE") this.#file.set("GSTS", status.QIES, wanted);
-    this.#changing[level] += 1;
-    this.#complete(act(wanted === 1), () => {
-      this.#changing[level] -= 1;
-      this.#settle(level);
-    });
+    this.#settle(level, act(wanted === 1));
   }
 
-  /** GSTS shows the last command of a level when all of them are done. */
-  #settle(level: Level): void {
-    if (this.#changing[level] === 0) this.#file.set("GSTS", status[LEVEL_STATUS[level]], this.#levels[level]);
+  #settle(level: Level, completion: Completion): void {
+    this.#pending[level].follow(completion, () =>
+      this.#file.set("GSTS", status[LEVEL_STATUS[level]], this.#levels[level]),
+    );
   }
 
   #oneShot(name: "SRTP" | "SIRTP", done: "RTPS" | "IRTPS", act: () => Completion): void {
@@ -115,18 +113,6 @@ export class GlobalCommand {
   }
 
   #latch(done: "RTPS" | "IRTPS", completion: Completion): void {
-    this.#latching[done] += 1;
-    this.#complete(completion, () => {
-      this.#latching[done] -= 1;
-      // Of several commands the last one to complete says so.
-      if (this.#latching[done] === 0) this.#file.set("GSTS", status[done], 1);
-    });
-  }
-
-  #complete(completion: Completion, done: () => void): void {
-    const epoch = this.#epoch;
-    whenDone(completion, () => {
-      if (epoch === this.#epoch) done();
-    });
+    this.#pending[done].follow(completion, () => this.#file.set("GSTS", status[done], 1));
   }
 }

@@ -6,9 +6,9 @@
  */
 
 import type { Completion, FrameRange } from "@iommu-kit/iommu-core";
-import { whenDone } from "@iommu-kit/iommu-core";
 import { PHM, PLM, PMEN } from "../spec/registers-command.js";
 import type { OutputFilter } from "../translate/output-filter.js";
+import { PendingCommand } from "./pending-command.js";
 import type { RegisterFile } from "./register-file.js";
 
 /** Frames in a block of 2 MiB, the unit of these registers. */
@@ -21,9 +21,8 @@ export class ProtectedMemory {
   readonly #announce: () => Completion;
   /** EPM as it was last acted on; PRS follows later. */
   #enabled = 0;
-  /** Writes of PMEN that notifiers have not completed. */
-  #pending = 0;
-  #epoch = 0;
+  /** PRS shows the last write of PMEN when notifiers have completed all of them. */
+  readonly #pending = new PendingCommand();
 
   constructor(file: RegisterFile, filter: OutputFilter, announce: () => Completion) {
     this.#file = file;
@@ -42,8 +41,7 @@ export class ProtectedMemory {
 
   /** Takes the regions from the registers, after a reset or a restore; whoever calls announces. */
   reload(): void {
-    this.#epoch += 1;
-    this.#pending = 0;
+    this.#pending.forget();
     this.#enabled = this.#file.get("PMEN", PMEN.fields.EPM);
     this.#filter.protect(this.#enabled === 1 ? this.#regions() : []);
   }
@@ -53,15 +51,10 @@ export class ProtectedMemory {
     this.#follow(completion);
   }
 
-  /** PRS shows the last command when all are done. */
   #follow(completion: Completion): void {
-    const epoch = this.#epoch;
-    this.#pending += 1;
-    whenDone(completion, () => {
-      if (epoch !== this.#epoch) return;
-      this.#pending -= 1;
-      if (this.#pending === 0) this.#file.set("PMEN", PMEN.fields.PRS, this.#file.get("PMEN", PMEN.fields.EPM));
-    });
+    this.#pending.follow(completion, () =>
+      this.#file.set("PMEN", PMEN.fields.PRS, this.#file.get("PMEN", PMEN.fields.EPM)),
+    );
   }
 
   #regions(): FrameRange[] {
