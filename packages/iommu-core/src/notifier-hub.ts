@@ -375,12 +375,8 @@ export class NotifierHub {
   }
 
   #deliveryFor(notifier: MapNotifier, range: FrameRange): MapDelivery {
-    const attachments = (): AttachmentRecord[] =>
-      [...this.#records.values()].flatMap((record) =>
-        record.attachments.filter((attachment) => attachment.notifier === notifier),
-      );
     return makeDelivery(notifier, range, {
-      attachments,
+      attachments: () => [...this.#records.values()].flatMap((record) => record.attachments),
       observers: this.observers,
       guard: this.#guard,
       mostBlocks: this.limits.mappingsPerView,
