@@ -13,6 +13,7 @@ import { memberFolders, publishedPackages, root, run } from "./workspace.mjs";
 const steps = [
   { name: "packages", command: ["tsc", "-b", ...publishedPackages().map(({ directory }) => directory)] },
   { name: "packaging", command: ["node", ".ci/packaging.mjs"], after: "packages" },
+  { name: "supply chain", command: ["node", ".ci/supply-chain.mjs"], after: "packages" },
   { name: "api", command: ["node", ".ci/api.mjs"], after: "packages" },
   { name: "size", command: ["size-limit", "--config", ".ci/size-limit.mjs"], after: "packages" },
   { name: "build", command: ["tsc", "-b", "tsconfig.build.json"], after: "packages" },

@@ -123,12 +123,11 @@ export class NotifierHub {
     this.observers.emit("attach", { space, attachment });
     attachment.ready = member === undefined ? this.#flush(attachment, range) : this.#join(attachment, member);
     if (attachment.ready === undefined) attachment.synced = true;
-    else {
+    else
       void attachment.ready.then(() => {
         attachment.synced = true;
         attachment.ready = undefined;
       });
-    }
     return attachment;
   }
 
