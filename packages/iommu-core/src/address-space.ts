@@ -24,6 +24,7 @@ export class AddressSpace implements Requester {
   readonly sourceId: SourceId;
   readonly pasid: number | undefined;
   readonly privileged: boolean;
+  readonly execute: boolean;
   readonly key: number;
   /** Memory, as the device reaches it. */
   readonly dma: DmaPort;
@@ -40,6 +41,7 @@ export class AddressSpace implements Requester {
     this.sourceId = requester.sourceId;
     this.pasid = requester.pasid;
     this.privileged = requester.privileged;
+    this.execute = requester.execute;
     this.key = requester.key;
     this.#backend = backend;
     this.#hub = hub;

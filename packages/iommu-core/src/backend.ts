@@ -20,6 +20,8 @@ export interface Requester {
   readonly pasid: number | undefined;
   /** Its requests ask for supervisor privilege. Only requests with PASID can. */
   readonly privileged: boolean;
+  /** Its requests ask to execute. Only requests with PASID can. */
+  readonly execute: boolean;
   /** A number that names this requester among all of the unit, for caches. */
   readonly key: number;
 }

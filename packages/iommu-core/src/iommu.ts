@@ -19,6 +19,8 @@ export interface AddressSpaceOptions {
   readonly pasid?: number;
   /** The requests ask for supervisor privilege; needs a PASID. Default false. */
   readonly privileged?: boolean;
+  /** The requests ask to execute; needs a PASID. Default false. */
+  readonly execute?: boolean;
 }
 
 /** An IOMMU. */
@@ -78,21 +80,22 @@ export class BackendIommu implements Iommu {
 
   addressSpace(sourceId: SourceId, options: AddressSpaceOptions = {}): AddressSpace {
     checkSourceId(sourceId);
-    const { pasid, privileged = false } = options;
+    const { pasid, privileged = false, execute = false } = options;
     if (pasid !== undefined && !(Number.isInteger(pasid) && pasid >= 0 && pasid < 2 ** 20)) {
       throw new IommuError("bad-option", `expected a PASID in 0..0xfffff, got ${pasid}`, {
         hint: "leave it out for requests without PASID",
       });
     }
-    if (privileged && pasid === undefined) {
-      throw new IommuError("bad-option", "privileged: expected a PASID beside it, got none", {
-        hint: "only requests with PASID carry a privilege",
+    if ((privileged || execute) && pasid === undefined) {
+      throw new IommuError("bad-option", "privileged and execute: expected a PASID beside them, got none", {
+        hint: "only requests with PASID carry these flags",
       });
     }
-    const key = (sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1)) * 2 + (privileged ? 1 : 0);
+    const flags = (privileged ? 1 : 0) + (execute ? 2 : 0);
+    const key = (sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1)) * 4 + flags;
     const known = this.#spaces.get(key);
     if (known?.plugged === true) return known;
-    const space = new AddressSpace({ sourceId, pasid, privileged, key }, this.#backend, this.#memory, this.hub);
+    const space = new AddressSpace({ sourceId, pasid, privileged, execute, key }, this.#backend, this.#memory, this.hub);
     this.#spaces.set(key, space);
     this.hub.register(space);
     return space;

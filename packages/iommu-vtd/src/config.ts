@@ -79,6 +79,8 @@ export interface VtdConfig {
   readonly requestPrivilege?: boolean;
   /** Privileged requests. Default false. */
   readonly supervisorRequests?: boolean;
+  /** Translated requests with PASID (PTRS), where the context enables them; needs `deviceTlb` and `pasidWidth`. Default false. */
+  readonly translatedWithPasid?: boolean;
   /** Page requests (PRI); need `deviceTlb`. Default false. */
   readonly pageRequests?: boolean;
   /** Wait descriptors may drain page requests. Default: as `pageRequests`. */
@@ -147,6 +149,7 @@ const DEFAULTS: Required<VtdConfig> = {
   requestPasid: false,
   requestPrivilege: false,
   supervisorRequests: false,
+  translatedWithPasid: false,
   pageRequests: false,
   pageRequestDraining: false,
   stopMarkers: false,
@@ -229,6 +232,7 @@ export function resolveConfig(given: VtdConfig): ResolvedConfig {
     RPS: flag(config.requestPasid),
     ADMS: flag(config.abortDma),
     RPRIVS: flag(config.requestPrivilege),
+    PTRS: flag(config.translatedWithPasid),
     SMS: flag(config.stopMarkers),
   });
   return {
@@ -332,6 +336,8 @@ function checkScalable(config: Required<VtdConfig>): void {
     ["requestPasid", "scalableMode"],
     ["supervisorRequests", "scalableMode"],
     ["requestPrivilege", "supervisorRequests"],
+    ["translatedWithPasid", "deviceTlb"],
+    ["translatedWithPasid", "pasidWidth"],
     ["pageRequests", "scalableMode"],
     ["pageRequests", "deviceTlb"],
     ["pageRequestDraining", "deviceTlb"],

@@ -84,7 +84,7 @@ export class Unit {
     const filter = new OutputFilter();
     this.filter = filter;
     const faults = new FaultLog(file, config.faultRecords, msi);
-    const bindings = new Bindings(memory, capabilities, root, config.contextEntries);
+    const bindings = this.#makeBindings(config.contextEntries);
     const iotlb = new Iotlb(config.iotlbEntries);
     const translator = new Translator({
       memory,
@@ -215,8 +215,13 @@ export class Unit {
 
   /** Lookups and scans of their own, without caches: for looking at tables from anywhere, even from inside a scan. */
   freshLookups(): { readonly bindings: Bindings; readonly domains: Domains } {
-    const { memory, config, root } = this;
-    return { bindings: new Bindings(memory, config.capabilities, root, 0), domains: this.#makeDomains() };
+    return { bindings: this.#makeBindings(0), domains: this.#makeDomains() };
+  }
+
+  #makeBindings(entryCount: number): Bindings {
+    const { memory, root, config } = this;
+    const { capabilities, version } = config;
+    return new Bindings({ memory, capabilities, root, majorVersion: version.major, entryCount });
   }
 
   #makeDomains(): Domains {

@@ -35,7 +35,15 @@ describe("a record", () => {
     guest.map(5, { iovaPfn: 7, gpaPfn: 0x100, access: 1 });
     guest.device(NIC).dma.write(7 * 4096 + 0x678, Uint8Array.of(1));
     expect(guest.takeFaults()).toEqual([
-      { reason: 0x05, sourceId: parseSourceId(NIC), page: 7, type: 0, pasid: undefined, privileged: false },
+      {
+        reason: 0x05,
+        sourceId: parseSourceId(NIC),
+        page: 7,
+        type: 0,
+        pasid: undefined,
+        privileged: false,
+        execute: false,
+      },
     ]);
     guest.device(NIC).dma.read(8 * 4096, new Uint8Array(1));
     expect(guest.takeFaults()).toMatchObject([{ reason: 0x06, page: 8, type: 2 }]);

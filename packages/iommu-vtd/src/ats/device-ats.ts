@@ -44,8 +44,8 @@ export class DeviceAts {
   }
 
   /**
-   * A translated read: `gpa` comes from a translation. `false`: refused, or no memory there. Translated requests with PASID are refused on every unit (there is no PTRS): what
-   * was translated with a PASID is reached through the `DeviceAts` of the same source-id without one.
+   * A translated read: `gpa` comes from a translation. `false`: refused, or no memory there. Translated requests with PASID need a unit with `translatedWithPasid` and EPTR in
+   * the context; elsewhere what was translated with a PASID is reached through the `DeviceAts` of the same source-id without one.
    */
   read(gpa: ByteAddress, into: Uint8Array): boolean {
     return this.#transfer(gpa, into, 1);

@@ -18,7 +18,7 @@ import {
 import { inInterruptWindow } from "../spec/interrupt-window.js";
 import { ECAP } from "../spec/registers-capability.js";
 import { FaultRequestType } from "../spec/registers-event.js";
-import type { Binding } from "../translate/binding.js";
+import { type Binding, refusedBinding } from "../translate/binding.js";
 import type { Bindings } from "../translate/bindings.js";
 import { PROTECTED_MEMORY, type Translator } from "../translate/translate.js";
 import type { RootPointer } from "../translate/root-pointer.js";
@@ -39,6 +39,8 @@ export interface TranslationCompletion {
   readonly access: Access;
   /** U: this range must be asked for with untranslated requests. */
   readonly untranslatedOnly: boolean;
+  /** N: requests that use this translation must be snooped (No Snoop clear): the page forces it (SNP of the leaf, PGSNP of the PASID entry). */
+  readonly snooped: boolean;
   /** PRIV: the answer is for privileged requests. */
   readonly privileged: boolean;
   /** Fault reason behind an answer without rights, or 0. */
@@ -47,11 +49,14 @@ export interface TranslationCompletion {
 
 /** How a device asks. */
 export interface TranslationRequestOptions {
-  /** Pages wanted, from the address on. Default 1. */
+  /** Pages wanted, from the address on. Default 1. At most 64 blocks are answered: what fits into one completion. */
   readonly pageCount?: number;
   /** The device will only read (NW). Default false. */
   readonly noWrite?: boolean;
 }
+
+/** Translations of 8 bytes in a completion of 512. */
+const MOST_ANSWERS = 64;
 
 /** What ATS works with. */
 export interface AtsParts {
@@ -76,7 +81,7 @@ export class TranslationRequests {
     const answers = [this.#translateOne(requester, iovaPfn, options.noWrite === true)];
     for (let last = answers[0]; last !== undefined && last.status === "success"; last = answers.at(-1)) {
       const next = last.iovaPfn + last.pageCount;
-      if (next >= end) break;
+      if (next >= end || answers.length === MOST_ANSWERS) break;
       const answer = this.#translateOne(requester, next, options.noWrite === true);
       if (answer.status !== "success" || answer.pageCount !== last.pageCount) break;
       answers.push(answer);
@@ -111,16 +116,19 @@ export class TranslationRequests {
       const answer = this.#answer(requester, iovaPfn, "success", 0);
       return { ...answer, access: writable ? 2 : 0, untranslatedOnly: writable };
     }
-    const { reason, binding } = this.#gate(requester);
-    if (reason !== 0) return this.#refuse(requester, iovaPfn, reason, binding.faultsDisabled);
+    const binding = this.#gate(requester);
+    if (binding.kind === "refused") return this.#refuse(requester, iovaPfn, binding.reason, binding.faultsDisabled);
     let refusal = FaultReason.LGN_3 as number;
     for (const wanted of this.#tries(noWrite)) {
       refusal = translator.resolve(requester, binding, iovaPfn, wanted, this.#out);
       if (refusal === 0) return this.#granted(requester, iovaPfn, wanted);
       if (answerToTranslationRequest(refusal) !== FaultAnswer.REMAINING_PERMISSIONS) break;
     }
-    // Same code, another condition: here the window is the result of a translation request (§7.1.3).
-    if (refusal === FaultReason.SGN_8_1 && binding.kind !== "pass-through") refusal = FaultReason.SGN_8_2;
+    if (refusal === FaultReason.SGN_8_1) {
+      // Same code, another condition: here the window is the result of a translation request. Passed through, it is no fault at all (§7.1.3).
+      if (binding.kind === "pass-through") return this.#answer(requester, iovaPfn, "success", refusal);
+      refusal = FaultReason.SGN_8_2;
+    }
     return this.#refuse(requester, iovaPfn, refusal, binding.faultsDisabled);
   }
 
@@ -129,18 +137,16 @@ export class TranslationRequests {
     return noWrite && this.#has("NWFS") ? [1] : [3, 1, 2];
   }
 
-  /** The binding, and why translation requests are refused before the walk. */
-  #gate(requester: Requester): { readonly reason: number; readonly binding: Binding } {
+  /** How the page is translated, or why translation requests are refused before the walk. */
+  #gate(requester: Requester): Binding {
     const { bindings, root } = this.#parts;
-    if (root.mode === TableMode.SCALABLE && bindings.refusalOfMode() === 0) {
-      const context = bindings.contextOf(requester.sourceId);
-      const binding = bindings.of(requester);
-      if (context.reason === 0 && !context.deviceTlb) return { reason: FaultReason.SCT_5, binding };
-      return { reason: binding.reason, binding };
+    if (root.mode === TableMode.SCALABLE && bindings.refusalOfRegisters(requester) === 0) {
+      const { reason, deviceTlb, faultsDisabled } = bindings.contextOf(requester.sourceId);
+      if (reason === 0 && !deviceTlb) return refusedBinding(FaultReason.SCT_5, faultsDisabled, true);
     }
     const binding = bindings.of(requester);
-    if (binding.kind === "refused") return { reason: binding.reason, binding };
-    return { reason: binding.deviceTlb ? 0 : FaultReason.LCT_5, binding };
+    if (binding.scalable || binding.kind === "refused" || binding.deviceTlb) return binding;
+    return refusedBinding(FaultReason.LCT_5, binding.faultsDisabled);
   }
 
   #granted(requester: Requester, iovaPfn: number, wanted: Access): TranslationCompletion {
@@ -150,6 +156,7 @@ export class TranslationRequests {
       ...this.#answer(requester, iovaPfn - offset, "success", 0),
       pageCount,
       gpaPfn: gpaPfn - offset,
+      snooped: this.#parts.translator.snooped,
       // A dirty flag was set only for the rights that were asked for.
       access: (access & wanted) as Access,
     };
@@ -167,7 +174,8 @@ export class TranslationRequests {
 
   #answer(requester: Requester, iovaPfn: number, status: CompletionStatus, reason: number): TranslationCompletion {
     const privileged = requester.pasid !== undefined && requester.privileged;
-    return { status, iovaPfn, pageCount: 1, gpaPfn: 0, access: 0, untranslatedOnly: false, privileged, reason };
+    const nothing = { pageCount: 1, gpaPfn: 0, access: 0, untranslatedOnly: false, snooped: false } as const;
+    return { status, iovaPfn, ...nothing, privileged, reason };
   }
 
   #translatedReason(
@@ -184,15 +192,16 @@ export class TranslationRequests {
       if (tooWide) return { reason: FaultReason.LGN_1_2, faultsDisabled };
       return { reason: inInterruptWindow(gpaPfn) ? FaultReason.LGN_4 : 0, faultsDisabled };
     }
-    const mode = bindings.refusalOfMode();
-    if (mode !== 0) return { reason: mode, faultsDisabled: false };
+    const early = bindings.refusalOfRegisters(requester);
+    if (early !== 0) return { reason: early, faultsDisabled: false };
     const context = bindings.contextOf(requester.sourceId);
     const { faultsDisabled } = context;
     if (context.reason !== 0) return { reason: context.reason, faultsDisabled };
     if (!context.deviceTlb) return { reason: FaultReason.SCT_5, faultsDisabled };
     if (requester.pasid !== undefined) {
-      // Translated requests with PASID need EPTR, a capability that this unit does not have.
-      return { reason: context.translatedWithPasid ? 0 : FaultReason.SCT_10, faultsDisabled };
+      if (!context.translatedWithPasid) return { reason: FaultReason.SCT_10, faultsDisabled };
+      const refusal = bindings.refusalOfPasid(context, requester.pasid);
+      if (refusal !== 0) return { reason: refusal, faultsDisabled };
     }
     if (tooWide) return { reason: FaultReason.SGN_4_1, faultsDisabled };
     return { reason: inInterruptWindow(gpaPfn) ? FaultReason.SGN_8_3 : 0, faultsDisabled };

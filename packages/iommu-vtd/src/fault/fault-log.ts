@@ -23,6 +23,7 @@ export interface FaultRecord {
   /** `AddressType`. */
   readonly addressType: number;
   readonly privileged: boolean;
+  readonly execute: boolean;
 }
 
 /** Status bits of FSTS that raise the fault event. */
@@ -113,6 +114,7 @@ export class FaultLog {
       record.PP.set(words, at, 1);
       record.PV.set(words, at, fault.pasid);
       record.PRIV.set(words, at, fault.privileged ? 1 : 0);
+      record.EXE.set(words, at, fault.execute ? 1 : 0);
     }
     record.F.set(words, at, 1);
   }

@@ -160,6 +160,7 @@ export class InterruptRemap {
       requestType: FaultRequestType.WRITE,
       addressType: AddressType.UNTRANSLATED,
       privileged: false,
+      execute: false,
     });
   }
 }

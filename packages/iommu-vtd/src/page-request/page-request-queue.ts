@@ -20,7 +20,7 @@ import { AddressType, TableMode } from "../spec/encodings.js";
 import { FaultReason, isQualified } from "../spec/fault-reasons.js";
 import { PAGE_REQUEST_TYPE, PageGroupResponse, PageRequest, ResponseCode } from "../spec/page-request.js";
 import { FaultRequestType, PQA, PQH, PQT, PRS } from "../spec/registers-event.js";
-import type { Binding } from "../translate/binding.js";
+import { type Binding, refusedBinding } from "../translate/binding.js";
 import type { Bindings } from "../translate/bindings.js";
 import type { RootPointer } from "../translate/root-pointer.js";
 import type { Translator } from "../translate/translate.js";
@@ -33,7 +33,7 @@ export interface PageRequestOptions {
   readonly read?: boolean;
   /** Default false. */
   readonly write?: boolean;
-  /** Execute, with read and a PASID. Default false. */
+  /** Execute, with read and a PASID. Default: as the address space. */
   readonly execute?: boolean;
   /** Group index, 0 to 511. Default 0. */
   readonly group?: number;
@@ -84,13 +84,13 @@ export class PageRequestQueue {
   request(space: AddressSpace, options: PageRequestOptions): Promise<PageResponse> {
     const last = options.last !== false;
     checkRequest(options);
-    const { reason, binding } = this.#check(space);
-    if (reason !== 0)
-      return Promise.resolve(
-        this.#refuse(space, options.iovaPfn, reason, { last, faultsDisabled: binding?.faultsDisabled === true }),
-      );
+    const binding = this.#check(space);
+    if (binding.kind === "refused") {
+      this.#record({ ...requesterOf(space), execute: executes(space, options) }, binding, options.iovaPfn);
+      return Promise.resolve(last ? "invalid" : "dropped");
+    }
     if (!this.#takeRoom()) return Promise.resolve(last ? "success" : "dropped");
-    if (binding !== undefined) void this.#dropCached(binding, options.iovaPfn);
+    void this.#dropCached(binding, options.iovaPfn);
     const { write = false, read = !write } = options;
     this.#enqueue(space, { ...options, read, write }, last);
     if (!last) return Promise.resolve("queued");
@@ -102,8 +102,10 @@ export class PageRequestQueue {
 
   /** A stop marker: queued if there is room, never answered. One that finds no room leaves no trace. Without a PASID there is none. */
   stopMarker(space: AddressSpace): void {
-    if (space.pasid === undefined || this.#check(space).reason !== 0 || !this.#hasRoom()) return;
-    this.#enqueue(space, { iovaPfn: 0 }, true);
+    if (space.pasid === undefined) return;
+    const binding = this.#check(space);
+    if (binding.kind === "refused") this.#record(space, binding, 0);
+    else if (this.#hasRoom()) this.#enqueue(space, { iovaPfn: 0 }, true);
   }
 
   /** A page group response from the guest (type 9). Unknown groups are the device's to discard. */
@@ -127,15 +129,16 @@ export class PageRequestQueue {
     for (const key of [...this.#waiting.keys()]) this.#settle(key, "failure");
   }
 
-  #check(requester: Requester): { readonly reason: number; readonly binding: Binding | undefined } {
+  /** How the requested page would be translated, or why the request is refused. */
+  #check(requester: Requester): Binding {
     const { root, bindings } = this.#parts;
-    if (!this.#listens || root.mode === TableMode.LEGACY) return { reason: FaultReason.RTA_3, binding: undefined };
+    if (!this.#listens || root.mode === TableMode.LEGACY) return refusedBinding(FaultReason.RTA_3, false);
     const mode = bindings.refusalOfMode();
-    if (mode !== 0) return { reason: mode, binding: undefined };
+    if (mode !== 0) return refusedBinding(mode, false, true);
     const context = bindings.contextOf(requester.sourceId);
-    const binding = bindings.of(requester);
-    if (context.reason === 0 && !context.pageRequests) return { reason: FaultReason.SCT_8, binding };
-    return { reason: binding.reason, binding };
+    if (context.reason === 0 && !context.pageRequests)
+      return refusedBinding(FaultReason.SCT_8, context.faultsDisabled, true);
+    return bindings.ofPageRequest(requester);
   }
 
   /** A unit without page requests, or with translation off, does not know the message and records nothing. */
@@ -143,17 +146,10 @@ export class PageRequestQueue {
     return this.#parts.enabled && this.#parts.root.enabled;
   }
 
-  #refuse(
-    requester: Requester,
-    iovaPfn: number,
-    reason: number,
-    how: { readonly last: boolean; readonly faultsDisabled: boolean },
-  ): PageResponse {
+  #record(requester: Requester, { reason, faultsDisabled }: Binding, iovaPfn: number): void {
+    if (!this.#listens || (faultsDisabled && isQualified(reason))) return;
     const { translator } = this.#parts;
-    if (this.#listens && !(how.faultsDisabled && isQualified(reason))) {
-      translator.record(requester, reason, iovaPfn, FaultRequestType.PAGE_REQUEST, AddressType.UNTRANSLATED);
-    }
-    return how.last ? "invalid" : "dropped";
+    translator.record(requester, reason, iovaPfn, FaultRequestType.PAGE_REQUEST, AddressType.UNTRANSLATED);
   }
 
   #hasRoom(): boolean {
@@ -184,7 +180,7 @@ export class PageRequestQueue {
         PP: space.pasid === undefined ? 0 : 1,
         RID: space.sourceId,
         PASID: space.pasid ?? 0,
-        EXR: options.execute === true ? 1 : 0,
+        EXR: executes(space, options) ? 1 : 0,
         PMR: space.privileged ? 1 : 0,
         RDR: options.read === true ? 1 : 0,
         WRR: options.write === true ? 1 : 0,
@@ -233,6 +229,14 @@ function checkRequest({ read, write, group = 0 }: PageRequestOptions): void {
   throw new IommuError("bad-option", `page request: expected a group of 0 to ${GROUPS - 1}, got ${group}`, {
     hint: "reuse a group index once its response has come",
   });
+}
+
+function executes(space: AddressSpace, options: PageRequestOptions): boolean {
+  return options.execute ?? space.execute;
+}
+
+function requesterOf({ sourceId, pasid, privileged, execute, key }: Requester): Requester {
+  return { sourceId, pasid, privileged, execute, key };
 }
 
 function groupKey(sourceId: number, pasid: number | undefined, group: number): string {

@@ -130,5 +130,7 @@ export function secondStageFrame(low: number, high: number): number {
 
 /** The accessed flag in the low word of an entry. */
 export const SECOND_STAGE_ACCESSED: number = SecondStageLeafEntry.fields.A.mask;
+/** The snoop bit in the low word of a leaf. */
+export const SECOND_STAGE_SNOOP: number = SecondStageLeafEntry.fields.SNP.mask;
 /** The dirty flag in the low word of a leaf. */
 export const SECOND_STAGE_DIRTY: number = SecondStageLeafEntry.fields.D.mask;

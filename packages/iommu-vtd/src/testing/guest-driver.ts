@@ -77,6 +77,7 @@ export interface GuestFault {
   readonly type: number;
   readonly pasid: number | undefined;
   readonly privileged: boolean;
+  readonly execute: boolean;
 }
 
 /** Where the guest's structures start. */
@@ -251,7 +252,7 @@ export class GuestDriver {
       const words = this.#record(faultRecordOffset + ((first + n) % faultRecords) * 16);
       if (FRCD.fields.F.get(words, 0) === 0) break;
       const get = (field: (typeof FRCD.fields)["FR"]): number => field.get(words, 0);
-      const { FR, SID, FI, T1, T2, PP, PV, PRIV } = FRCD.fields;
+      const { FR, SID, FI, T1, T2, PP, PV, PRIV, EXE } = FRCD.fields;
       found.push({
         reason: get(FR),
         sourceId: get(SID),
@@ -259,6 +260,7 @@ export class GuestDriver {
         type: get(T1) * 2 + get(T2),
         pasid: get(PP) === 1 ? get(PV) : undefined,
         privileged: get(PRIV) === 1,
+        execute: get(EXE) === 1,
       });
     }
     return found;

@@ -35,6 +35,8 @@ export interface Binding {
   readonly extendedAccessed: boolean;
   /** Table accesses are snooped: flags may be updated. */
   readonly snooped: boolean;
+  /** PGSNP: page accesses are snooped. */
+  readonly pageSnoop: boolean;
   /** Legacy: translation requests and translated requests are allowed. */
   readonly deviceTlb: boolean;
 }
@@ -56,6 +58,7 @@ const NOTHING: Binding = {
   writeProtect: false,
   extendedAccessed: false,
   snooped: false,
+  pageSnoop: false,
   deviceTlb: false,
 };
 

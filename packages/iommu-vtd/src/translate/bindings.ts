@@ -14,6 +14,20 @@ import { PasidLookup } from "./pasid-lookup.js";
 import type { RootPointer } from "./root-pointer.js";
 import { type ScalableContext, ScalableContextLookup } from "./scalable-context-lookup.js";
 
+/** Units of this major version and above refuse execute requests before they look at any table. */
+const FIRST_WITHOUT_EXECUTE = 8;
+
+/** What the look-ups work with. */
+export interface BindingParts {
+  readonly memory: GuestMemory;
+  readonly capabilities: UnitCapabilities;
+  readonly root: RootPointer;
+  /** Architecture version of the unit. */
+  readonly majorVersion: number;
+  /** Entries of each cache; 0 for none. */
+  readonly entryCount: number;
+}
+
 /** Bindings of one unit. */
 export class Bindings {
   /** Legacy bindings by source-id. */
@@ -24,13 +38,16 @@ export class Bindings {
   readonly pasids: BindingCache<Binding>;
   readonly #root: RootPointer;
   readonly #capabilities: UnitCapabilities;
+  readonly #majorVersion: number;
   readonly #legacy: ContextLookup;
   readonly #scalable: ScalableContextLookup;
   readonly #pasidLookup: PasidLookup;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities, root: RootPointer, entryCount: number) {
-    this.#root = root;
+  constructor(parts: BindingParts) {
+    const { memory, capabilities, entryCount } = parts;
+    this.#root = parts.root;
     this.#capabilities = capabilities;
+    this.#majorVersion = parts.majorVersion;
     this.contexts = new BindingCache(entryCount);
     this.scalableContexts = new BindingCache(entryCount);
     this.pasids = new BindingCache(entryCount);
@@ -41,15 +58,23 @@ export class Bindings {
 
   /** How untranslated requests of a requester are translated. */
   of(requester: Requester): Binding {
-    const { mode } = this.#root;
-    if (mode === TableMode.LEGACY) {
-      return requester.pasid === undefined
-        ? this.#legacyOf(requester.sourceId)
-        : refusedBinding(FaultReason.RTA_2, false);
-    }
+    const legacy = this.#root.mode === TableMode.LEGACY;
+    const refusal = this.refusalOfRegisters(requester);
+    if (refusal !== 0) return refusedBinding(refusal, false, !legacy);
+    return legacy ? this.#legacyOf(requester.sourceId) : this.#scalableOf(requester, true);
+  }
+
+  /** What a page request of a requester is judged by, in scalable mode: the same, before privilege and execute matter (§7.1.3). */
+  ofPageRequest(requester: Requester): Binding {
+    return this.#scalableOf(requester, false);
+  }
+
+  /** Why the latched table mode refuses a request before any table is read; 0 if it does not. */
+  refusalOfRegisters(requester: Requester): number {
     const refusal = this.refusalOfMode();
-    if (refusal !== 0) return refusedBinding(refusal, false, true);
-    return this.#scalableOf(requester);
+    if (refusal !== 0) return refusal;
+    if (requester.pasid !== undefined && this.#root.mode === TableMode.LEGACY) return FaultReason.RTA_2;
+    return requester.execute && this.#majorVersion >= FIRST_WITHOUT_EXECUTE ? FaultReason.RTA_5 : 0;
   }
 
   /** Why the latched table mode refuses every request; 0 if it does not. */
@@ -87,7 +112,7 @@ export class Bindings {
     return binding;
   }
 
-  #scalableOf(requester: Requester): Binding {
+  #scalableOf(requester: Requester, withAttributes: boolean): Binding {
     const { sourceId, pasid, key } = requester;
     const context = this.contextOf(sourceId);
     if (context.reason !== 0) return refusedBinding(context.reason, context.faultsDisabled, true);
@@ -98,8 +123,12 @@ export class Bindings {
     const cached = this.pasids.lookup(key);
     if (cached !== undefined) return cached;
     const privileged = pasid === undefined ? context.requestPrivileged : requester.privileged;
-    const binding = this.#pasidLookup.lookup(context, { pasid: pasid ?? context.requestPasid, privileged });
-    if (binding.kind !== "refused") this.pasids.fill(key, binding);
+    const binding = this.#pasidLookup.lookup(context, {
+      pasid: pasid ?? context.requestPasid,
+      privileged: withAttributes && privileged,
+      execute: withAttributes && requester.execute,
+    });
+    if (withAttributes && binding.kind !== "refused") this.pasids.fill(key, binding);
     return binding;
   }
 }

@@ -12,12 +12,22 @@ import { FirstStageBits, firstStageFrame, firstStageReserved, firstStageReserved
 import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
 import { setFlags } from "./flag-update.js";
-import type { SecondStageWalk } from "./second-stage-walk.js";
+import type { OutputFilter } from "./output-filter.js";
+import { type SecondStageWalk, WalkPurpose } from "./second-stage-walk.js";
 import { levelSpan, tableIndex } from "./table-index.js";
 
 const ATTEMPTS = 8;
 const AGAIN = -1;
 const { PRESENT, WRITE, USER, ACCESSED, DIRTY, EXTENDED_ACCESSED, PAGE_SIZE } = FirstStageBits;
+
+/** A leaf, and where its entry lies. */
+interface Leaf {
+  readonly hostPfn: number;
+  readonly index: number;
+  readonly frame: number;
+  readonly span: number;
+  readonly writable: boolean;
+}
 
 /** A walker with the result of its last walk. */
 export class FirstStageWalk {
@@ -29,12 +39,16 @@ export class FirstStageWalk {
   pageCount = 1;
   /** A dirty flag is still to be set by a write. */
   dirtyPending = false;
+  /** Nested: the snoop bit of the second stage's leaf. */
+  snooped = false;
   readonly #memory: GuestMemory;
   readonly #reader: EntryReader;
   readonly #reserved: Int32Array;
   readonly #second: SecondStageWalk;
+  readonly #filter: OutputFilter;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities, second: SecondStageWalk) {
+  constructor(memory: GuestMemory, capabilities: UnitCapabilities, second: SecondStageWalk, filter: OutputFilter) {
+    this.#filter = filter;
     this.#memory = memory;
     this.#reader = new EntryReader(memory);
     this.#reserved = firstStageReserved(capabilities);
@@ -77,51 +91,73 @@ export class FirstStageWalk {
       if (!supervisor && (low & USER) === 0) return FaultReason.SGN_2;
       if ((low & WRITE) === 0 && (!supervisor || binding.writeProtect)) writable = false;
       if ((wanted & 2) !== 0 && !writable) return FaultReason.SGN_6;
-      const flags = this.#updateFlags(binding, hostPfn, index, leaf && (wanted & 2) !== 0);
-      if (flags !== 0) return flags;
-      if (leaf) {
-        this.dirtyPending = (wanted & 2) === 0 && (low & DIRTY) === 0;
-        return this.#found(binding, { frame, span, writable }, iovaPfn, wanted);
-      }
+      if (leaf) return this.#leaf(binding, { hostPfn, index, frame, span, writable }, iovaPfn, wanted);
+      const flags = ACCESSED | (binding.extendedAccessed ? EXTENDED_ACCESSED : 0);
+      const reason = this.#flagsRefused(binding, flags) || this.#setFlags(hostPfn, index, flags);
+      if (reason !== 0) return reason;
       tablePfn = frame;
     }
   }
 
   /** Nested: a table's frame through the second stage. With SSADE the access counts as a write. */
   #tableThroughSecondStage(binding: Binding, tablePfn: number, top: boolean): number {
-    const reason = this.#second.walk(binding, tablePfn, binding.secondStageFlags ? 3 : 1);
+    const reason = this.#second.walk(binding, tablePfn, binding.secondStageFlags ? 3 : 1, WalkPurpose.TABLE);
     if (reason !== FaultReason.SGN_6 && reason !== FaultReason.SGN_7) return reason;
     return top ? FaultReason.SFS_6 : FaultReason.SFS_7;
   }
 
-  #updateFlags(binding: Binding, tablePfn: number, index: number, dirty: boolean): number {
-    const { low } = this.#reader;
-    const flags = ACCESSED | (dirty ? DIRTY : 0) | (binding.extendedAccessed ? EXTENDED_ACCESSED : 0);
-    if ((low & flags) === flags) return 0;
+  /** Why flags that are to be set may not be; 0 if they may, or are set. Asked while the second stage's answer is the table's. */
+  #flagsRefused(binding: Binding, flags: number): number {
+    if ((this.#reader.low & flags) === flags) return 0;
     if (binding.kind === "nested" && (this.#second.access & 2) === 0) return FaultReason.SFS_8;
-    if (!binding.snooped) return FaultReason.SFS_9;
+    return binding.snooped ? 0 : FaultReason.SFS_9;
+  }
+
+  #setFlags(tablePfn: number, index: number, flags: number): number {
+    const { low } = this.#reader;
+    if ((low & flags) === flags) return 0;
     const outcome = setFlags(this.#memory, tablePfn, index, low, flags);
     if (outcome === "changed") return AGAIN;
     return outcome === "set" ? 0 : FaultReason.SFS_10;
   }
 
+  /** A leaf gets its flags, all at once, when the request succeeds (§3.6.2): after its target has been found, and no dirty flag of the second stage before that of the first. */
+  #leaf(binding: Binding, leaf: Leaf, iovaPfn: number, wanted: Access): number {
+    const nested = binding.kind === "nested";
+    const writes = (wanted & 2) !== 0;
+    const clean = (this.#reader.low & DIRTY) === 0;
+    const flags = ACCESSED | (writes ? DIRTY : 0) | (binding.extendedAccessed ? EXTENDED_ACCESSED : 0);
+    const probes = nested && writes && clean;
+    const reason =
+      this.#flagsRefused(binding, flags) ||
+      this.#found(binding, leaf, iovaPfn, wanted, probes ? WalkPurpose.PROBE : WalkPurpose.PAGE);
+    if (reason !== 0) return reason;
+    this.dirtyPending = !writes && (clean || (nested && this.#second.dirtyPending));
+    if (this.#filter.blocks(this.gpaPfn)) return 0;
+    return (
+      this.#setFlags(leaf.hostPfn, leaf.index, flags) || (probes ? this.#found(binding, leaf, iovaPfn, wanted) : 0)
+    );
+  }
+
   #found(
     binding: Binding,
-    leaf: { readonly frame: number; readonly span: number; readonly writable: boolean },
+    leaf: Leaf,
     iovaPfn: number,
     wanted: Access,
+    purpose: WalkPurpose = WalkPurpose.PAGE,
   ): number {
     const target = leaf.frame + (iovaPfn % leaf.span);
     this.gpaPfn = target;
     this.pageCount = leaf.span;
     this.access = leaf.writable ? 3 : 1;
+    this.snooped = false;
     if (binding.kind !== "nested") return 0;
-    const reason = this.#second.walk(binding, target, wanted);
+    const reason = this.#second.walk(binding, target, wanted, purpose);
     if (reason !== 0) return reason;
     this.gpaPfn = this.#second.gpaPfn;
     this.pageCount = Math.min(leaf.span, this.#second.pageCount);
     this.access = (this.access & this.#second.access) as Access;
-    this.dirtyPending ||= this.#second.dirtyPending;
+    this.snooped = this.#second.snooped;
     return 0;
   }
 

@@ -29,6 +29,7 @@ const entryFields = PasidEntry.fields;
 export interface PasidRequest {
   readonly pasid: number;
   readonly privileged: boolean;
+  readonly execute: boolean;
 }
 
 /** See the file's header. */
@@ -82,6 +83,7 @@ export class PasidLookup {
     if (withFirst && mode !== FirstStageMode.FOUR_LEVEL && !fiveLevels) return refuse(FaultReason.SPT_4_3);
     const limitPfn = 2 ** (limitBits - 12);
     if (kind === "nested" && get("FSPTPTR") >= limitPfn) return refuse(FaultReason.SPT_4_4);
+    if (request.execute) return refuse(FaultReason.SPT_5);
     if (request.privileged && get("SRE") === 0) return refuse(FaultReason.SPT_6);
     return bindingOf({
       kind,
@@ -99,6 +101,7 @@ export class PasidLookup {
       writeProtect: get("WPE") === 1,
       extendedAccessed: withFirst && get("EAFE") === 1,
       snooped: ECAP.fields.SMPWCS.get(ecap, 0) === 1 && get("PWSNP") === 1,
+      pageSnoop: get("PGSNP") === 1,
     });
   }
 

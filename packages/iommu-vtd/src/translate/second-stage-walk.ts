@@ -13,17 +13,27 @@ import {
   reservedIndex,
   SECOND_STAGE_ACCESSED,
   SECOND_STAGE_DIRTY,
+  SECOND_STAGE_SNOOP,
   secondStageFrame,
   secondStageReserved,
 } from "../spec/second-stage.js";
 import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
 import { setFlags } from "./flag-update.js";
+import type { OutputFilter } from "./output-filter.js";
 import { levelSpan, tableIndex } from "./table-index.js";
 
 /** Walks that a guest may spoil by changing an entry under its flag update. */
 const ATTEMPTS = 8;
 const AGAIN = -1;
+
+/**
+ * What a walk is for. A leaf gets its flags when the request succeeds, so not on the way to a target that nobody may reach (`PAGE`), and not by a walk that only finds out
+ * (`PROBE`). A first-stage table is accessed in any case (`TABLE`).
+ */
+export const WalkPurpose = { PAGE: 0, TABLE: 1, PROBE: 2 } as const;
+/** One of the values of `WalkPurpose`. */
+export type WalkPurpose = (typeof WalkPurpose)[keyof typeof WalkPurpose];
 
 /** A walker with the result of its last walk. */
 export class SecondStageWalk {
@@ -35,23 +45,27 @@ export class SecondStageWalk {
   pageCount = 1;
   /** The leaf's dirty flag is still to be set by a write. */
   dirtyPending = false;
+  /** The leaf's snoop bit. */
+  snooped = false;
   readonly #memory: GuestMemory;
   readonly #reader: EntryReader;
   readonly #reserved: Int32Array;
   readonly #zeroLengthRead: boolean;
+  readonly #filter: OutputFilter;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities) {
+  constructor(memory: GuestMemory, capabilities: UnitCapabilities, filter: OutputFilter) {
     this.#memory = memory;
+    this.#filter = filter;
     this.#reader = new EntryReader(memory);
     this.#reserved = secondStageReserved(capabilities, false);
     this.#zeroLengthRead = CAP.fields.ZLR.get(capabilities.cap, 0) === 1;
   }
 
   /** Walks the second stage of a binding; answers 0 or a reason. `wanted` 0 is a zero-length read. */
-  walk(binding: Binding, iovaPfn: number, wanted: Access): number {
+  walk(binding: Binding, iovaPfn: number, wanted: Access, purpose: WalkPurpose = WalkPurpose.PAGE): number {
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const reason = binding.scalable
-        ? this.#scalable(binding, iovaPfn, wanted)
+        ? this.#scalable(binding, iovaPfn, wanted, purpose)
         : this.#legacy(binding, iovaPfn, wanted);
       if (reason !== AGAIN) return reason;
     }
@@ -72,12 +86,15 @@ export class SecondStageWalk {
       if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.LGN_2 : FaultReason.LGN_3;
       if (this.#isReserved(level, low, high)) return FaultReason.LSS_2;
       const frame = secondStageFrame(low, high);
-      if (level === 1 || isSecondStageLeaf(low)) return this.#found(frame, iovaPfn, level, rights);
+      if (level === 1 || isSecondStageLeaf(low)) {
+        this.dirtyPending = false;
+        return this.#found(frame, low, iovaPfn, level, rights);
+      }
       tablePfn = frame;
     }
   }
 
-  #scalable(binding: Binding, iovaPfn: number, wanted: Access): number {
+  #scalable(binding: Binding, iovaPfn: number, wanted: Access, purpose: WalkPurpose): number {
     const reader = this.#reader;
     let tablePfn = binding.rootPfn;
     let rights = 3;
@@ -92,36 +109,43 @@ export class SecondStageWalk {
       const missing = this.#missing(rights, wanted);
       if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.SGN_6 : FaultReason.SGN_7;
       const leaf = level === 1 || isSecondStageLeaf(low);
-      if (binding.secondStageFlags) {
-        const reason = this.#updateFlags(binding, tablePfn, index, leaf && (wanted & 2) !== 0);
-        if (reason !== 0) return reason;
-        this.dirtyPending = leaf && (wanted & 2) === 0 && (low & SECOND_STAGE_DIRTY) === 0;
-      }
       const frame = secondStageFrame(low, high);
+      if (binding.secondStageFlags) {
+        const dirty = leaf && (wanted & 2) !== 0 ? SECOND_STAGE_DIRTY : 0;
+        const spared =
+          leaf && purpose !== WalkPurpose.TABLE && this.#spares(frame + (iovaPfn % levelSpan(level)), purpose);
+        const reason = this.#updateFlags(binding, tablePfn, index, SECOND_STAGE_ACCESSED | dirty, spared);
+        if (reason !== 0) return reason;
+      }
       if (leaf) {
-        if (!binding.secondStageFlags) this.dirtyPending = false;
-        return this.#found(frame, iovaPfn, level, rights, this.dirtyPending);
+        this.dirtyPending = binding.secondStageFlags && (wanted & 2) === 0 && (low & SECOND_STAGE_DIRTY) === 0;
+        return this.#found(frame, low, iovaPfn, level, rights);
       }
       tablePfn = frame;
     }
   }
 
-  #updateFlags(binding: Binding, tablePfn: number, index: number, dirty: boolean): number {
+  /** Whether a leaf keeps its flags as they are: the request ends here, or this walk only finds out whether it does. */
+  #spares(targetPfn: number, purpose: WalkPurpose): boolean {
+    return purpose === WalkPurpose.PROBE || this.#filter.blocks(targetPfn);
+  }
+
+  #updateFlags(binding: Binding, tablePfn: number, index: number, flags: number, spared: boolean): number {
     const { low } = this.#reader;
-    const flags = SECOND_STAGE_ACCESSED | (dirty ? SECOND_STAGE_DIRTY : 0);
     if ((low & flags) === flags) return 0;
     if (!binding.snooped) return FaultReason.SSS_5;
+    if (spared) return 0;
     const outcome = setFlags(this.#memory, tablePfn, index, low, flags);
     if (outcome === "changed") return AGAIN;
     return outcome === "set" ? 0 : FaultReason.SSS_6;
   }
 
-  #found(frame: number, iovaPfn: number, level: number, rights: number, dirtyPending = false): number {
+  #found(frame: number, low: number, iovaPfn: number, level: number, rights: number): number {
     const span = levelSpan(level);
     this.gpaPfn = frame + (iovaPfn % span);
     this.pageCount = span;
     this.access = rights as Access;
-    this.dirtyPending = dirtyPending;
+    this.snooped = (low & SECOND_STAGE_SNOOP) !== 0;
     return 0;
   }
 

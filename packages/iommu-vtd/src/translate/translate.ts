@@ -45,11 +45,14 @@ export class Translator {
   readonly #secondStage: SecondStageWalk;
   readonly #firstStage: FirstStageWalk;
   readonly #recordedFrames: number;
+  /** Result of the last `resolve`: requests to the page must be snooped. */
+  snooped = false;
 
   constructor(parts: TranslateParts) {
     this.#parts = parts;
-    this.#secondStage = new SecondStageWalk(parts.memory, parts.capabilities);
-    this.#firstStage = new FirstStageWalk(parts.memory, parts.capabilities, this.#secondStage);
+    const { memory, capabilities, filter } = parts;
+    this.#secondStage = new SecondStageWalk(memory, capabilities, filter);
+    this.#firstStage = new FirstStageWalk(memory, capabilities, this.#secondStage, filter);
     this.#recordedFrames = 2 ** (parts.widestInputBits - 12);
   }
 
@@ -83,12 +86,14 @@ export class Translator {
   /** Walks without looking into the IOTLB, and fills it. Answers 0, with `out` written, or a reason. */
   resolve(requester: Requester, binding: Binding, iovaPfn: number, access: Access, out: Translation): number {
     if (binding.kind === "refused") return binding.reason;
+    this.snooped = binding.pageSnoop;
     if (binding.kind === "pass-through") return this.#passThrough(binding, iovaPfn, out);
     const first = binding.kind !== "second-stage";
     const walk = first ? this.#firstStage : this.#secondStage;
     if (!first && iovaPfn >= binding.limitPfn) return binding.scalable ? FaultReason.SGN_5 : FaultReason.LGN_1_1;
     const reason = walk.walk(binding, iovaPfn, access);
     if (reason !== 0) return reason;
+    this.snooped ||= walk.snooped;
     const { filter } = this.#parts;
     if (filter.blocks(walk.gpaPfn)) return blockedOutput(filter, walk.gpaPfn, binding);
     // A superpage that contains a blocked target is good for every other page: cached page by page.
@@ -112,8 +117,9 @@ export class Translator {
   #pass(iovaPfn: number, out: Translation): number {
     const { filter } = this.#parts;
     if (filter.protects(iovaPfn)) return PROTECTED_MEMORY;
-    const first = iovaPfn - (iovaPfn % PASS_PAGES);
-    out.allow(iovaPfn, filter.touches(first, PASS_PAGES) ? 1 : PASS_PAGES, 3);
+    let pageCount = PASS_PAGES;
+    while (pageCount > 1 && filter.touches(iovaPfn - (iovaPfn % pageCount), pageCount)) pageCount /= 512;
+    out.allow(iovaPfn, pageCount, 3);
     return 0;
   }
 
@@ -132,6 +138,7 @@ export class Translator {
       requestType,
       addressType,
       privileged: requester.privileged,
+      execute: requester.execute,
     });
   }
 }

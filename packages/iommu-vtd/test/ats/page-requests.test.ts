@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import type { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
 import { FaultReason, type PageResponse } from "@iommu-kit/iommu-vtd";
 import { PageGroupResponse, PageRequest } from "../../src/spec/page-request.js";
-import { legacyGuest, NIC, scalableGuest } from "./ats-guest.js";
+import { deviceTlb, legacyGuest, NIC, scalableGuest } from "./ats-guest.js";
 
 const SID = parseSourceId(NIC);
 const PQH = 0xc0;
@@ -200,6 +200,55 @@ describe("a page request", () => {
     expect(guest.faults()).toMatchObject([{ reason: FaultReason[name] & 0xff, page: 0x10, type: 1 }]);
   });
 
+  it("that meets SCT.8 is recorded, whatever the PASID entry says of faults: it is not read", async () => {
+    const { guest } = new PagingGuest();
+    guest.pasid(NIC, 0, { did: 1, type: "pass-through", fields: { FPD: 1 } });
+    guest.scalableContext(NIC, { pasids: true, fields: { DTE: 1, PRE: 0 } });
+    guest.invalidate.contexts();
+    expect(await guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    expect(guest.faults()).toMatchObject([{ reason: FaultReason.SCT_8 }]);
+  });
+
+  it("of a privileged or executing device is queued with PMR and EXR: both matter only when a page is translated", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through" });
+    void guest.unit.ats(guest.device(NIC, { pasid: 5, privileged: true })).requestPage({ iovaPfn: 0x10, group: 1 });
+    void guest.unit.ats(guest.device(NIC, { pasid: 5, execute: true })).requestPage({ iovaPfn: 0x11, group: 2 });
+    void guest.unit.ats(guest.device(NIC, { pasid: 5 })).requestPage({ iovaPfn: 0x12, group: 3, execute: true });
+    expect([0, 1, 2].map((index) => paging.entry(index))).toMatchObject([
+      { PMR: 1, EXR: 0 },
+      { PMR: 0, EXR: 1 },
+      { PMR: 0, EXR: 1 },
+    ]);
+    const refused = guest.unit.ats(guest.device(NIC, { pasid: 900, privileged: true }));
+    expect(await refused.requestPage({ iovaPfn: 0x13, execute: true })).toBe("invalid");
+    expect(guest.faults()).toMatchObject([{ reason: FaultReason.SPD_2, privileged: true, execute: true, type: 1 }]);
+  });
+
+  it("may come from a device that is being told to drop its translations", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    const space = guest.device(NIC);
+    const ats = guest.unit.ats(space);
+    const mirror = new RecordingFlushNotifier();
+    space.attach(mirror);
+    mirror.take();
+    let answer: Promise<PageResponse> | undefined;
+    space.attach({
+      kind: "device-tlb",
+      invalidate: (iovaPfn) => {
+        answer = ats.requestPage({ iovaPfn });
+        return undefined;
+      },
+    });
+    expect(guest.queue.run(deviceTlb(SID, 0x10))).toBe(true);
+    expect(paging.tail).toBe(1);
+    expect(mirror.take()).toEqual([{ firstPfn: 0x10, pageCount: 1 }]);
+    guest.queue.run(response({ PRGI: 0 }));
+    expect(await answer).toBe("success");
+  });
+
   it("for a PASID without entry is answered invalid, dropped when it is not the last", async () => {
     const { guest } = new PagingGuest();
     const ats = guest.unit.ats(guest.device(NIC, { pasid: 9 }));
@@ -287,6 +336,14 @@ describe("a stop marker", () => {
     expect(paging.entry(0)).toMatchObject({ PP: 1, PASID: 5, RDR: 0, WRR: 0, LPIG: 1 });
     guest.unit.ats(guest.device(NIC)).stopMarker();
     expect(paging.tail).toBe(1);
+  });
+
+  it("that is refused is recorded as any page request, and never answered", () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.unit.ats(guest.device(NIC, { pasid: 900 })).stopMarker();
+    expect(paging.tail).toBe(0);
+    expect(guest.faults()).toMatchObject([{ reason: FaultReason.SPD_2, pasid: 900, type: 1 }]);
   });
 
   it("that finds the queue full leaves no trace", () => {

@@ -236,6 +236,75 @@ describe("a translation request in scalable mode", () => {
     expect(ats.translate(0x11)).toMatchObject([{ status: "abort", reason: FaultReason.SSS_3 }]);
   });
 
+  it.each([
+    ["first-stage", 0, 0, false],
+    ["first-stage", 1, 0, true],
+    ["second-stage", 0, 0, false],
+    ["second-stage", 0, 1, true],
+    ["second-stage", 1, 0, true],
+    ["nested", 0, 0, false],
+    ["nested", 0, 1, true],
+    ["nested", 1, 0, true],
+    ["pass-through", 0, 0, false],
+    ["pass-through", 1, 0, true],
+  ] as const)("says N for a %s page with PGSNP %i and SNP %i: %s", (type, PGSNP, SNP, snooped) => {
+    const guest = scalableGuest({ snoopControl: true });
+    const tables = guest.newFirstStageTables();
+    tables.map(0x10, 1, 0x1000);
+    for (let pfn = 0x20000; pfn < 0x20200; pfn++) guest.map(4, { iovaPfn: pfn, gpaPfn: pfn });
+    for (const pfn of [0x10, 0x1000]) {
+      guest.map(4, { iovaPfn: pfn, gpaPfn: 0x1000 });
+      const leaf = guest.tables(4).entryGpa(pfn, 1);
+      guest.memory.poke(leaf, guest.memory.peek(leaf) | (SNP << 11));
+    }
+    const firstRootPfn = type === "first-stage" || type === "nested" ? tables.rootPfn : 0;
+    guest.pasid(NIC, 5, { did: 4, type, firstRootPfn, fields: { PGSNP } });
+    const ats = guest.unit.ats(guest.device(NIC, { pasid: 5 }));
+    expect(ats.translate(0x10)).toMatchObject([{ status: "success", access: 3, snooped }]);
+    // Nothing is granted, so nothing is said of it.
+    guest.pasid(NIC, 5, { did: 4, type: "second-stage", fields: { PGSNP } });
+    guest.invalidate.pasidEntries();
+    expect(ats.translate(0x11)).toMatchObject([{ status: "success", access: 0, snooped: false }]);
+  });
+
+  it("that meets SCT.5 is recorded, whatever the PASID entry says of faults: it is not read", () => {
+    const { guest, space } = firstStage();
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through", fields: { FPD: 1 } });
+    guest.scalableContext(NIC, { pasids: true, fields: { DTE: 0 } });
+    guest.invalidate.contexts();
+    expect(guest.unit.ats(space).translate(0x10)).toMatchObject([{ status: "unsupported" }]);
+    expect(guest.faults()).toMatchObject([{ reason: FaultReason.SCT_5 }]);
+  });
+
+  it("passed through is answered in the largest block around the page that avoids the interrupt window", () => {
+    const guest = scalableGuest();
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through" });
+    const ats = guest.unit.ats(guest.device(NIC, { pasid: 5 }));
+    for (const [iovaPfn, pageCount] of [
+      [0x1234, 2 ** 18],
+      [0xc0000, 512],
+      [0xfebff, 512],
+      [0xfef00, 1],
+      [0xff000, 512],
+      [0x100000, 2 ** 18],
+    ] as const) {
+      const first = iovaPfn - (iovaPfn % pageCount);
+      expect(ats.translate(iovaPfn)).toMatchObject([{ iovaPfn: first, pageCount, gpaPfn: first, access: 3 }]);
+    }
+    expect(ats.translate(0xfee00)).toMatchObject([{ status: "success", access: 0, untranslatedOnly: false }]);
+    expect(guest.faults()).toEqual([]);
+  });
+
+  it("for more pages than a completion holds is answered for as many as it holds", () => {
+    const { guest, space } = firstStage();
+    const tables = guest.newFirstStageTables();
+    tables.map(0, 100, 0x1000);
+    guest.pasid(NIC, 5, { did: 2, type: "first-stage", firstRootPfn: tables.rootPfn });
+    const ats = guest.unit.ats(space);
+    expect(ats.translate(0, { pageCount: 2 ** 40 })).toHaveLength(64);
+    expect(ats.translate(200, { pageCount: 2 ** 40 }).length).toBeLessThanOrEqual(64);
+  });
+
   it("sets dirty flags only for the rights it grants", () => {
     const { guest, space } = firstStage();
     const tables = guest.newFirstStageTables();

@@ -36,6 +36,7 @@ const LARGEST: VtdConfig = {
   requestPasid: true,
   requestPrivilege: true,
   supervisorRequests: true,
+  translatedWithPasid: true,
   pageRequests: true,
   noWriteRequests: true,
   abortDma: true,

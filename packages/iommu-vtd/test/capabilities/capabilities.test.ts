@@ -18,6 +18,6 @@ describe("docs/capabilities.md", () => {
     expect(Object.keys(absentReasons)).toEqual(expect.arrayContaining(unused));
     // These are named by code that only a capability outside of this page's configurations could reach.
     const guarded = Object.keys(absentReasons).filter((name) => !unused.includes(name));
-    expect(guarded.toSorted()).toEqual(["INTERRUPT_EXTENDED_REQUIRED", "INTERRUPT_REMAPPING_REQUIRED", "SCT_4_3"]);
+    expect(guarded.toSorted()).toEqual(["INTERRUPT_EXTENDED_REQUIRED", "INTERRUPT_REMAPPING_REQUIRED"]);
   });
 });

@@ -12,7 +12,6 @@ export const absentCapabilities: Readonly<Record<string, string>> = {
   "ECAP.TDXCS": "TDX Connect is not emulated",
   "ECAP.PMS": "no performance counters: inspection and events say more",
   "ECAP.HPTS": "no host permission tables: a translated request is trusted as its context says",
-  "ECAP.PTRS": "translated requests with PASID are refused",
   "ECAP.SSIRWS": "no system software uses it yet",
   "ECAP.HPT1GPS": "needs host permission tables",
   "ECAP.RDTS": "resource director tags have no effect in an emulator",
@@ -23,9 +22,6 @@ export const absentCapabilities: Readonly<Record<string, string>> = {
 /** Fault conditions that cannot arise on this unit. */
 export const absentReasons: Readonly<Record<string, string>> = {
   RTA_1_4: "needs ECAP.SSIRWS",
-  RTA_5: "requests of devices carry no execute flag",
-  SCT_4_3: "needs ECAP.PTRS: without it the bit is reserved (SCT.3)",
-  SPT_5: "requests of devices carry no execute flag",
   SPT_9: "needs ECAP.HPTS",
   SGN_3: "gone in this revision: there is no execute permission",
   HPT_1: "needs ECAP.HPTS",

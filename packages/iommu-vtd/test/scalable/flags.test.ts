@@ -22,8 +22,8 @@ const CONFIG: GuestOptions = {
 type Stage = "first-stage" | "second-stage" | "nested";
 
 /** Frame 0x10 goes to 0x800 through the given stages, which keep flags. Nested, the second stage maps every table onto itself. */
-function behind(type: Stage, fields: Record<string, number> = {}) {
-  const guest = new GuestDriver(CONFIG);
+function behind(type: Stage, fields: Record<string, number> = {}, options: GuestOptions = {}) {
+  const guest = new GuestDriver({ ...CONFIG, ...options });
   const first = guest.newFirstStageTables();
   if (type !== "second-stage") first.map(PFN, 1, 0x800);
   const second = guest.tables(6);
@@ -130,6 +130,59 @@ describe("flags that cannot be set", () => {
       expect(ask(space, PFN)).toBe(code);
     }
   });
+});
+
+describe("a write that is refused behind the leaf", () => {
+  const FLAGS = { "first-stage": 0x60, nested: 0x60, "second-stage": 0x300 } as const;
+
+  for (const type of ["first-stage", "second-stage", "nested"] as const) {
+    it(`(${type}) for its target, the interrupt window, leaves the leaf's flags alone`, () => {
+      const { guest, space, leaf, first, second } = behind(type);
+      if (type === "second-stage") second.map(PFN, 1, 0xfee01);
+      else first.map(PFN, 1, type === "nested" ? 0x800 : 0xfee01);
+      if (type === "nested") second.map(0x800, 1, 0xfee01);
+      expect(ask(space, PFN, 2)).toBe("fault 87");
+      expect(guest.memory.peek(leaf) & FLAGS[type]).toBe(0);
+      if (type === "nested") expect(guest.memory.peek(second.entryGpa(0x800, 1)) & 0x300).toBe(0);
+    });
+  }
+
+  it("nested, for lack of the second stage's write right, leaves no dirty flag in either stage", () => {
+    const { guest, space, leaf, second } = behind("nested");
+    second.map(0x800, 1, 0x800, 1);
+    expect(ask(space, PFN, 2)).toBe("fault 85");
+    expect(guest.memory.peek(leaf) & 0x40).toBe(0);
+    expect(guest.memory.peek(second.entryGpa(0x800, 1)) & 0x200).toBe(0);
+    expect(ask(space, PFN, 1)).toBe(0x800);
+    expect(guest.memory.peek(leaf) & 0x60).toBe(0x20);
+  });
+
+  it("nested, sets both dirty flags, and those of the pages of its tables, once it may", () => {
+    const { guest, space, leaf, second } = behind("nested");
+    expect(ask(space, PFN, 1)).toBe(0x800);
+    expect(guest.memory.peek(leaf) & 0x60).toBe(0x20);
+    expect(guest.memory.peek(second.entryGpa(0x800, 1)) & 0x300).toBe(0x100);
+    expect(ask(space, PFN, 2)).toBe(0x800);
+    expect(guest.memory.peek(leaf) & 0x60).toBe(0x60);
+    expect(guest.memory.peek(second.entryGpa(0x800, 1)) & 0x300).toBe(0x300);
+    expect(guest.memory.peek(second.entryGpa(Math.floor(leaf / 4096), 1)) & 0x300).toBe(0x300);
+  });
+});
+
+describe("a write that hits a translation cached by a read", () => {
+  for (const type of ["first-stage", "second-stage", "nested"] as const) {
+    it(`(${type}) sets the dirty flag; the next one needs no walk`, () => {
+      const { guest, space, leaf } = behind(type, {}, { iotlbEntries: 64, contextEntries: 16 });
+      const dirty = type === "second-stage" ? 0x200 : 0x40;
+      expect(ask(space, PFN, 1)).toBe(0x800);
+      expect(guest.memory.peek(leaf) & dirty).toBe(0);
+      expect(ask(space, PFN, 2)).toBe(0x800);
+      expect(guest.memory.peek(leaf) & dirty).toBe(dirty);
+      guest.memory.resetCounters();
+      expect(ask(space, PFN, 2)).toBe(0x800);
+      expect(guest.memory.counters.fetches).toBe(0);
+    });
+  }
 });
 
 describe("the extended accessed flag", () => {

@@ -15,6 +15,7 @@ function unitFor(config: ModelConfig, memory: ArrayBuffer, caches: number): VtdI
     memory: new BufferMemory([{ firstPfn: 0, bytes: new Uint8Array(memory) }]),
     msi: () => undefined,
     scheduler: later,
+    version: { major: config.majorVersion, minor: 0 },
     hostAddressWidth: Number(config.hostBits),
     maximumGuestAddressWidth: Number(config.guestBits),
     addressWidths: config.widths as (39 | 48 | 57)[],
@@ -53,13 +54,14 @@ function randomRequest(random: Random): ModelRequest {
     sourceId: random.pick(SOURCES),
     pasid,
     privileged: pasid !== undefined && random.chance(3),
+    execute: pasid !== undefined && random.chance(40),
     address: page << 12n,
     access: random.pick([0, 1, 1, 2, 2, 3]),
   };
 }
 
 function describeRequest(seed: number, request: ModelRequest): string {
-  return `seed ${seed}, source ${request.sourceId.toString(16)}, pasid ${request.pasid}, privileged ${request.privileged}, address ${request.address.toString(16)}, access ${request.access}`;
+  return `seed ${seed}, source ${request.sourceId.toString(16)}, pasid ${request.pasid}, privileged ${request.privileged}, execute ${request.execute}, address ${request.address.toString(16)}, access ${request.access}`;
 }
 
 /** Reads and clears fault record 0. */
@@ -81,6 +83,7 @@ function expectRecord(unit: VtdIommu, request: ModelRequest, code: number, where
     ((type & 1n) << 28n) |
     (withPasid ? (BigInt(request.pasid) << 40n) | (1n << 31n) : 0n) |
     (request.privileged ? 1n << 29n : 0n) |
+    (request.execute ? 1n << 30n : 0n) |
     (BigInt(code) << 32n) |
     BigInt(request.sourceId);
   if (high === wanted && low === request.address) return;
@@ -112,7 +115,7 @@ function run(caches: number, guests: number, firstSeed: number): Map<number, num
       // A request without PASID to the interrupt window is a message: never sent to the tables.
       const space = unit.addressSpace(
         request.sourceId,
-        pasid === undefined ? {} : { pasid, privileged: request.privileged },
+        pasid === undefined ? {} : { pasid, privileged: request.privileged, execute: request.execute },
       );
       space.translate(Number(request.address >> 12n), request.access as Access, out);
       codes.set(expected.code, (codes.get(expected.code) ?? 0) + 1);
@@ -144,8 +147,9 @@ describe("scalable-mode translation", () => {
       const codes = run(0, GUESTS, 1);
       // The model is no judge of what it never reaches.
       const expected = [
-        0, 0x38, 0x39, 0x3a, 0x41, 0x42, 0x43, 0x45, 0x46, 0x48, 0x51, 0x52, 0x59, 0x5a, 0x5b, 0x5d, 0x70, 0x71, 0x72,
-        0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x7c, 0x80, 0x81, 0x83, 0x84, 0x85, 0x86, 0x87, 0x89, 0x90,
+        0, 0x34, 0x38, 0x39, 0x3a, 0x41, 0x42, 0x43, 0x45, 0x46, 0x48, 0x51, 0x52, 0x59, 0x5a, 0x5b, 0x5c, 0x5d, 0x70,
+        0x71, 0x72, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x7c, 0x80, 0x81, 0x83, 0x84, 0x85, 0x86, 0x87, 0x89,
+        0x90,
       ];
       const missing = expected.filter((code) => !codes.has(code)).map((code) => code.toString(16));
       expect(missing.filter((code) => code !== "38")).toEqual([]);

@@ -4,6 +4,7 @@
  */
 
 export interface ModelConfig {
+  readonly majorVersion: number;
   readonly hostBits: bigint;
   readonly guestBits: bigint;
   /** Second-stage widths offered. */
@@ -30,6 +31,7 @@ export interface ModelRequest {
   readonly sourceId: number;
   readonly pasid: number | undefined;
   readonly privileged: boolean;
+  readonly execute: boolean;
   readonly address: bigint;
   /** 0: zero-length read. */
   readonly access: number;
@@ -76,6 +78,8 @@ export class NaiveUnit {
   readonly #config: ModelConfig;
   readonly #memory: DataView;
   #disabled = false;
+  /** Flags of leaves that a request sets when it succeeds: where, and which. */
+  #leafFlags: (readonly [bigint, bigint])[] = [];
 
   constructor(config: ModelConfig, memory: ArrayBuffer) {
     this.#config = config;
@@ -84,8 +88,10 @@ export class NaiveUnit {
 
   translate(rootAddress: bigint, request: ModelRequest): ModelAnswer {
     this.#disabled = false;
+    this.#leafFlags = [];
     try {
       const { gpa, access } = this.#translate(rootAddress, request);
+      for (const [at, flags] of this.#leafFlags) this.#write(at, (this.#read(at) ?? 0n) | flags);
       return { code: 0, recorded: false, gpa, access };
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -94,11 +100,13 @@ export class NaiveUnit {
   }
 
   #translate(rootAddress: bigint, request: ModelRequest): { gpa: bigint; access: number } {
+    if (request.execute && this.#config.majorVersion >= 8) throw new Refused(0x34, false);
     const context = this.#context(rootAddress, request.sourceId);
     const pasid = this.#pasid(context, request);
     const privileged =
       request.pasid === undefined ? this.#config.requestPrivilege && one(context[1], 84 - 64) : request.privileged;
     const entry = this.#entry(context, pasid);
+    if (request.execute) throw new Refused(0x5c);
     if (privileged && !entry.supervisorOk) throw new Refused(0x5d);
     const page = request.address >> 12n;
     let found: { gpa: bigint; access: number };
@@ -108,7 +116,7 @@ export class NaiveUnit {
     } else if (entry.type === 2n) {
       const limit = this.#limitBits(entry);
       if (request.address >> limit !== 0n) throw new Refused(0x84);
-      found = this.#secondStage(entry, page << 12n, request.access);
+      found = this.#secondStage(entry, page << 12n, request.access, true);
     } else {
       found = this.#firstStage(entry, request, privileged);
     }
@@ -219,8 +227,8 @@ export class NaiveUnit {
     return width < this.#config.guestBits ? width : this.#config.guestBits;
   }
 
-  /** `wanted` 0 is a zero-length read. The rights are those of the whole path. */
-  #secondStage(entry: Entry, address: bigint, wanted: number): { gpa: bigint; access: number } {
+  /** `wanted` 0 is a zero-length read. The rights are those of the whole path. `last`: the page that the request is for, not a table. */
+  #secondStage(entry: Entry, address: bigint, wanted: number, last: boolean): { gpa: bigint; access: number } {
     const levels = Number(entry.aw) + 2;
     let table = entry.second;
     let rights = 3n;
@@ -241,7 +249,8 @@ export class NaiveUnit {
         const flags = leaf && (wanted & 2) !== 0 ? 0x300n : 0x100n;
         if ((value & flags) !== flags) {
           if (!entry.snooped) throw new Refused(0x7c);
-          this.#write(at, value | flags);
+          if (leaf && last) this.#leafFlags.push([at, flags]);
+          else this.#write(at, value | flags);
         }
       }
       const frame = bits(value, 51, 12) << 12n;
@@ -275,7 +284,7 @@ export class NaiveUnit {
       let tableRights = 3;
       if (nested) {
         try {
-          const through = this.#secondStage(entry, table, entry.flags ? 3 : 1);
+          const through = this.#secondStage(entry, table, entry.flags ? 3 : 1, false);
           host = through.gpa;
           tableRights = through.access;
         } catch (error) {
@@ -300,7 +309,8 @@ export class NaiveUnit {
       if ((value & flags) !== flags) {
         if (nested && (tableRights & 2) === 0) throw new Refused(0x77);
         if (!entry.snooped) throw new Refused(0x90);
-        this.#write(at, value | flags);
+        if (leaf) this.#leafFlags.push([at, flags]);
+        else this.#write(at, value | flags);
       }
       if (!leaf) {
         table = frame;
@@ -309,7 +319,7 @@ export class NaiveUnit {
       const guest = (frame | (request.address & ((1n << shift) - 1n))) & ~0xfffn;
       const access = writable ? 3 : 1;
       if (!nested) return { gpa: guest, access };
-      const through = this.#secondStage(entry, guest, request.access);
+      const through = this.#secondStage(entry, guest, request.access, true);
       return { gpa: through.gpa, access: access & through.access };
     }
   }

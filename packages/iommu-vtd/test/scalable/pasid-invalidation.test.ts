@@ -2,8 +2,8 @@
  * Which cached translations and which views each invalidation of scalable mode reaches, for all four translation types (§6.5.2.1 to §6.5.2.4, Table 28).
  */
 
-import { type AddressSpace, Translation } from "@iommu-kit/iommu-core";
-import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
+import { type AddressSpace, ALL_FRAMES, Translation } from "@iommu-kit/iommu-core";
+import { RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { describe, expect, it } from "vitest";
 import { type FirstStageTables, GuestDriver } from "../../src/testing/index.js";
 
@@ -20,7 +20,7 @@ const NEW = 0x2000;
 /** Guest-physical frames of nested leaves. */
 const GUEST = 0x3000;
 
-type Type = "first-stage" | "second-stage" | "nested";
+type Type = "first-stage" | "second-stage" | "nested" | "pass-through";
 
 /** One PASID of the device with tables of its own, all under the names that invalidations use. */
 class Subject {
@@ -35,7 +35,7 @@ class Subject {
     this.#type = type;
     this.#did = did;
     const second = guest.tables(did);
-    if (type !== "second-stage") this.#first = guest.newFirstStageTables();
+    if (type === "first-stage" || type === "nested") this.#first = guest.newFirstStageTables();
     if (type === "nested") {
       // The second stage finds the first-stage tables where they are.
       second.map(0, 512 * 512, 0, 3, 512);
@@ -57,6 +57,7 @@ class Subject {
 
   #point(target: number): void {
     for (const page of [NEAR, FAR]) {
+      if (this.#type === "pass-through") return;
       if (this.#type === "second-stage") {
         this.#guest.tables(this.#did).map(page, 1, target + page, 3);
       } else {
@@ -125,7 +126,7 @@ const firstStageCases: readonly Case[] = [
   { name: "the PASID: everything of that PASID", send: wholePasid, keeps: DROPPED, keepsOtherPasid: KEPT },
 ];
 
-const cases: Readonly<Record<Type, readonly Case[]>> = {
+const cases: Readonly<Record<Exclude<Type, "pass-through">, readonly Case[]>> = {
   "first-stage": firstStageCases,
   nested: firstStageCases,
   "second-stage": [
@@ -173,6 +174,82 @@ for (const type of ["first-stage", "second-stage", "nested"] as const) {
       expect(notifier.calls.filter((call) => call.type === "unmap").map((call) => call.iovaPfn)).toEqual([NEAR, FAR]);
       notifier.check();
     });
+  });
+}
+
+type Send = (guest: GuestDriver) => boolean;
+
+const INVALIDATIONS = {
+  "a page of the domain": pageOfDomain,
+  "the domain": domain,
+  "a page of the PASID": pageOfPasid,
+  "the PASID": wholePasid,
+  "the PASID's entry": (guest) => guest.invalidate.pasidEntry(DID, PASID),
+  "the domain's PASID entries": (guest) => guest.invalidate.pasidEntriesOfDomain(DID),
+  "every PASID entry": (guest) => guest.invalidate.pasidEntries(),
+  "every translation": (guest) => guest.invalidate.all(),
+} as const satisfies Readonly<Record<string, Send>>;
+
+type Reach = "everything" | "the page" | "nothing";
+/** How much is reached of the named PASID, of another one of its domain, and of one of another domain. */
+type Reached = readonly [Reach, Reach, Reach];
+
+const ENTRIES: Readonly<Record<string, Reached>> = {
+  "the domain": ["everything", "everything", "nothing"],
+  "the PASID": ["everything", "nothing", "nothing"],
+  "the PASID's entry": ["everything", "nothing", "nothing"],
+  "the domain's PASID entries": ["everything", "everything", "nothing"],
+  "every PASID entry": ["everything", "everything", "everything"],
+  "every translation": ["everything", "everything", "everything"],
+};
+const FIRST_STAGE_REACH: Readonly<Record<string, Reached>> = {
+  ...ENTRIES,
+  "a page of the domain": ["everything", "everything", "nothing"],
+  "a page of the PASID": ["the page", "nothing", "nothing"],
+};
+const SECOND_STAGE_REACH: Readonly<Record<string, Reached>> = {
+  ...ENTRIES,
+  "a page of the domain": ["the page", "the page", "nothing"],
+  "a page of the PASID": ["nothing", "nothing", "nothing"],
+};
+const REACH: Readonly<Record<Type, Readonly<Record<string, Reached>>>> = {
+  "first-stage": FIRST_STAGE_REACH,
+  nested: FIRST_STAGE_REACH,
+  "second-stage": SECOND_STAGE_REACH,
+  "pass-through": SECOND_STAGE_REACH,
+};
+
+for (const type of ["first-stage", "second-stage", "nested", "pass-through"] as const) {
+  describe(`notifiers on ${type} spaces hear of an invalidation of`, () => {
+    for (const [name, send] of Object.entries<Send>(INVALIDATIONS)) {
+      const reached = REACH[type][name] ?? ["nothing", "nothing", "nothing"];
+      it(`${name}: ${reached.join(", ")} for the named PASID, its sibling and a stranger`, () => {
+        const guest = start();
+        const subjects = [
+          new Subject(guest, type, DID, PASID),
+          new Subject(guest, type, DID, OTHER_PASID),
+          new Subject(guest, type, OTHER_DID, PASID + 10),
+        ];
+        guest.start("scalable");
+        const base = type === "nested" ? GUEST : 0;
+        const held = subjects.map(({ space }) => {
+          const [cache, mirror] = [new RecordingFlushNotifier(), new RecordingNotifier({ granularity: "page" })];
+          space.attach(cache);
+          space.attach(mirror);
+          cache.take();
+          return { cache, mirror };
+        });
+        for (const subject of subjects) subject.move();
+        expect(send(guest)).toBe(true);
+        const ranges = { everything: [ALL_FRAMES], "the page": [{ firstPfn: NEAR, pageCount: 1 }], nothing: [] };
+        expect(held.map(({ cache }) => cache.take())).toEqual(reached.map((reach) => ranges[reach]));
+        const pages = held.map(({ mirror }) => [NEAR, FAR].map((page) => (mirror.lookup(page)?.gpaPfn ?? -1) - page));
+        const [old, now] = type === "pass-through" ? [0, 0] : [base + OLD, base + NEW];
+        const after = { everything: [now, now], "the page": [now, old], nothing: [old, old] };
+        expect(pages).toEqual(reached.map((reach) => after[reach]));
+        for (const { mirror } of held) mirror.check();
+      });
+    }
   });
 }
 

@@ -49,6 +49,7 @@ export function randomConfig(random: Random): ModelConfig {
   const supervisor = flag();
   const secondStage2M = flag();
   return {
+    majorVersion: random.pick([1, 5, 8]),
     hostBits: BigInt(random.pick([36, 39, 46, 52])),
     guestBits: BigInt(random.pick([39, 48, 57])),
     widths: widths.length > 0 ? widths : [48],

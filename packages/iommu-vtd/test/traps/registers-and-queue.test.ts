@@ -106,10 +106,20 @@ describe("registers", () => {
     guest.start("scalable");
     ask(guest.device("ff:1f.7", { pasid: 0xf_ffff }), 2 ** 36 - 1, 2);
     expect(guest.takeFaults()).toEqual([
-      { reason: 0x39, sourceId: 0xffff, page: 2 ** 36 - 1, type: 0, pasid: 0xf_ffff, privileged: false },
+      {
+        reason: 0x39,
+        sourceId: 0xffff,
+        page: 2 ** 36 - 1,
+        type: 0,
+        pasid: 0xf_ffff,
+        privileged: false,
+        execute: false,
+      },
     ]);
     ask(guest.device("00:00.0", { pasid: 1 }), 0, 1);
-    expect(guest.takeFaults()).toEqual([{ reason: 0x39, sourceId: 0, page: 0, type: 2, pasid: 1, privileged: false }]);
+    expect(guest.takeFaults()).toEqual([
+      { reason: 0x39, sourceId: 0, page: 0, type: 2, pasid: 1, privileged: false, execute: false },
+    ]);
   });
 });
 
