@@ -6,6 +6,9 @@ import { bits, firstStageReserved, type ModelContext, one, Refused, secondStageR
 import type { LegacyContext } from "./legacy.js";
 import { type PasidEntryFacts, secondStage } from "./scalable.js";
 
+/** Nothing is accessed here. */
+const NO_FLAGS = { entry: () => undefined, leaf: () => undefined };
+
 /** Told each leaf, ascending: input frame, pages, target, rights. */
 export type Sink = (iova: bigint, pageCount: bigint, gpa: bigint, access: number) => void;
 
@@ -67,7 +70,7 @@ export function leavesOfPasid(model: ModelContext, entry: PasidEntryFacts, sink:
 function hostOf(model: ModelContext, entry: PasidEntryFacts, table: bigint): bigint | undefined {
   if (table >> entry.limitBits !== 0n) return undefined;
   try {
-    return secondStage(model, entry, table >> 12n, entry.flags ? 3 : 1, () => undefined).pfn * 4096n;
+    return secondStage(model, entry, table >> 12n, entry.flags ? 3 : 1, NO_FLAGS).pfn * 4096n;
   } catch (error) {
     if (error instanceof Refused) return undefined;
     throw error;

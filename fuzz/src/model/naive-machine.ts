@@ -16,7 +16,7 @@ import {
 } from "./facts.js";
 import { leavesOfLegacy, leavesOfPasid, type Sink, TooMany } from "./leaves.js";
 import { legacyContext, legacyWalk } from "./legacy.js";
-import { scalableEntry, scalableWalk } from "./scalable.js";
+import { type Flags, scalableEntry, scalableWalk } from "./scalable.js";
 
 /** How requests of somebody are translated at present; `undefined`: not at all. */
 export type Way =
@@ -37,10 +37,12 @@ export class NaiveMachine {
     const written: (readonly [bigint, bigint])[] = [];
     const overlay = new Map<bigint, bigint>();
     const through: Read = (gpa) => overlay.get(gpa) ?? read(gpa);
-    const set = (gpa: bigint, word: bigint): void => {
+    const later: (readonly [bigint, bigint])[] = [];
+    const entry = (gpa: bigint, word: bigint): void => {
       overlay.set(gpa, word);
       written.push([gpa, word]);
     };
+    const set: Flags = { entry, leaf: (gpa, word) => later.push([gpa, word]) };
     const see = (off: boolean): void => {
       disabled ||= off;
     };
@@ -55,6 +57,7 @@ export class NaiveMachine {
     try {
       const found = this.#walk(model, latched, request, see, set);
       if (isProtected(latched, found.pfn)) return refusal(-2, false);
+      for (const [gpa, word] of later) entry(gpa, (overlay.get(gpa) ?? 0n) | word);
       return { code: 0, recorded: false, gpaPfn: Number(found.pfn), access: found.access, flags: written };
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -144,7 +147,7 @@ export class NaiveMachine {
     latched: Latched,
     request: ModelRequest,
     see: (off: boolean) => void,
-    set: (gpa: bigint, word: bigint) => void,
+    set: Flags,
   ): { readonly pfn: bigint; readonly access: number } {
     if (!latched.enabled) return { pfn: request.pfn, access: 3 };
     if (latched.mode === 0) {

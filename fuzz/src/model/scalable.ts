@@ -34,7 +34,11 @@ export interface PasidEntryFacts {
 }
 
 type Found = { readonly pfn: bigint; readonly access: number };
-type Flags = (gpa: bigint, word: bigint) => void;
+/** Where flags are set: in entries on the way at once, in the leaf of the page that is asked for when the request succeeds. */
+export interface Flags {
+  readonly entry: (gpa: bigint, word: bigint) => void;
+  readonly leaf: (gpa: bigint, word: bigint) => void;
+}
 
 /** Looks a requester up. `seen` hears of FPD as soon as it is known. */
 export function scalableEntry(
@@ -104,7 +108,7 @@ export function secondStage(
     if ((wanted & 1) !== 0 && !one(rights, 0)) throw new Refused(0x86);
     if (wanted === 0 && !one(rights, 0) && !unit.zeroLengthRead) throw new Refused(0x86);
     if (entry.flags)
-      setFlags(model, entry, { at, value, flags: leaf && (wanted & 2) !== 0 ? 0x300n : 0x100n }, 0x7c, set);
+      setFlags(model, entry, { at, value, flags: leaf && (wanted & 2) !== 0 ? 0x300n : 0x100n, leaf }, 0x7c, set);
     const frame = bits(value, 51, 12);
     if (leaf) return { pfn: frame + (pfn & ((1n << shift) - 1n)), access: Number(rights) };
     table = frame * 4096n;
@@ -115,14 +119,14 @@ export function secondStage(
 function setFlags(
   model: ModelContext,
   entry: PasidEntryFacts,
-  word: { readonly at: bigint; readonly value: bigint; readonly flags: bigint },
+  word: { readonly at: bigint; readonly value: bigint; readonly flags: bigint; readonly leaf: boolean },
   refusal: number,
   set: Flags,
 ): void {
-  const { at, value, flags } = word;
+  const { at, value, flags, leaf } = word;
   if (!model.flags || (value & flags) === flags) return;
   if (!entry.snooped) throw new Refused(refusal);
-  set(at, value | flags);
+  (leaf ? set.leaf : set.entry)(at, value | flags);
 }
 
 function contextWords(
@@ -236,7 +240,7 @@ function firstStage(model: ModelContext, entry: PasidEntryFacts, request: ModelR
     if ((access & 2) !== 0 && !writable) throw new Refused(0x85);
     const flags = 0x20n | (entry.extended ? 0x400n : 0n) | (leaf && (access & 2) !== 0 ? 0x40n : 0n);
     if (model.flags && (value & flags) !== flags && nested && (host.access & 2) === 0) throw new Refused(0x77);
-    setFlags(model, entry, { at, value, flags }, 0x90, set);
+    setFlags(model, entry, { at, value, flags, leaf }, 0x90, set);
     if (!leaf) {
       table = frame * 4096n;
       continue;
@@ -257,7 +261,8 @@ function tableThrough(
   set: Flags,
 ): { readonly gpa: bigint; readonly access: number } {
   try {
-    const found = secondStage(model, entry, table >> 12n, entry.flags ? 3 : 1, set);
+    // The page of a table is accessed whatever becomes of the request.
+    const found = secondStage(model, entry, table >> 12n, entry.flags ? 3 : 1, { entry: set.entry, leaf: set.entry });
     return { gpa: found.pfn * 4096n, access: found.access };
   } catch (error) {
     if (error instanceof Refused && (error.code === 0x85 || error.code === 0x86))

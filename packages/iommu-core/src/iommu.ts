@@ -95,7 +95,12 @@ export class BackendIommu implements Iommu {
     const key = (sourceId * 2 ** 21 + (pasid === undefined ? 0 : pasid + 1)) * 4 + flags;
     const known = this.#spaces.get(key);
     if (known?.plugged === true) return known;
-    const space = new AddressSpace({ sourceId, pasid, privileged, execute, key }, this.#backend, this.#memory, this.hub);
+    const space = new AddressSpace(
+      { sourceId, pasid, privileged, execute, key },
+      this.#backend,
+      this.#memory,
+      this.hub,
+    );
     this.#spaces.set(key, space);
     this.hub.register(space);
     return space;

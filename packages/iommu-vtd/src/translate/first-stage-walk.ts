@@ -121,18 +121,18 @@ export class FirstStageWalk {
     return outcome === "set" ? 0 : FaultReason.SFS_10;
   }
 
-  /** A leaf gets its flags, all at once, when the request succeeds (§3.6.2): after its target has been found, and no dirty flag of the second stage before that of the first. */
+  /** A leaf gets its flags, all at once, when the request succeeds (§3.6.2): after its target has been found, and before the second stage's leaf gets its own. */
   #leaf(binding: Binding, leaf: Leaf, iovaPfn: number, wanted: Access): number {
     const nested = binding.kind === "nested";
     const writes = (wanted & 2) !== 0;
-    const clean = (this.#reader.low & DIRTY) === 0;
+    const { low } = this.#reader;
     const flags = ACCESSED | (writes ? DIRTY : 0) | (binding.extendedAccessed ? EXTENDED_ACCESSED : 0);
-    const probes = nested && writes && clean;
+    const probes = nested && (low & flags) !== flags;
     const reason =
       this.#flagsRefused(binding, flags) ||
       this.#found(binding, leaf, iovaPfn, wanted, probes ? WalkPurpose.PROBE : WalkPurpose.PAGE);
     if (reason !== 0) return reason;
-    this.dirtyPending = !writes && (clean || (nested && this.#second.dirtyPending));
+    this.dirtyPending = !writes && ((low & DIRTY) === 0 || (nested && this.#second.dirtyPending));
     if (this.#filter.blocks(this.gpaPfn)) return 0;
     return (
       this.#setFlags(leaf.hostPfn, leaf.index, flags) || (probes ? this.#found(binding, leaf, iovaPfn, wanted) : 0)
