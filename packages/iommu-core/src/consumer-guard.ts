@@ -10,6 +10,8 @@ import type { Scheduler } from "./ports.js";
 export class ConsumerGuard {
   readonly #scheduler: Scheduler;
   readonly #deadlineMilliseconds: number;
+  /** What each notifier still has to answer: ends of waiting. */
+  readonly #owed = new Map<Notifier, Set<() => void>>();
   #unanswered = 0;
   #roomMade: (() => void) | undefined;
 
@@ -28,7 +30,7 @@ export class ConsumerGuard {
     this.#roomMade = task;
   }
 
-  /** Done when the promise has settled or the deadline has passed; never rejects. A rejection and a missed deadline go to `fail`. */
+  /** Done when the promise has settled, the deadline has passed or the notifier is released; never rejects. A rejection and a missed deadline go to `fail`. */
   watch<T>(
     notifier: Notifier,
     promise: Promise<T>,
@@ -37,12 +39,15 @@ export class ConsumerGuard {
   ): Promise<void> {
     this.#unanswered += 1;
     return new Promise((done) => {
-      let open = true;
-      const resolve = (): void => {
-        if (open) this.#answered();
-        open = false;
+      const owed = this.#owedBy(notifier);
+      const end = (): void => {
+        if (!owed.delete(end)) return;
+        cancel();
+        if (owed.size === 0 && this.#owed.get(notifier) === owed) this.#owed.delete(notifier);
+        this.#answered();
         done();
       };
+      owed.add(end);
       const cancel = this.#scheduler.after(this.#deadlineMilliseconds, () => {
         fail(
           new IommuError(
@@ -51,15 +56,21 @@ export class ConsumerGuard {
             { hint: "answer faster, or raise limits.consumerDeadline; detach and attach again to be replayed" },
           ),
         );
-        resolve();
+        end();
       });
-      promise
-        .then(settled, (cause: unknown) => fail(threw(notifier, cause)))
-        .finally(() => {
-          cancel();
-          resolve();
-        });
+      promise.then(settled, (cause: unknown) => fail(threw(notifier, cause))).finally(end);
     });
+  }
+
+  /** The notifier has failed and holds nothing any more: nobody waits for what it still owes. */
+  release(notifier: Notifier): void {
+    for (const end of [...(this.#owed.get(notifier) ?? [])]) end();
+  }
+
+  #owedBy(notifier: Notifier): Set<() => void> {
+    let owed = this.#owed.get(notifier);
+    if (owed === undefined) this.#owed.set(notifier, (owed = new Set()));
+    return owed;
   }
 
   #answered(): void {

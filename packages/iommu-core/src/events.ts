@@ -121,10 +121,15 @@ export class Observers {
         // eventemitter3 cannot relate a generic name to its arguments; the signature above has.
         (emitter.emit as (name: string, event: unknown) => boolean).call(emitter, name, event);
       } catch (error) {
-        this.#scheduler.defer(() => {
-          throw error;
-        });
+        this.report(error);
       }
     }
+  }
+
+  /** Throws a mistake of the host from its event loop, where it harms nobody who is being served. */
+  report(error: unknown): void {
+    this.#scheduler.defer(() => {
+      throw error;
+    });
   }
 }

@@ -42,6 +42,7 @@ export function makeDelivery(notifier: MapNotifier, range: FrameRange, wiring: D
     },
     failed: (error) => {
       failure ??= error;
+      guard.release(notifier);
       for (const attachment of attachments()) {
         attachment.failure = failure;
         observers.emit("failed", { space: attachment.space, attachment, error });

@@ -301,9 +301,8 @@ export class NotifierHub {
     const { notifier, failure } = attachment;
     if (notifier.kind !== "unmap" || failure !== undefined) return undefined;
     const part = intersect(range, attachment.range);
-    return part.pageCount === 0
-      ? undefined
-      : this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
+    if (part.pageCount === 0) return undefined;
+    return this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
   }
 
   /** Tells one notifier; its failure is its own. Unguarded there is no deadline, and a failure rejects as well: both are the backend's to report. */
@@ -332,6 +331,7 @@ export class NotifierHub {
     } catch (cause) {
       attachment.failure = threw(attachment.notifier, cause);
     }
+    this.#guard.release(attachment.notifier);
     this.observers.emit("failed", { space: attachment.space, attachment, error: attachment.failure });
   }
 

@@ -59,7 +59,14 @@ export class ViewSync {
       isTooMuch: (read: number) => this.#exceeded(view, read) !== undefined,
     };
     const pass = new Transition(plan, this.#queue.slice, this.#scratch);
-    yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
+    try {
+      yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
+    } catch (error) {
+      // The memory port or the backend threw: what the tables say is not known, so nothing is mapped until the next invalidation. The host hears of it.
+      view.overBudget = true;
+      view.spent = undefined;
+      this.#observers.report(error);
+    }
     if (view.overBudget)
       yield* this.#drive(
         new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice, this.#scratch),

@@ -13,6 +13,7 @@ import {
   type Domain,
   type GuestMemory,
   IommuError,
+  type MsiSink,
   type Requester,
   type Scheduler,
   timerScheduler,
@@ -71,7 +72,8 @@ export class Unit {
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
-    const { memory, msi, scheduler = timerScheduler } = options;
+    const { memory, scheduler = timerScheduler } = options;
+    const msi = isolated(options.msi, scheduler);
     const config = resolveConfig(options);
     const { capabilities } = config;
     const { root } = this;
@@ -313,6 +315,19 @@ export class Unit {
       },
     };
   }
+}
+
+/** A sink that throws is a mistake of its host, and reported from its event loop: neither guest nor device is in the middle of something there. */
+function isolated(sink: MsiSink, scheduler: Scheduler): MsiSink {
+  return (message) => {
+    try {
+      sink(message);
+    } catch (error) {
+      scheduler.defer(() => {
+        throw error;
+      });
+    }
+  };
 }
 
 /** Input bits of the widest table: what a fault record can show. First-stage inputs are sign-extended, so all 64 count. */

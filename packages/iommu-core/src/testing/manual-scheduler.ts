@@ -38,11 +38,22 @@ export class ManualScheduler implements Scheduler {
     return () => void this.#timers.delete(timer);
   }
 
-  /** One turn of the event loop: runs what is deferred now, not what that defers. Answers how many tasks ran. */
+  /**
+   * One turn of the event loop: runs what is deferred now, not what that defers. Answers how many tasks ran.
+   * @throws What the first task that threw has thrown, when all have run.
+   */
   turn(): number {
     const tasks = this.#deferred;
     this.#deferred = [];
-    for (const task of tasks) task();
+    const thrown: unknown[] = [];
+    for (const task of tasks) {
+      try {
+        task();
+      } catch (error) {
+        thrown.push(error);
+      }
+    }
+    if (thrown.length > 0) throw thrown[0];
     return tasks.length;
   }
 
