@@ -6,7 +6,15 @@ import { dirname, join, resolve } from "node:path";
 import { publishedPackages, readJson, root } from "./workspace.mjs";
 
 /** Scripts that a package manager runs by itself at installation or publication. */
-const LIFECYCLE = ["preinstall", "install", "postinstall", "prepare", "preprepare", "postprepare", "prepublish"];
+const LIFECYCLE = new Set([
+  "preinstall",
+  "install",
+  "postinstall",
+  "prepare",
+  "preprepare",
+  "postprepare",
+  "prepublish",
+]);
 const REPOSITORY = "git+https://github.com/iommu-kit/iommu-kit.git";
 /** Code made from text at run time: browsers forbid it, and no reader can check it. */
 const CODE_FROM_TEXT = /\beval\s*\(|\bnew\s+Function\s*\(/;
@@ -25,7 +33,7 @@ for (const { directory, name, shortName, manifest } of packages) {
     );
   const say = (/** @type {string} */ text) => problems.push(`packages/${shortName}/package.json: ${text}`);
   for (const script of Object.keys(given.scripts ?? {}))
-    if (LIFECYCLE.includes(script)) say(`remove the script "${script}": installing a package must run nothing`);
+    if (LIFECYCLE.has(script)) say(`remove the script "${script}": installing a package must run nothing`);
   if (given.publishConfig?.provenance !== true || given.publishConfig.access !== "public")
     say('"publishConfig" must say { "access": "public", "provenance": true }');
   if (given.repository?.url !== REPOSITORY || given.repository.directory !== `packages/${shortName}`)
@@ -60,14 +68,14 @@ function checkMain(name, directory) {
     if (CODE_FROM_TEXT.test(text)) problems.push(`${file.slice(root.length + 1)}: makes code from text`);
     for (const [, from, dynamic] of text.matchAll(IMPORTS)) {
       const specifier = from ?? dynamic ?? "";
-      if (specifier.startsWith(".")) {
-        const next = resolve(dirname(file), specifier);
-        if (!next.startsWith(join(directory, "dist"))) problems.push(`${name}: ${specifier} leads out of the package`);
-        else if (!seen.has(next)) waiting.push(next);
-        seen.add(next);
-      } else if (specifier !== "eventemitter3" && !ours.has(specifier)) {
+      if (specifier === "eventemitter3" || ours.has(specifier)) continue;
+      const next = resolve(dirname(file), specifier);
+      if (!specifier.startsWith("."))
         problems.push(`${file.slice(root.length + 1)}: the main entry of ${name} may not import "${specifier}"`);
-      }
+      else if (!next.startsWith(join(directory, "dist")))
+        problems.push(`${name}: ${specifier} leads out of the package`);
+      else if (!seen.has(next)) waiting.push(next);
+      if (specifier.startsWith(".")) seen.add(next);
     }
   }
   if (seen.size < 2) problems.push(`${name}: found no imports behind its main entry; is it built?`);
@@ -77,7 +85,7 @@ function checkMain(name, directory) {
 /** @type {{ scripts?: Record<string, string> }} */
 const workspace = readJson(join(root, "package.json"));
 for (const script of Object.keys(workspace.scripts ?? {}))
-  if (LIFECYCLE.includes(script)) problems.push(`package.json: remove the script "${script}"`);
+  if (LIFECYCLE.has(script)) problems.push(`package.json: remove the script "${script}"`);
 
 for (const problem of problems) console.error(problem);
 process.exitCode = problems.length === 0 ? 0 : 1;

@@ -137,7 +137,7 @@ describe("a memory port that throws", () => {
 
 describe("a message sink that throws", () => {
   it("is heard of from the event loop; the fault is recorded, the invalidation is done, the device's write is answered", async () => {
-    const guest = begin({ interruptRemapping: true } as GuestOptions);
+    const guest = begin();
     guest.messages.push = () => {
       throw new Error("no interrupt controller");
     };
