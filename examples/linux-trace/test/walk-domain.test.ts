@@ -1,4 +1,4 @@
-import type { Domain, FrameRange, MappingSink } from "@iommu-kit/iommu-core";
+import { type Domain, type FrameRange, LeafTable, type MappingSink } from "@iommu-kit/iommu-core";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { walkDomain } from "../src/follow/walk-domain.js";
@@ -12,7 +12,11 @@ function tables(entries: readonly Int32Array[]): Domain {
     label: "two tables",
     holes: [HOLE],
     scan(_range: FrameRange, sink: MappingSink) {
-      for (const [index, table] of entries.entries()) if (!sink.table(512 * (index + 1), table)) return;
+      const table = new LeafTable();
+      for (const [index, words] of entries.entries()) {
+        table.words = words;
+        if (!sink.table(512 * (index + 1), table)) return;
+      }
     },
   };
 }

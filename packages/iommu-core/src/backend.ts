@@ -9,6 +9,7 @@
 import type { Access } from "./access.js";
 import type { ByteAddress } from "./address.js";
 import type { Completion } from "./completion.js";
+import type { LeafTable } from "./leaf-table.js";
 import type { FrameRange } from "./range.js";
 import type { SourceId } from "./source-id.js";
 import type { Translation } from "./translation.js";
@@ -54,16 +55,8 @@ export interface MappingSink {
    * scan, so it has been counted when the pass came to it first, and costs a slice but not the view's budget of tables.
    */
   reach(iovaPfn: number, entriesRead: number, again?: boolean): boolean;
-  /**
-   * Fast path: whether these 512 table entries say what was announced. Compares words (low, high) of 64-bit entries with R in bit 0, W in bit 1 and the frame
-   * in bits 51:12, under `masks` [low, high]. `true`: nothing is to be done for the 512 frames from `iovaPfn` (a multiple of 512) on.
-   */
-  unchanged(iovaPfn: number, words: Int32Array, firstWord: number, masks: Int32Array): boolean;
-  /**
-   * The same 512 entries, decoded: R, W and frame in the places given above, all other bits 0, R = W = 0 for a frame that is not mapped. The array is the
-   * caller's and is read before the call returns. `false`: stop the scan.
-   */
-  table(iovaPfn: number, entries: Int32Array): boolean;
+  /** A table of 512 entries for the single frames from `iovaPfn` (a multiple of 512) on. Only those in the range of the scan need be there. `false`: stop the scan. */
+  table(iovaPfn: number, table: LeafTable): boolean;
 }
 
 /** "This range changed": the frames, and whose. */

@@ -34,6 +34,7 @@ export {
   type UnmapNotifier,
 } from "./notifier.js";
 export type { Announce, Backend, Change, Domain, MappingSink, MessageWindow, Requester } from "./backend.js";
+export { DECODED, type EntryFormat, LeafTable } from "./leaf-table.js";
 export { IovaTree, Mapping, type RunVisitor } from "./iova-tree.js";
 export type { Attachment, AttachmentState, AttachOptions } from "./attachment.js";
 export { AddressSpace, UNPLUGGED } from "./address-space.js";

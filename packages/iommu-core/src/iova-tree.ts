@@ -7,7 +7,7 @@
 
 import type { Access } from "./access.js";
 import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "./range.js";
-import { FANOUT, fillSlots, slotSpan } from "./slot.js";
+import { FANOUT, slotSpan } from "./slot.js";
 import { TreeNode } from "./tree-node.js";
 
 /** A reusable answer of `find` and `seek`. */
@@ -32,16 +32,20 @@ export type RunVisitor = (
 /** Superpages up to this level get a slot of their own: 2^27 frames, 512 GiB. */
 const HIGHEST_SLOT_LEVEL = 4;
 
+/** Frames below a node of level 2. */
+const LEAF_PARENT_SPAN = FANOUT * FANOUT;
+
 /** A map from frames (below 2^52) to targets (frames below 2^40) and rights. */
 export class IovaTree {
   #root = new TreeNode(2);
   #slotCount = 0;
   #pageCount = 0;
   #byteLength = this.#root.byteLength;
-  // The leaf used last: neighbouring look-ups skip the descent (bench iova-tree).
+  // The leaf used last and its parent: neighbouring look-ups skip the descent (bench: IOVA tree).
   #leaf: TreeNode | undefined;
   #leafFirstPfn = -1;
-  readonly #cursor = new Mapping();
+  #parent: TreeNode | undefined;
+  #parentFirstPfn = -1;
 
   /** Mappings held, a superpage counting as one. */
   get slotCount(): number {
@@ -60,14 +64,12 @@ export class IovaTree {
 
   /** Looks up one frame. `false`, with `out` unchanged, when it is not mapped. */
   find(pfn: number, out: Mapping): boolean {
-    let node = this.#leafFor(pfn);
-    if (node === undefined) {
-      if (pfn >= this.#limit()) return false;
-      node = this.#root;
-      for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)])
-        node = child;
-      if (node.level === 1) this.#remember(pfn, node);
-    }
+    const leaf = this.leafAt(pfn);
+    if (leaf !== undefined) return this.#read(leaf, pfn, pfn % FANOUT, out);
+    if (pfn >= this.#limit()) return false;
+    let node = this.#root;
+    for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)])
+      node = child;
     return this.#read(node, pfn, node.indexOf(pfn), out);
   }
 
@@ -103,7 +105,7 @@ export class IovaTree {
   remove(firstPfn: number, pageCount: number): void {
     checkRange({ firstPfn, pageCount }, "IovaTree.remove");
     this.#removeIn(this.#root, 0, firstPfn, Math.min(firstPfn + pageCount, this.#limit()));
-    this.#leaf = undefined;
+    this.#forgetPath();
   }
 
   /** Visits the mapped runs of `range` in ascending order; a run that crosses the range's edge is clipped, its target advanced by as much. */
@@ -142,53 +144,40 @@ export class IovaTree {
     this.#slotCount = 0;
     this.#pageCount = 0;
     this.#byteLength = this.#root.byteLength;
-    this.#leaf = undefined;
+    this.#forgetPath();
   }
 
-  /** @internal The 512 slots of single frames from `firstPfn` (a multiple of 512) on, if there are any. */
-  leafAt(firstPfn: number): Int32Array | undefined {
-    const leaf = this.#leafFor(firstPfn);
-    if (leaf !== undefined) return leaf.slots;
-    if (firstPfn >= this.#limit()) return undefined;
-    let node = this.#root;
-    while (node.level > 1) {
-      const child = node.children[node.indexOf(firstPfn)];
-      if (child === undefined) return undefined;
-      node = child;
-    }
-    this.#remember(firstPfn, node);
-    return node.slots;
+  /** @internal The leaf with the slot of this frame, if the frame has a slot of its own. Valid until the tree changes. */
+  leafAt(pfn: number): TreeNode | undefined {
+    const offset = pfn - this.#leafFirstPfn;
+    if (offset >= 0 && offset < FANOUT && this.#leaf !== undefined) return this.#leaf;
+    const parent = this.#parentAt(pfn);
+    const leaf = parent?.children[parent.indexOf(pfn)];
+    if (leaf === undefined) return undefined;
+    this.#leaf = leaf;
+    this.#leafFirstPfn = pfn - (pfn % FANOUT);
+    return leaf;
   }
 
-  /** @internal Copies what the 512 frames from `firstPfn` on map to, superpages spelled out. `false`, with `into` all zero, when nothing is mapped. */
-  readChunk(firstPfn: number, into: Int32Array): boolean {
-    const leaf = this.leafAt(firstPfn);
-    if (leaf !== undefined) {
-      into.set(leaf);
-      return true;
+  /** @internal Writes single-frame slots of one leaf, whose first frame is `firstPfn`: slot `index[k]` gets the pair of words at `2 * k`. Answers the leaf, if anything is left of it. */
+  writeSlots(firstPfn: number, index: Int32Array, words: Int32Array, count: number): TreeNode | undefined {
+    const leaf = this.leafAt(firstPfn) ?? this.#nodeAt(firstPfn, 1);
+    const { slots } = leaf;
+    let more = 0;
+    for (let k = 0; k < count; k++) {
+      const at = (index[k] ?? 0) * 2;
+      const low = words[k * 2] ?? 0;
+      if ((low & 3) !== 0) more += 1;
+      if (((slots[at] ?? 0) & 3) !== 0) more -= 1;
+      slots[at] = low;
+      slots[at + 1] = words[k * 2 + 1] ?? 0;
     }
-    const slot = this.#cursor;
-    if (this.find(firstPfn, slot)) {
-      fillSlots(into, 0, FANOUT, slot.gpaPfn, slot.access);
-      return true;
-    }
-    into.fill(0);
-    return false;
-  }
-
-  /** @internal Makes the 512 frames from `firstPfn` on map as `entries` says, as single frames. */
-  writeChunk(firstPfn: number, entries: Int32Array): void {
-    let used = 0;
-    for (let i = 0; i < FANOUT * 2; i += 2) if (((entries[i] ?? 0) & 3) !== 0) used += 1;
-    if (used === 0) {
-      this.remove(firstPfn, FANOUT);
-      return;
-    }
-    const leaf = this.#nodeAt(firstPfn, 1);
-    this.#slotCount += used - leaf.used;
-    this.#pageCount += used - leaf.used;
-    leaf.slots.set(entries);
-    leaf.used = used;
+    leaf.used += more;
+    this.#slotCount += more;
+    this.#pageCount += more;
+    if (leaf.used > 0) return leaf;
+    this.remove(firstPfn, FANOUT);
+    return undefined;
   }
 
   /** @internal Makes one slot of this level (above 1) map its frames, dropping whatever was below it. */
@@ -197,7 +186,7 @@ export class IovaTree {
     const index = node.indexOf(firstPfn);
     const span = slotSpan(level);
     if (node.children[index] !== undefined) this.#removeIn(node, firstPfn - index * span, firstPfn, firstPfn + span);
-    this.#leaf = undefined;
+    this.#forgetPath();
     if (node.slots.length === 0) this.#byteLength += FANOUT * 8;
     if (node.accessAt(index) === 0) {
       this.#slotCount += 1;
@@ -210,14 +199,22 @@ export class IovaTree {
     return slotSpan(this.#root.level + 1);
   }
 
-  #leafFor(pfn: number): TreeNode | undefined {
-    const offset = pfn - this.#leafFirstPfn;
-    return offset >= 0 && offset < FANOUT ? this.#leaf : undefined;
+  /** The node of level 2 above this frame. */
+  #parentAt(pfn: number): TreeNode | undefined {
+    const offset = pfn - this.#parentFirstPfn;
+    if (offset >= 0 && offset < LEAF_PARENT_SPAN && this.#parent !== undefined) return this.#parent;
+    if (pfn >= this.#limit()) return undefined;
+    let node: TreeNode | undefined = this.#root;
+    while (node !== undefined && node.level > 2) node = node.children[node.indexOf(pfn)];
+    if (node === undefined) return undefined;
+    this.#parent = node;
+    this.#parentFirstPfn = pfn - (pfn % LEAF_PARENT_SPAN);
+    return node;
   }
 
-  #remember(pfn: number, leaf: TreeNode): void {
-    this.#leaf = leaf;
-    this.#leafFirstPfn = pfn - (pfn % FANOUT);
+  #forgetPath(): void {
+    this.#leaf = undefined;
+    this.#parent = undefined;
   }
 
   #read(node: TreeNode, pfn: number, index: number, out: Mapping): boolean {
@@ -268,6 +265,7 @@ export class IovaTree {
       this.#byteLength -= this.#root.byteLength;
     }
     this.#root = root;
+    this.#forgetPath();
   }
 
   #makeChild(node: TreeNode, index: number): TreeNode {
@@ -288,9 +286,9 @@ export class IovaTree {
       this.remove(firstPfn, count);
       return;
     }
-    const leaf = this.#nodeAt(firstPfn, 1);
+    const leaf = this.leafAt(firstPfn) ?? this.#nodeAt(firstPfn, 1);
     const before = leaf.used;
-    const index = leaf.indexOf(firstPfn);
+    const index = firstPfn % FANOUT;
     for (let i = 0; i < count; i++) leaf.put(index + i, gpaPfn + i, access);
     this.#slotCount += leaf.used - before;
     this.#pageCount += leaf.used - before;

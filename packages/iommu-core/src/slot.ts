@@ -1,7 +1,7 @@
 /**
- * One slot of the IOVA tree: two 32-bit words shaped like a second-stage entry, R in bit 0, W in bit 1, the target frame in bits 51:12.
+ * One slot of the IOVA tree: two 32-bit words shaped like a second-stage entry, R in bit 0, W in bit 1, the target frame in bits 51:12. Both are 0 when it is free.
  *
- * The shape is that of the tables which most guests write, so a leaf of the tree can be compared with a table page word by word.
+ * The shape is that of the tables which most guests write. The other bits are as the guest's entry had them, so a leaf can be compared with a table page word by word.
  */
 
 import type { Access } from "./access.js";
@@ -27,9 +27,13 @@ export function slotHigh(gpaPfn: number): number {
   return Math.floor(gpaPfn / 0x100000);
 }
 
-/** The target frame of a slot's two words; bits outside 51:12 must be 0. */
+/** The bits of a slot's words that map: rights and frame. */
+export const SLOT_LOW = 0xfffff003 | 0;
+export const SLOT_HIGH = 0xfffff;
+
+/** The target frame of a slot's two words. */
 export function slotTarget(low: number, high: number): number {
-  return high * 0x100000 + (low >>> 12);
+  return (high & SLOT_HIGH) * 0x100000 + (low >>> 12);
 }
 
 /** Writes `count` consecutive slots from slot `index` on, targets advancing frame by frame. */

@@ -5,12 +5,15 @@
  * order is removals, changes, additions. The pass can stop between any two calls, when its slice is spent, and goes on from `cursor` later.
  */
 
-import type { Access } from "./access.js";
+import { type Access, accessOf } from "./access.js";
 import type { MappingSink } from "./backend.js";
 import { type IovaTree, Mapping } from "./iova-tree.js";
 import type { AnnouncedState, MapDelivery } from "./map-delivery.js";
-import { contains, endOf, type FrameRange, intersect } from "./range.js";
 import type { Slice } from "./job-queue.js";
+import { Difference, LeafDiff } from "./leaf-diff.js";
+import { DECODED, LeafTable } from "./leaf-table.js";
+import { contains, endOf, type FrameRange } from "./range.js";
+import { RunGatherer } from "./run-gatherer.js";
 import { FANOUT, fillSlots, slotSpan, slotTarget } from "./slot.js";
 
 /** Told what the pass does, for observation. */
@@ -38,23 +41,24 @@ export interface TransitionPlan {
 /** Levels at which a slot may stand, largest first. */
 const SUPERPAGE_LEVELS = [4, 3, 2];
 
-/** Two leaf tables of work space. Only used inside a call, so passes may share it: 8 KiB less for each invalidation. */
+/** Work space that passes share, one after the other: nothing is allocated for an invalidation. */
 export class TransitionScratch {
-  readonly old = new Int32Array(FANOUT * 2);
-  readonly next = new Int32Array(FANOUT * 2);
+  readonly diff = new LeafDiff();
+  readonly gatherer = new RunGatherer();
+  /** A superpage spelled out as single frames. */
+  readonly spelled = new Int32Array(FANOUT * 2);
 }
+
+const NOTHING = new LeafTable();
+NOTHING.words = new Int32Array(FANOUT * 2);
 
 /** See the file's header. */
 export class Transition implements MappingSink, AnnouncedState {
   readonly #plan: TransitionPlan;
   readonly #end: number;
-  readonly #old: Int32Array;
-  readonly #new: Int32Array;
-  /** Runs shorter than a leaf table wait here until their table is complete: removals come first. */
-  readonly #gathered = new Int32Array(FANOUT * 2);
-  /** 1 where a gathered run begins: blocks are no larger than what the backend reported at once. */
-  readonly #starts = new Uint8Array(FANOUT);
-  #gatheredAt = -1;
+  readonly #diff: LeafDiff;
+  readonly #gatherer: RunGatherer;
+  readonly #spelled: Int32Array;
   readonly #slot = new Mapping();
   readonly #slice: Slice;
   /** The smallest block that any delivery takes: one call for each that a superpage is cut into. */
@@ -67,9 +71,11 @@ export class Transition implements MappingSink, AnnouncedState {
   stopped = false;
   #from = 0;
 
-  constructor(plan: TransitionPlan, slice: Slice, scratch = new TransitionScratch()) {
-    this.#old = scratch.old;
-    this.#new = scratch.next;
+  constructor(plan: TransitionPlan, slice: Slice, scratch: TransitionScratch) {
+    this.#diff = scratch.diff;
+    this.#gatherer = scratch.gatherer;
+    this.#gatherer.end();
+    this.#spelled = scratch.spelled;
     this.#plan = plan;
     this.#slice = slice;
     this.cursor = plan.range.firstPfn;
@@ -117,7 +123,7 @@ export class Transition implements MappingSink, AnnouncedState {
 
   reach(iovaPfn: number, entriesRead: number, again = false): boolean {
     // A table that has been begun is finished first: a slice makes progress by whole tables.
-    if (!this.#isGathering(iovaPfn)) {
+    if (!this.#gatherer.isAt(iovaPfn)) {
       this.#release();
       if (!this.#removeUpTo(Math.min(iovaPfn, this.#end)) || this.#spent) return this.#stop();
     }
@@ -126,34 +132,13 @@ export class Transition implements MappingSink, AnnouncedState {
     return true;
   }
 
-  unchanged(iovaPfn: number, words: Int32Array, firstWord: number, masks: Int32Array): boolean {
-    if (iovaPfn < this.cursor || iovaPfn + FANOUT > this.#end || this.#plan.after !== undefined) return false;
-    const leaf = this.#plan.before.leafAt(iovaPfn);
-    if (leaf === undefined) return false;
-    const low = masks[0] ?? 0;
-    const high = masks[1] ?? 0;
-    let differing = 0;
-    for (let i = 0; i < FANOUT * 2; i += 2) {
-      differing |= ((words[firstWord + i] ?? 0) ^ (leaf[i] ?? 0)) & low;
-      differing |= ((words[firstWord + i + 1] ?? 0) ^ (leaf[i + 1] ?? 0)) & high;
-    }
-    if (differing !== 0 || !this.#removeUpTo(iovaPfn)) return false;
-    this.cursor = iovaPfn + FANOUT;
-    return true;
-  }
-
-  table(iovaPfn: number, entries: Int32Array): boolean {
+  table(iovaPfn: number, table: LeafTable): boolean {
     const first = Math.max(iovaPfn, this.cursor);
     const end = Math.min(iovaPfn + FANOUT, this.#end);
     if (first >= end) return true;
     this.#release();
     if (!this.#removeUpTo(first)) return this.#stop();
-    this.#new.set(entries);
-    for (const hole of this.#plan.holes) {
-      const part = intersect(hole, { firstPfn: iovaPfn, pageCount: FANOUT });
-      if (part.pageCount > 0) this.#new.fill(0, (part.firstPfn - iovaPfn) * 2, (endOf(part) - iovaPfn) * 2);
-    }
-    this.#chunk(iovaPfn, first, end);
+    this.#leaf(first, end, table, 1);
     return !this.#spent || this.#stop();
   }
 
@@ -169,25 +154,19 @@ export class Transition implements MappingSink, AnnouncedState {
     return false;
   }
 
-  #isGathering(iovaPfn: number): boolean {
-    return this.#gatheredAt >= 0 && iovaPfn >= this.#gatheredAt && iovaPfn < this.#gatheredAt + FANOUT;
-  }
-
   /** Before something at `iovaPfn`: finishes the tables in front of its own. `false`: the slice is spent. */
   #leaveTable(iovaPfn: number): boolean {
-    if (this.#isGathering(iovaPfn)) return true;
+    if (this.#gatherer.isAt(iovaPfn)) return true;
     this.#release();
     return this.#removeUpTo(Math.max(this.cursor, iovaPfn - (iovaPfn % FANOUT))) && !this.#spent;
   }
 
   /** Compares the table that was gathered. */
   #release(): void {
-    const base = this.#gatheredAt;
-    this.#gatheredAt = -1;
+    const base = this.#gatherer.end();
     if (base < 0 || this.cursor >= base + FANOUT) return;
-    this.#new.set(this.#gathered);
-    this.#chunk(base, Math.max(base, this.cursor), Math.min(base + FANOUT, this.#end), FANOUT);
-    this.#starts.fill(0);
+    const { table, starts } = this.#gatherer;
+    this.#leaf(Math.max(base, this.cursor), Math.min(base + FANOUT, this.#end), table, FANOUT, starts);
   }
 
   /** Where the hole-free part that starts at `at` ends: `at` itself when it lies in a hole. */
@@ -213,15 +192,9 @@ export class Transition implements MappingSink, AnnouncedState {
     }
     const base = at - (at % FANOUT);
     const stop = Math.min(end, base + FANOUT);
-    if (stop - at < FANOUT) {
-      if (this.#gatheredAt < 0) this.#gathered.fill(0);
-      this.#starts[at - base] = 1;
-      this.#gatheredAt = base;
-      fillSlots(this.#gathered, at - base, stop - at, gpaPfn, access);
-      return stop;
-    }
-    fillSlots(this.#new, 0, FANOUT, gpaPfn, access);
-    this.#chunk(base, at, stop, FANOUT);
+    this.#gatherer.add(at, stop - at, gpaPfn, access);
+    if (stop - at < FANOUT) return stop;
+    this.#release();
     // 512 frames that are one superpage again go back into one slot.
     if (this.#plan.after === undefined) this.#plan.before.setSlot(at, 2, gpaPfn, access);
     return stop;
@@ -270,9 +243,7 @@ export class Transition implements MappingSink, AnnouncedState {
       if (this.#spent) return false;
       const first = Math.max(slot.firstPfn, this.cursor);
       if (slot.pageCount === 1) {
-        const base = first - (first % FANOUT);
-        this.#new.fill(0);
-        this.#chunk(base, first, Math.min(pfn, base + FANOUT));
+        this.#leaf(first, Math.min(pfn, first - (first % FANOUT) + FANOUT), NOTHING, 1);
         continue;
       }
       const most = this.#isManyBlocks(slot.pageCount) ? FANOUT * this.#blockPages : slot.pageCount;
@@ -289,109 +260,98 @@ export class Transition implements MappingSink, AnnouncedState {
     return true;
   }
 
-  /** Brings frames `first` to `end - 1` of the leaf table at `base` to what `#new` says. */
-  #chunk(base: number, first: number, end: number, slotPages = 1): void {
+  /** Brings frames `first` to `end - 1`, all of one leaf table, to what `table` says. `slotPages` is the size of the table entries they come from. */
+  #leaf(first: number, end: number, table: LeafTable, slotPages: number, starts?: Uint8Array): void {
     const { before, after } = this.#plan;
-    const old = this.#old;
-    const next = this.#new;
-    const had = before.readChunk(base, old);
-    if (first > base) next.set(old.subarray(0, (first - base) * 2));
-    if (end < base + FANOUT) next.set(old.subarray((end - base) * 2), (end - base) * 2);
+    const base = first - (first % FANOUT);
+    const leaf = before.leafAt(base);
+    const holed = this.#hasHole(base);
+    const whole = end - first === FANOUT;
     this.cursor = end;
-    let kinds = 0;
-    for (let i = (first - base) * 2; i < (end - base) * 2; i += 2) kinds |= difference(old, next, i);
-    // A superpage that the guest now spells out in 512 equal entries becomes a leaf without an event.
-    if (after === undefined && (kinds !== 0 || (had && before.leafAt(base) === undefined)))
-      before.writeChunk(base, next);
-    if (kinds === 0) return;
-    if ((kinds & REMOVED) !== 0) this.#tell(REMOVED, base, first, end, 1);
-    if ((kinds & CHANGED) !== 0) this.#tell(CHANGED, base, first, end, 1);
-    if ((kinds & ADDED) !== 0) this.#tell(ADDED, base, first, end, slotPages);
+    if (whole && !holed && leaf?.isProved(table) === true && after === undefined) {
+      // Nothing was read after all.
+      this.#slice.entriesLeft += FANOUT - 1;
+      return;
+    }
+    const superpage = leaf === undefined && before.find(base, this.#slot);
+    if (superpage) fillSlots(this.#spelled, 0, FANOUT, this.#slot.gpaPfn, this.#slot.access);
+    const announced = leaf?.slots ?? (superpage ? this.#spelled : NOTHING.words);
+    // Words that have been seen in this format need no second look.
+    const familiar = table.format === DECODED || leaf === undefined || leaf.format === table.format;
+    const diff = this.#diff;
+    diff.compare(announced, table, first - base, end - base, !familiar || holed || superpage);
+    if (holed) for (const hole of this.#plan.holes) diff.blank(hole.firstPfn - base, endOf(hole) - base);
+    const kinds = diff.classify();
+    if (after === undefined && (kinds !== 0 || leaf !== undefined || superpage)) {
+      const written = diff.count === 0 ? leaf : before.writeSlots(base, diff.index, diff.next, diff.count);
+      if (whole) written?.mirrors(table);
+      else if (diff.count > 0) written?.departs(table.format);
+    }
+    if ((kinds & Difference.REMOVED) !== 0) this.#tell(Difference.REMOVED, base, 1, starts);
+    if ((kinds & Difference.CHANGED) !== 0) this.#tell(Difference.CHANGED, base, 1, starts);
+    if ((kinds & Difference.ADDED) !== 0) this.#tell(Difference.ADDED, base, slotPages, starts);
   }
 
-  /** Tells the runs of one kind of difference between `#old` and `#new`. */
-  #tell(kind: number, base: number, first: number, end: number, slotPages: number): void {
-    const next = this.#new;
-    for (let at = first; at < end;) {
-      const i = (at - base) * 2;
-      if (difference(this.#old, next, i) !== kind) {
-        at += 1;
+  #hasHole(base: number): boolean {
+    for (const hole of this.#plan.holes) if (hole.firstPfn < base + FANOUT && endOf(hole) > base) return true;
+    return false;
+  }
+
+  /** Tells the runs of one kind of difference. */
+  #tell(kind: number, base: number, slotPages: number, starts: Uint8Array | undefined): void {
+    const { index, next, kinds, count } = this.#diff;
+    const { observer, deliveries } = this.#plan;
+    for (let k = 0; k < count;) {
+      if (kinds[k] !== kind) {
+        k += 1;
         continue;
       }
-      const access = ((next[i] ?? 0) & 3) as Access;
-      const gpaPfn = kind === REMOVED ? -1 : slotTarget(next[i] ?? 0, next[i + 1] ?? 0);
-      let count = 1;
-      while (
-        at + count < end &&
-        difference(this.#old, next, i + count * 2) === kind &&
-        this.#continues(i + count * 2, gpaPfn, count, access)
-      )
-        count += 1;
-      this.#slice.mappingsLeft -= count;
-      if (kind === REMOVED && this.#plan.observer?.removed !== undefined) this.#reportRemoved(base, at, count);
-      else this.#plan.observer?.announced(at, count, gpaPfn, access, kind !== ADDED);
-      for (const delivery of this.#plan.deliveries) {
-        if (kind === REMOVED) delivery.remove(at, count, this);
-        else if (kind === CHANGED) delivery.change(at, count, gpaPfn, access, this);
-        else delivery.add(at, count, gpaPfn, access, slotPages);
+      const length = this.#diff.runLength(k, starts);
+      const at = base + (index[k] ?? 0);
+      const low = next[k * 2] ?? 0;
+      const access = accessOf(low);
+      const gpaPfn = access === 0 ? -1 : slotTarget(low, next[k * 2 + 1] ?? 0);
+      this.#slice.mappingsLeft -= length;
+      if (access === 0 && observer?.removed !== undefined) this.#reportRemoved(base, k, length);
+      else observer?.announced(at, length, gpaPfn, access, kind !== Difference.ADDED);
+      for (const delivery of deliveries) {
+        if (access === 0) delivery.remove(at, length, this);
+        else if (kind === Difference.CHANGED) delivery.change(at, length, gpaPfn, access, this);
+        else delivery.add(at, length, gpaPfn, access, slotPages);
       }
-      at += count;
+      k += length;
     }
   }
 
   /** Says what removed frames were mapped to, run by run. */
-  #reportRemoved(base: number, first: number, pageCount: number): void {
-    const old = this.#old;
-    const end = (first - base + pageCount) * 2;
-    for (let i = (first - base) * 2; i < end;) {
-      const access = ((old[i] ?? 0) & 3) as Access;
-      const gpaPfn = slotTarget(old[i] ?? 0, old[i + 1] ?? 0);
-      let count = 1;
-      for (let next = i + 2; next < end; next += 2, count++) {
-        const low = old[next] ?? 0;
-        if ((low & 3) !== access || slotTarget(low, old[next + 1] ?? 0) !== gpaPfn + count) break;
-      }
-      this.#plan.observer?.removed?.(base + i / 2, count, gpaPfn, access);
-      i += count * 2;
+  #reportRemoved(base: number, first: number, count: number): void {
+    const { index, old } = this.#diff;
+    for (let k = first; k < first + count;) {
+      const length = this.#diff.oldRunLength(k, first + count - k);
+      const low = old[k * 2] ?? 0;
+      const gpaPfn = slotTarget(low, old[k * 2 + 1] ?? 0);
+      this.#plan.observer?.removed?.(base + (index[k] ?? 0), length, gpaPfn, accessOf(low));
+      k += length;
     }
   }
-
-  #continues(i: number, gpaPfn: number, offset: number, access: Access): boolean {
-    const low = this.#new[i] ?? 0;
-    if (this.#starts[i / 2] === 1) return false;
-    return (low & 3) === access && (gpaPfn === -1 || slotTarget(low, this.#new[i + 1] ?? 0) === gpaPfn + offset);
-  }
-}
-
-const REMOVED = 1;
-const CHANGED = 2;
-const ADDED = 4;
-
-/** 0, or how the pairs of words at `i` differ. */
-function difference(old: Int32Array, next: Int32Array, i: number): number {
-  const was = (old[i] ?? 0) & 3;
-  const is = (next[i] ?? 0) & 3;
-  if (was === 0) return is === 0 ? 0 : ADDED;
-  if (is === 0) return REMOVED;
-  return old[i] === next[i] && old[i + 1] === next[i + 1] ? 0 : CHANGED;
 }
 
 /** Drives a pass from a tree instead of a backend. */
 export function scanTree(tree: IovaTree, range: FrameRange, sink: MappingSink): void {
   const slot = new Mapping();
-  const scratch = new Int32Array(FANOUT * 2);
+  const table = new LeafTable();
   const end = endOf(range);
   for (let at = range.firstPfn; at < end && tree.seek(at, slot) && slot.firstPfn < end;) {
-    if (slot.pageCount === 1) {
-      const base = slot.firstPfn - (slot.firstPfn % FANOUT);
-      tree.readChunk(base, scratch);
-      if (!sink.table(base, scratch)) return;
-      at = base + FANOUT;
+    const leaf = tree.leafAt(slot.firstPfn);
+    const first = Math.max(at, slot.firstPfn);
+    if (leaf === undefined) {
+      at = slot.firstPfn + slot.pageCount;
+      if (!sink.run(first, at - first, slot.gpaPfn, slot.access)) return;
     } else {
-      const first = Math.max(at, slot.firstPfn);
-      const count = slot.firstPfn + slot.pageCount - first;
-      if (!sink.run(first, count, slot.gpaPfn, slot.access)) return;
-      at = first + count;
+      const base = first - (first % FANOUT);
+      table.words = leaf.slots;
+      at = base + FANOUT;
+      if (!sink.reach(first, FANOUT) || !sink.table(base, table)) return;
     }
   }
 }

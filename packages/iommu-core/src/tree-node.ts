@@ -3,6 +3,7 @@
  */
 
 import { accessOf, type Access } from "./access.js";
+import type { EntryFormat, LeafTable } from "./leaf-table.js";
 import { FANOUT, fillSlots, slotHigh, slotLow, slotSpan, slotTarget } from "./slot.js";
 
 const NO_SLOTS = new Int32Array(0);
@@ -18,6 +19,11 @@ export class TreeNode {
   readonly children: (TreeNode | undefined)[];
   /** Slots in use plus children. */
   used = 0;
+  /** Level 1: what the words of every slot mean, other bits included; `undefined` if that is not known. Equal words in this format are told already. */
+  format: EntryFormat | undefined = undefined;
+  /** Level 1: the table whose contents the slots are, and since when; -1 if they are not. */
+  #tablePfn = -1;
+  #generation = -1;
 
   constructor(level: number) {
     this.level = level;
@@ -28,6 +34,29 @@ export class TreeNode {
   /** Bytes of this node's arrays, children not counted. */
   get byteLength(): number {
     return this.slots.byteLength + (this.level === 1 ? 0 : NODE_ARRAY_BYTES);
+  }
+
+  /** Whether the host vouches that a table still says what the slots say. */
+  isProved(table: LeafTable): boolean {
+    return (
+      this.#generation !== -1 &&
+      this.#generation === table.generation &&
+      this.#tablePfn === table.pfn &&
+      this.format === table.format
+    );
+  }
+
+  /** All slots are the contents of this table now. */
+  mirrors(table: LeafTable): void {
+    this.format = table.format;
+    this.#tablePfn = table.pfn;
+    this.#generation = table.generation;
+  }
+
+  /** Some slots were written in this format. */
+  departs(format: EntryFormat | undefined): void {
+    if (this.format !== format) this.format = undefined;
+    this.#generation = -1;
   }
 
   /** The index of the slot for `pfn`. */
@@ -51,6 +80,7 @@ export class TreeNode {
     if (this.accessAt(index) === 0) this.used += 1;
     this.slots[index * 2] = slotLow(gpaPfn, access);
     this.slots[index * 2 + 1] = slotHigh(gpaPfn);
+    this.departs(undefined);
   }
 
   /** Frees a slot in use. */
@@ -58,6 +88,7 @@ export class TreeNode {
     this.slots[index * 2] = 0;
     this.slots[index * 2 + 1] = 0;
     this.used -= 1;
+    this.departs(this.format);
   }
 
   /** A node one level down that says what the superpage at `index` says. */

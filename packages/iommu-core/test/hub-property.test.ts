@@ -94,7 +94,7 @@ function reach(domain: SimpleDomain, regions: readonly FrameRange[]): RunList {
       list.set({ iovaPfn, pageCount, gpaPfn, access });
       return true;
     };
-    domain.scan(WHOLE, { run: collect, reach: () => true, unchanged: () => false, table: () => true });
+    domain.scan(WHOLE, { run: collect, reach: () => true, table: () => true });
   }
   for (const hole of domain.holes) list.delete(hole.firstPfn, hole.pageCount);
   return list;

@@ -13,6 +13,7 @@ import {
   type FrameRange,
   type GuestMemory,
   intersect,
+  LeafTable,
   type Limits,
   type MappingSink,
   type Requester,
@@ -73,7 +74,9 @@ export class GuestTable implements Domain {
         entries[(next[0] - base) * 2] = ((next[1].gpaPfn % 2 ** 20) << 12) | next[1].access;
         entries[(next[0] - base) * 2 + 1] = Math.floor(next[1].gpaPfn / 2 ** 20);
       }
-      if (!sink.table(base, entries)) return;
+      const table = new LeafTable();
+      table.words = entries;
+      if (!sink.table(base, table)) return;
     }
   }
 

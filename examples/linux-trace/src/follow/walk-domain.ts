@@ -4,11 +4,11 @@
 
 import {
   type Access,
-  accessOf,
   type Domain,
   endOf,
   type FrameRange,
   intersect,
+  type LeafTable,
   type MappingSink,
 } from "@iommu-kit/iommu-core";
 
@@ -21,10 +21,6 @@ export interface Run {
 }
 
 type OpenRun = { -readonly [Name in keyof Run]: Run[Name] };
-
-const ENTRIES = 512;
-/** Frames in 2^32 bytes: the factor of a table entry's high word. */
-const HIGH_WORD_FRAMES = 2 ** 20;
 
 /**
  * The runs of `range`, ascending.
@@ -67,25 +63,8 @@ class RunCollector implements MappingSink {
     return true;
   }
 
-  unchanged(): boolean {
-    return false;
-  }
-
-  table(iovaPfn: number, entries: Int32Array): boolean {
-    const end = Math.min(ENTRIES, endOf(this.#range) - iovaPfn);
-    for (let index = Math.max(0, this.#range.firstPfn - iovaPfn); index < end;) {
-      const first = index;
-      const access = accessOf(entries[index * 2] ?? 0);
-      const gpaPfn = frameOf(entries, index);
-      do index += 1;
-      while (
-        index < end &&
-        accessOf(entries[index * 2] ?? 0) === access &&
-        frameOf(entries, index) === gpaPfn + (index - first)
-      );
-      if (access !== 0) this.run(iovaPfn + first, index - first, gpaPfn, access);
-    }
-    return true;
+  table(iovaPfn: number, table: LeafTable): boolean {
+    return table.visit(iovaPfn, this.#range, (pfn, pages, gpaPfn, access) => this.run(pfn, pages, gpaPfn, access));
   }
 
   #add(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
@@ -99,8 +78,4 @@ class RunCollector implements MappingSink {
     if (joins) last.pageCount += pageCount;
     else this.runs.push({ iovaPfn, pageCount, gpaPfn, access });
   }
-}
-
-function frameOf(entries: Int32Array, index: number): number {
-  return ((entries[index * 2 + 1] ?? 0) & 0xfffff) * HIGH_WORD_FRAMES + ((entries[index * 2] ?? 0) >>> 12);
 }

@@ -7,8 +7,9 @@ import type { AddressSpace } from "../address-space.js";
 import type { Backend, MappingSink } from "../backend.js";
 import type { Completion } from "../completion.js";
 import { BackendIommu, type Iommu } from "../iommu.js";
+import type { LeafTable } from "../leaf-table.js";
 import { ALL_FRAMES, contains, type FrameRange, intersect } from "../range.js";
-import { FANOUT, slotTarget } from "../slot.js";
+import { FANOUT } from "../slot.js";
 import type { SourceId } from "../source-id.js";
 import { Translation } from "../translation.js";
 import { check, checkTarget, type Target } from "./contract.js";
@@ -166,21 +167,14 @@ export class CollectingSink implements MappingSink {
     return true;
   }
 
-  unchanged(): boolean {
-    return false;
-  }
-
-  table(iovaPfn: number, entries: Int32Array): boolean {
+  table(iovaPfn: number, table: LeafTable): boolean {
     check(!this.stopped, "scan: goes on although it was told to stop");
     check(iovaPfn % FANOUT === 0, `scan: a table at frame ${iovaPfn}, no multiple of ${FANOUT}`);
     check(iovaPfn + FANOUT > this.position, `scan: frame ${iovaPfn} comes after ${this.position}: not ascending`);
-    for (let i = 0; i < FANOUT; i++) {
-      const low = entries[i * 2] ?? 0;
-      const part = intersect({ firstPfn: iovaPfn + i, pageCount: 1 }, this.#range);
-      if ((low & 3) === 0 || part.pageCount === 0) continue;
-      const gpaPfn = slotTarget(low, entries[i * 2 + 1] ?? 0);
-      this.#seen.set({ iovaPfn: iovaPfn + i, pageCount: 1, gpaPfn, access: (low & 3) as Access });
-    }
+    table.visit(iovaPfn, this.#range, (pfn, pageCount, gpaPfn, access) => {
+      this.#seen.set({ iovaPfn: pfn, pageCount, gpaPfn, access });
+      return true;
+    });
     this.position = iovaPfn + FANOUT;
     return this.#goOn();
   }

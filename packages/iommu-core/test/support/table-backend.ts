@@ -1,17 +1,24 @@
-import type {
-  Access,
-  Announce,
-  Backend,
-  Completion,
-  Domain,
-  FrameRange,
-  MappingSink,
-  Requester,
-  Translation,
+import {
+  type Access,
+  type Announce,
+  type Backend,
+  type Completion,
+  type Domain,
+  type EntryFormat,
+  type FrameRange,
+  LeafTable,
+  type MappingSink,
+  type Requester,
+  type Translation,
 } from "../../src/index.js";
 import type { FakeMemory, PageTables } from "../../src/testing/index.js";
 
-const masks = Int32Array.of(0xfffff003 | 0, 0x000fffff);
+/** Entries say what they map where the hub wants it, in any other bits whatever they like. */
+export const plainEntries = (): EntryFormat => ({
+  decode(words, count) {
+    for (let i = 0; i < count * 2; i += 2) if ((words[i]! & 3) === 0) words.fill(0, i, i + 2);
+  },
+});
 
 /** Scans page tables in guest memory: leaf tables go to the sink whole, large pages as runs. Counts the entries it reads. */
 export class TableDomain implements Domain {
@@ -21,6 +28,8 @@ export class TableDomain implements Domain {
   readonly tables: PageTables;
   readonly memory: FakeMemory;
   entriesRead = 0;
+  format = plainEntries();
+  readonly #leaf = new LeafTable();
   readonly #words = Array.from({ length: 6 }, () => new Int32Array(1024));
 
   constructor(label: string, tables: PageTables, holes: readonly FrameRange[] = []) {
@@ -42,14 +51,9 @@ export class TableDomain implements Domain {
     this.entriesRead += 512;
     if (!this.memory.fetch(tablePfn * 4096, words)) return true;
     if (level === 1) {
-      if (sink.unchanged(firstPfn, words, 0, masks)) return true;
-      const entries = new Int32Array(1024);
-      for (let i = 0; i < 1024; i += 2) {
-        if ((words[i]! & 3) === 0) continue;
-        entries[i] = words[i]! & masks[0]!;
-        entries[i + 1] = words[i + 1]! & masks[1]!;
-      }
-      return sink.table(firstPfn, entries);
+      this.#leaf.words = words;
+      this.#leaf.format = this.format;
+      return sink.table(firstPfn, this.#leaf);
     }
     for (let index = 0; index < 512; index++) {
       const first = firstPfn + index * span;

@@ -2,8 +2,15 @@
  * Page tables, or announced state, as ranges: consecutive frames with consecutive targets and equal rights are one.
  */
 
-import { type Access, type Domain, formatAccess, type IovaTree, type MappingSink } from "@iommu-kit/iommu-core";
-import { secondStageFrame } from "../spec/second-stage.js";
+import {
+  type Access,
+  ALL_FRAMES,
+  type Domain,
+  formatAccess,
+  type IovaTree,
+  type LeafTable,
+  type MappingSink,
+} from "@iommu-kit/iommu-core";
 
 /** A run of frames. */
 export interface MappingRange {
@@ -28,7 +35,6 @@ export interface MappingLimits {
 }
 
 const NO_MAPPINGS: Mappings = { ranges: [], truncated: false };
-const LEAF_ENTRIES = 512;
 
 /** What a domain's tables say. Only `table` domains have any. */
 export function mappingsOf(domain: Domain, limits: MappingLimits): Mappings {
@@ -85,17 +91,8 @@ class RangeCollector implements MappingSink {
     return false;
   }
 
-  unchanged(): boolean {
-    return false;
-  }
-
-  table(iovaPfn: number, entries: Int32Array): boolean {
-    for (let index = 0; index < LEAF_ENTRIES; index++) {
-      const low = entries[index * 2] ?? 0;
-      if (!this.run(iovaPfn + index, 1, secondStageFrame(low, entries[index * 2 + 1] ?? 0), (low & 3) as Access))
-        return false;
-    }
-    return true;
+  table(iovaPfn: number, table: LeafTable): boolean {
+    return table.visit(iovaPfn, ALL_FRAMES, (pfn, pages, gpaPfn, access) => this.run(pfn, pages, gpaPfn, access));
   }
 
   finish(): Mappings {

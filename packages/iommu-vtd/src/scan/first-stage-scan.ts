@@ -7,29 +7,24 @@
 
 import {
   type Access,
-  accessOf,
-  endOf,
   type FrameRange,
-  intersect,
   type GuestMemory,
+  intersect,
+  LeafTable,
   type MappingSink,
-  PAGE_BYTES,
 } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FirstStageBits, firstStageFrame, firstStageReserved, firstStageReservedIndex } from "../spec/first-stage.js";
-import { secondStageFrame } from "../spec/second-stage.js";
 import type { Binding } from "../translate/binding.js";
 import type { OutputFilter } from "../translate/output-filter.js";
 import { levelSpan } from "../translate/table-index.js";
 import { tellLeaf } from "./leaf.js";
+import { firstStageFormats, firstStageRules, type LeafFormats } from "./leaf-formats.js";
 import type { SecondStageScan } from "./second-stage-scan.js";
+import { TableReader } from "./table-reader.js";
 
 const ENTRIES = 512;
-const HIGHEST_LEVEL = 5;
 const ALL = 2 ** 52;
-/** The frame in the two words of a 4 KiB leaf, bits 51:12. */
-const FRAME_LOW = ~0xfff;
-const FRAME_HIGH = 0xfffff;
 const { PRESENT, WRITE, USER, PAGE_SIZE } = FirstStageBits;
 
 /** What a scan of first-stage tables works with. */
@@ -42,23 +37,21 @@ export interface FirstStageParts {
 
 /** Scans the first stage of bindings. */
 export class FirstStageScan {
-  readonly #memory: GuestMemory;
+  readonly #reader: TableReader;
   readonly #secondStage: SecondStageScan;
   readonly #filter: OutputFilter;
   readonly #reserved: Int32Array;
-  readonly #tables: readonly Int32Array[] = Array.from(
-    { length: HIGHEST_LEVEL + 1 },
-    () => new Int32Array(ENTRIES * 2),
-  );
-  readonly #decoded = new Int32Array(ENTRIES * 2);
+  readonly #formats: LeafFormats;
+  readonly #leafTable = new LeafTable();
   readonly #lookup = new PageFinder();
 
   constructor(parts: FirstStageParts) {
     const { memory, capabilities, secondStage, filter } = parts;
     this.#filter = filter;
-    this.#memory = memory;
+    this.#reader = new TableReader(memory);
     this.#secondStage = secondStage;
     this.#reserved = firstStageReserved(capabilities);
+    this.#formats = firstStageFormats(this.#reserved, filter);
   }
 
   /** Tells the sink what is mapped in `range`: the canonical lower half, then the upper one. */
@@ -82,40 +75,32 @@ export class FirstStageScan {
     const at = Math.max(pass.firstPfn, firstPfn + from * span);
     const again = firstPfn < pass.firstPfn;
     if (!pass.sink.reach(at, to - from, again)) return false;
-    const words = this.#read(pass, { pfn: tablePfn, level, iovaPfn: at, again });
+    const pfn = this.#hostFrameOf(pass, { pfn: tablePfn, iovaPfn: at, again });
     if (this.#lookup.stopped) return false;
+    if (pfn === undefined) return true;
+    const reader = this.#reader;
+    const told = level === 1 && pass.binding.kind !== "nested";
+    const generation = told ? reader.generationOf(pfn) : -1;
+    const words = reader.read(pfn, level, from, to);
     if (words === undefined) return true;
-    if (level === 1 && pass.binding.kind !== "nested") return this.#leafTable(pass, words, firstPfn, rights);
+    const base = reader.firstWord;
+    if (told) {
+      const { privileged, writeProtect } = pass.binding;
+      const table = this.#leafTable;
+      table.words = words;
+      table.firstWord = base;
+      table.format = this.#formats.of(firstStageRules(rights, privileged, writeProtect));
+      table.pfn = pfn;
+      table.generation = generation;
+      return pass.sink.table(firstPfn, table);
+    }
     for (let index = from; index < to; index++) {
-      const low = words[index * 2] ?? 0;
+      const low = words[base + index * 2] ?? 0;
       if ((low & PRESENT) === 0) continue;
-      if (!this.#entry(pass, { low, high: words[index * 2 + 1] ?? 0 }, level, firstPfn + index * span, rights))
-        return false;
+      const entry = { low, high: words[base + index * 2 + 1] ?? 0 };
+      if (!this.#entry(pass, entry, level, firstPfn + index * span, rights)) return false;
     }
     return true;
-  }
-
-  /** A table of 4 KiB leaves, told as one, so that runs of pages are told together. */
-  #leafTable(pass: Pass, words: Int32Array, firstPfn: number, rights: number): boolean {
-    const { privileged, writeProtect } = pass.binding;
-    const at = firstStageReservedIndex(1, 0);
-    const reservedLow = this.#reserved[at] ?? 0;
-    const reservedHigh = this.#reserved[at + 1] ?? 0;
-    const decoded = this.#decoded;
-    for (let i = 0; i < ENTRIES * 2; i += 2) {
-      const low = words[i] ?? 0;
-      const high = words[i + 1] ?? 0;
-      const left = rights & low;
-      const mapped =
-        (low & PRESENT) !== 0 &&
-        ((low & reservedLow) | (high & reservedHigh)) === 0 &&
-        (privileged || (left & USER) !== 0) &&
-        !this.#filter.blocks(firstStageFrame(low, high, 1));
-      const access = (left & WRITE) !== 0 || (privileged && !writeProtect) ? 3 : 1;
-      decoded[i] = mapped ? (low & FRAME_LOW) | access : 0;
-      decoded[i + 1] = mapped ? high & FRAME_HIGH : 0;
-    }
-    return pass.sink.table(firstPfn, decoded);
   }
 
   #entry(
@@ -153,17 +138,10 @@ export class FirstStageScan {
     return shifted.goes;
   }
 
-  /** The table that maps `iovaPfn`. Nested, it is found through the second stage, which may spend the slice: `#lookup.stopped`. */
-  #read(pass: Pass, table: TableInPass): Int32Array | undefined {
-    const { binding } = pass;
-    this.#lookup.stopped = false;
-    const words = this.#tables[table.level];
-    const pfn = binding.kind === "nested" ? this.#hostFrameOf(pass, table) : table.pfn;
-    return words !== undefined && pfn !== undefined && this.#memory.fetch(pfn * PAGE_BYTES, words) ? words : undefined;
-  }
-
-  /** Where the second stage puts a table, if it lets the walk read it. With SSADE the read needs the write right too. */
+  /** Where a table lies. Nested, the second stage says, if it lets the walk read it; that may spend the slice: `#lookup.stopped`. With SSADE the read needs the write right too. */
   #hostFrameOf({ binding, sink }: Pass, { pfn, iovaPfn, again }: TableInPass): number | undefined {
+    this.#lookup.stopped = false;
+    if (binding.kind !== "nested") return pfn;
     if (pfn >= binding.limitPfn) return undefined;
     this.#lookup.start(pfn, binding.secondStageFlags ? 3 : 1, (entries) => sink.reach(iovaPfn, entries, again));
     this.#secondStage.scan(binding.rootPfn, binding.levels, { firstPfn: pfn, pageCount: 1 }, this.#lookup);
@@ -174,7 +152,6 @@ export class FirstStageScan {
 /** A first-stage table that a pass comes to, or, where it was cut short, enters again. */
 interface TableInPass {
   readonly pfn: number;
-  readonly level: number;
   readonly iovaPfn: number;
   readonly again: boolean;
 }
@@ -221,19 +198,8 @@ class ShiftedSink implements MappingSink {
     return this.goes;
   }
 
-  unchanged(): boolean {
-    return false;
-  }
-
-  table(firstPfn: number, entries: Int32Array): boolean {
-    const part = intersect({ firstPfn, pageCount: ENTRIES }, this.#range);
-    for (let pfn = part.firstPfn; pfn < endOf(part); pfn++) {
-      const at = (pfn - firstPfn) * 2;
-      const low = entries[at] ?? 0;
-      const high = entries[at + 1] ?? 0;
-      if ((low & 3) !== 0 && !this.run(pfn, 1, secondStageFrame(low, high), accessOf(low))) return false;
-    }
-    return true;
+  table(firstPfn: number, table: LeafTable): boolean {
+    return table.visit(firstPfn, this.#range, (pfn, pages, gpaPfn, access) => this.run(pfn, pages, gpaPfn, access));
   }
 }
 
@@ -263,14 +229,8 @@ class PageFinder implements MappingSink {
     return !this.stopped;
   }
 
-  unchanged(): boolean {
-    return false;
-  }
-
-  table(firstPfn: number, entries: Int32Array): boolean {
-    const at = (this.#pfn - firstPfn) * 2;
-    const low = entries[at] ?? 0;
-    if ((low & 3) !== 0) this.run(this.#pfn, 1, secondStageFrame(low, entries[at + 1] ?? 0), accessOf(low));
-    return false;
+  table(firstPfn: number, table: LeafTable): boolean {
+    const page = { firstPfn: this.#pfn, pageCount: 1 };
+    return table.visit(firstPfn, page, (pfn, pages, gpaPfn, access) => this.run(pfn, pages, gpaPfn, access));
   }
 }

@@ -16,6 +16,7 @@ import {
   type FrameRange,
   type IommuError,
   IovaTree,
+  type LeafTable,
   Mapping,
   type MappingSink,
   NOTIFIER_CONTRACT,
@@ -297,13 +298,8 @@ class RightsProbe implements MappingSink {
     return true;
   }
 
-  unchanged(): boolean {
-    return false;
-  }
-
-  table(iovaPfn: number, entries: Int32Array): boolean {
-    const low = entries[(this.#pfn - iovaPfn) * 2] ?? 0;
-    this.#access = (low & Rights.readWrite) as Access;
-    return true;
+  table(iovaPfn: number, table: LeafTable): boolean {
+    const page = { firstPfn: this.#pfn, pageCount: 1 };
+    return table.visit(iovaPfn, page, (pfn, pages, gpaPfn, access) => this.run(pfn, pages, gpaPfn, access));
   }
 }

@@ -1,0 +1,46 @@
+/**
+ * The words of a table for a scan: guest memory seen directly where the host allows it, else a copy.
+ */
+
+import { type GuestMemory, PAGE_BYTES } from "@iommu-kit/iommu-core";
+import { EntryReader } from "../translate/entry-reader.js";
+
+const WORDS = 1024;
+const HIGHEST_LEVEL = 5;
+
+/** One for each scanner: a scan holds at most one table of a level at a time. */
+export class TableReader {
+  /** Where the table that was read last begins in its words. */
+  firstWord = 0;
+  readonly #memory: GuestMemory;
+  readonly #reader: EntryReader;
+  readonly #copies: readonly Int32Array[] = Array.from({ length: HIGHEST_LEVEL + 1 }, () => new Int32Array(WORDS));
+  readonly #single = new Int32Array(2);
+
+  constructor(memory: GuestMemory) {
+    this.#memory = memory;
+    this.#reader = new EntryReader(memory);
+  }
+
+  /** A number that a change of the frame changes, to be asked for before it is read; -1 where the host does not say. */
+  generationOf(pfn: number): number {
+    return this.#memory.generation?.(pfn) ?? -1;
+  }
+
+  /** Entries `from` to `to - 1` of a table, at their places from `firstWord` on: one alone, or all of them in one access. `undefined`: there is no memory. */
+  read(tablePfn: number, level: number, from: number, to: number): Int32Array | undefined {
+    const window = this.#reader.windowOf(tablePfn);
+    if (window !== undefined) {
+      this.firstWord = (tablePfn - window.firstPfn) * WORDS;
+      return window.words;
+    }
+    this.firstWord = 0;
+    const copy = this.#copies[level];
+    if (copy === undefined) return undefined;
+    const gpa = tablePfn * PAGE_BYTES;
+    if (to - from > 1) return this.#memory.fetch(gpa, copy) ? copy : undefined;
+    if (!this.#memory.fetch(gpa + from * 8, this.#single)) return undefined;
+    copy.set(this.#single, from * 2);
+    return copy;
+  }
+}
