@@ -23,7 +23,11 @@ export class LeafFormats {
   #blocked: unknown;
 
   /** `reserved`: the bits of a 4 KiB leaf that must be 0. `rightsOf`: what a set of rules makes of an entry; rules are small numbers. */
-  constructor(reserved: readonly [low: number, high: number], filter: OutputFilter, rightsOf: (rules: number) => Rights) {
+  constructor(
+    reserved: readonly [low: number, high: number],
+    filter: OutputFilter,
+    rightsOf: (rules: number) => Rights,
+  ) {
     this.#reserved = reserved;
     this.#filter = filter;
     this.#rightsOf = rightsOf;
