@@ -1,6 +1,6 @@
 import { deepEqual } from "node:assert/strict";
 import fc from "fast-check";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import {
   type Access,
   type Announce,
@@ -251,10 +251,10 @@ describe("a leaf table handed over as it lies in memory", () => {
     const before = notifier.held();
     guest.places[0] = { table: 3 };
     guest.invalidate(range(7, 1));
-    deepEqual(notifier.held(range(7, 1)), [{ iovaPfn: 7, pageCount: 1, gpaPfn: 3007, access: 3 }]);
+    expect(notifier.held(range(7, 1))).toEqual([{ iovaPfn: 7, pageCount: 1, gpaPfn: 3007, access: 3 }]);
     guest.places[0] = { table: 0 };
     guest.invalidate(WHOLE);
-    deepEqual(notifier.held(), before);
+    expect(notifier.held()).toEqual(before);
     guest.setRules({ rights: 1, blockedFrom: 2 ** 40 });
     guest.invalidate(WHOLE);
     const readable = notifier.held();
@@ -262,9 +262,9 @@ describe("a leaf table handed over as it lies in memory", () => {
     guest.invalidate(range(7, 1));
     guest.setRules({ rights: 1, blockedFrom: 2 ** 40 });
     guest.invalidate(WHOLE);
-    deepEqual(notifier.held(), readable);
+    expect(notifier.held()).toEqual(readable);
     guest.holes = [range(7, 1)];
     guest.invalidate(WHOLE);
-    deepEqual(notifier.held(range(7, 1)), []);
+    expect(notifier.held(range(7, 1))).toEqual([]);
   });
 });

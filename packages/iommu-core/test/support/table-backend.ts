@@ -14,7 +14,7 @@ import {
 import type { FakeMemory, PageTables } from "../../src/testing/index.js";
 
 /** Entries say what they map where the hub wants it, in any other bits whatever they like. */
-export const plainEntries = (): EntryFormat => ({
+const plainEntries = (): EntryFormat => ({
   decode(words, count) {
     for (let i = 0; i < count * 2; i += 2) if ((words[i]! & 3) === 0) words.fill(0, i, i + 2);
   },
