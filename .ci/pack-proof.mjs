@@ -2,10 +2,13 @@
 // packages of this workspace that it depends on, and used there. Entry points come from `exports`; what using a package
 // means is in .ci/consumer/<package>/: plain.mjs, require.cjs, di.mjs and types.mts, each required.
 // First without the optional peers (nothing but eventemitter3 may have come along), then with them.
-// Options: --json FILE writes { passed, failed, proofs } for other programs; --keep leaves the projects for a look.
+// Then the guides of docs/guides are followed, word for word, each in an empty folder: files saved, commands run, output compared. Only where `npm install`
+// names one of our packages, its tarball is installed. What the guides save has to type-check, too.
+// Names of packages or guides limit it to these. Options: --json FILE writes { passed, failed, proofs } for other programs; --keep leaves the projects for a look.
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { guideNames, readGuide } from "../docs/site/src/guide.mjs";
 import { packAll, publishedPackages, root, run } from "./workspace.mjs";
 
 /**
@@ -22,7 +25,10 @@ const proofs = [];
 const build = await run(["tsc", "-b", ...packages.map(({ directory }) => directory)]);
 if (build.code !== 0) throw new Error(`the packages do not compile:\n${build.output}`);
 const tarballs = await packAll(workspace);
-for (const pkg of packages) await provePackage(pkg);
+const wanted = process.argv.slice(2).filter((name, i, all) => !name.startsWith("--") && all[i - 1] !== "--json");
+const isWanted = (/** @type {string} */ name) => wanted.length === 0 || wanted.includes(name);
+for (const pkg of packages.filter(({ shortName }) => isWanted(shortName))) await provePackage(pkg);
+for (const guide of guideNames().filter(isWanted)) await followGuide(guide);
 
 const failed = proofs.filter(({ ok }) => !ok).length;
 const passed = proofs.length - failed;
@@ -59,6 +65,70 @@ async function provePackage(pkg) {
   for (const entry of pkg.entries.filter((each) => !isPlain(each))) await proveEntry(pkg, entry, project);
   await prove(pkg, "works through DI", project, ["node", "di.mjs"]);
   await proveTypes(pkg, project);
+}
+
+/** @param {string} guide */
+async function followGuide(guide) {
+  const project = join(workspace, `guide-${guide}`);
+  mkdirSync(project);
+  let output = "";
+  const files = [];
+  for (const step of readGuide(guide)) {
+    if (step.kind === "file") {
+      writeFileSync(join(project, step.name), step.text);
+      files.push(step.name);
+    } else if (step.kind === "output") {
+      const same = output === step.text;
+      recordGuide(guide, "prints what it says", same, `expected:\n${step.text}got:\n${output}`);
+    } else {
+      for (const command of step.commands) {
+        const outcome = await run(withTarballs(command), { cwd: project, env: plainEnvironment() });
+        output = outcome.output;
+        recordGuide(guide, command, outcome.code === 0, output);
+      }
+    }
+  }
+  if (files.length === 0) return;
+  const compilerOptions = {
+    target: "ES2022",
+    module: "NodeNext",
+    strict: true,
+    noEmit: true,
+    types: ["node"],
+    typeRoots: [join(root, "node_modules", "@types")],
+  };
+  writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
+  const { code, output: findings } = await run(["tsc", "-p", "tsconfig.json"], { cwd: project });
+  recordGuide(guide, "type-checks", code === 0, findings);
+}
+
+/**
+ * A command of a guide, with tarballs for our packages: theirs come along, as they would from a registry.
+ * @param {string} command
+ * @returns {string[]}
+ */
+function withTarballs(command) {
+  const words = command.split(" ");
+  if (!command.startsWith("npm install ")) return words;
+  const ours = words.flatMap((word) => packages.filter(({ name }) => name === word).flatMap(withDependencies));
+  const others = words.filter((word) => !tarballs.has(word));
+  return [...others, ...new Set(ours)].map((word) => tarballs.get(word) ?? word);
+}
+
+/** The environment without what pnpm adds for npm, which npm warns about. */
+function plainEnvironment() {
+  const added = Object.keys(process.env).filter((name) => name.toLowerCase().startsWith("npm_"));
+  return { ...Object.fromEntries(added.map((name) => [name, undefined])), npm_config_update_notifier: "false" };
+}
+
+/**
+ * @param {string} guide
+ * @param {string} proof
+ * @param {boolean} ok
+ * @param {string} output
+ */
+function recordGuide(guide, proof, ok, output) {
+  report({ package: `guide ${guide}`, proof, ok, output: ok ? "" : output });
 }
 
 /** @param {string[]} specs */
@@ -151,7 +221,12 @@ async function prove(pkg, proof, cwd, command) {
  * @param {string} output
  */
 function record(pkg, proof, ok, output) {
-  proofs.push({ package: pkg.name, proof, ok, output: ok ? "" : output });
-  console.log(`${ok ? "ok    " : "FAILED"} ${pkg.shortName}: ${proof}`);
-  if (!ok) console.log(output.trimEnd().replaceAll(/^/gm, "  | "));
+  report({ package: pkg.shortName, proof, ok, output: ok ? "" : output });
+}
+
+/** @param {Proof} proof */
+function report(proof) {
+  proofs.push(proof);
+  console.log(`${proof.ok ? "ok    " : "FAILED"} ${proof.package}: ${proof.proof}`);
+  if (!proof.ok) console.log(proof.output.trimEnd().replaceAll(/^/gm, "  | "));
 }

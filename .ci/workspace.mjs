@@ -44,7 +44,7 @@ export function memberFolders() {
   const nested = ["packages", "examples"].flatMap((group) =>
     existsSync(join(root, group)) ? readdirSync(join(root, group)).map((name) => `${group}/${name}`) : [],
   );
-  return [...nested, "bench", "fuzz"].filter((folder) => existsSync(join(root, folder, "package.json")));
+  return [...nested, "bench", "fuzz", "docs/site"].filter((folder) => existsSync(join(root, folder, "package.json")));
 }
 
 /**
