@@ -159,6 +159,8 @@ export abstract class MapDelivery {
    */
   protected addPart({ firstPfn, pageCount }: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
     const end = firstPfn + pageCount;
+    // A replacement that found no room says nothing about this part: entries may have gone since.
+    this.#noRoom = false;
     for (let at = firstPfn; at < end && !this.#failed;) {
       const left = end - at;
       const pages = this.pieceAt(at, left, slotPages);
