@@ -90,12 +90,12 @@ export class TranslationCache {
     const slot = this.#slotOf(iovaPfn);
     if (slot === NOWHERE) return false;
     const { info, firstPfns, gpaPfns, usedAt } = this.#storage;
-    const word = info[slot] ?? 0;
+    const word = at(info, slot);
     const needed = access === Rights.none ? Rights.read : access;
     if ((word & needed) !== needed) return false;
-    const offsetPages = iovaPfn - (firstPfns[slot] ?? 0);
+    const offsetPages = iovaPfn - at(firstPfns, slot);
     usedAt[slot] = this.#clock = (this.#clock + 1) | 0;
-    out.allow((gpaPfns[slot] ?? 0) + offsetPages, spanOf(word), rightsOf(word));
+    out.allow(at(gpaPfns, slot) + offsetPages, spanOf(word), rightsOf(word));
     return true;
   }
 
@@ -131,7 +131,7 @@ export class TranslationCache {
     let dropped = 0;
     for (let size = 0; size < ENTRY_SPANS.length; size++) {
       if (this.#entriesOfSize[size] === 0) continue;
-      const span = ENTRY_SPANS[size] ?? 1;
+      const span = spanOfSize(size);
       const firstBlock = Math.floor(firstPfn / span);
       const blocks = Math.floor((firstPfn + pageCount - 1) / span) - firstBlock + 1;
       dropped +=
@@ -152,7 +152,7 @@ export class TranslationCache {
   #slotOf(iovaPfn: number): number {
     for (let size = 0; size < ENTRY_SPANS.length; size++) {
       if (this.#entriesOfSize[size] === 0) continue;
-      const slot = this.#slotOfBlock(size, size === 0 ? iovaPfn : Math.floor(iovaPfn / (ENTRY_SPANS[size] ?? 1)));
+      const slot = this.#slotOfBlock(size, size === 0 ? iovaPfn : Math.floor(iovaPfn / spanOfSize(size)));
       if (slot !== NOWHERE) return slot;
     }
     return NOWHERE;
@@ -160,10 +160,10 @@ export class TranslationCache {
 
   #slotOfBlock(size: number, block: number): number {
     const { info, firstPfns } = this.#storage;
-    const firstPfn = block * (ENTRY_SPANS[size] ?? 1);
+    const firstPfn = block * spanOfSize(size);
     const first = this.#firstSlot(block);
     for (let slot = first; slot < first + this.#ways; slot++) {
-      if (firstPfns[slot] === firstPfn && (info[slot] ?? 0) >> SIZE_SHIFT === size + 1) return slot;
+      if (firstPfns[slot] === firstPfn && at(info, slot) >> SIZE_SHIFT === size + 1) return slot;
     }
     return NOWHERE;
   }
@@ -181,7 +181,7 @@ export class TranslationCache {
     let age = -1;
     for (let slot = first; slot < first + this.#ways; slot++) {
       if (info[slot] === 0) return slot;
-      const slotAge = (this.#clock - (usedAt[slot] ?? 0)) >>> 0;
+      const slotAge = (this.#clock - at(usedAt, slot)) >>> 0;
       if (slotAge <= age) continue;
       age = slotAge;
       oldest = slot;
@@ -202,11 +202,11 @@ export class TranslationCache {
 
   #sweep(size: number, firstPfn: number, pageCount: number): number {
     const { info, firstPfns } = this.#storage;
-    const span = ENTRY_SPANS[size] ?? 1;
+    const span = spanOfSize(size);
     let dropped = 0;
     for (let slot = 0; slot < this.capacity; slot++) {
-      if ((info[slot] ?? 0) >> SIZE_SHIFT !== size + 1) continue;
-      const first = firstPfns[slot] ?? 0;
+      if (at(info, slot) >> SIZE_SHIFT !== size + 1) continue;
+      const first = at(firstPfns, slot);
       if (first >= firstPfn + pageCount || first + span <= firstPfn) continue;
       this.#free(slot);
       dropped += 1;
@@ -216,12 +216,12 @@ export class TranslationCache {
 
   #free(slot: number): void {
     const { info } = this.#storage;
-    this.#count(((info[slot] ?? 0) >> SIZE_SHIFT) - 1, -1);
+    this.#count((at(info, slot) >> SIZE_SHIFT) - 1, -1);
     info[slot] = 0;
   }
 
   #count(size: number, change: number): void {
-    this.#entriesOfSize[size] = (this.#entriesOfSize[size] ?? 0) + change;
+    this.#entriesOfSize[size] = at(this.#entriesOfSize, size) + change;
   }
 }
 
@@ -265,17 +265,27 @@ function isPowerOfTwo(value: number): boolean {
 /** The largest entry size that is not larger than the block that an answer holds for. */
 function sizeFor(pageCount: number): number {
   let size = ENTRY_SPANS.length - 1;
-  while (size > 0 && (ENTRY_SPANS[size] ?? 1) > pageCount) size -= 1;
+  while (size > 0 && spanOfSize(size) > pageCount) size -= 1;
   return size;
 }
 
 function blockOf(iovaPfn: number, size: number): FrameRange {
-  const span = ENTRY_SPANS[size] ?? 1;
+  const span = spanOfSize(size);
   return { firstPfn: Math.floor(iovaPfn / span) * span, pageCount: span };
 }
 
+/** Frames of an entry of this size. */
+function spanOfSize(size: number): number {
+  return ENTRY_SPANS[size] ?? 1;
+}
+
+/** A slot's value: slots lie in their arrays. */
+function at(values: Float64Array | Int32Array, slot: number): number {
+  return values[slot] ?? 0;
+}
+
 function spanOf(info: number): number {
-  return ENTRY_SPANS[(info >> SIZE_SHIFT) - 1] ?? 1;
+  return spanOfSize((info >> SIZE_SHIFT) - 1);
 }
 
 function rightsOf(info: number): Access {

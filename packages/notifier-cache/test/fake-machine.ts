@@ -12,6 +12,7 @@ import {
   type Domain,
   type FrameRange,
   type GuestMemory,
+  LeafTable,
   type MappingSink,
   type Scheduler,
   type Translation,
@@ -30,7 +31,7 @@ export const NO_RIGHT = 5;
 
 class TableBackend implements Backend {
   readonly blocks = new Map<number, Block>();
-  readonly domain: Domain;
+  domain: Domain;
   announce: Announce = () => undefined;
   translations = 0;
   /** Runs inside every translation, after the table was read. */
@@ -47,6 +48,27 @@ class TableBackend implements Backend {
     this.domain = { kind: "table", label: "the table", holes, scan };
   }
 
+  /** From now on pages are told as tables of 512 entries, as backends with page tables do. */
+  tellTables(): void {
+    const scan = (range: FrameRange, sink: MappingSink): void => {
+      const end = range.firstPfn + range.pageCount;
+      for (let first = Math.floor(range.firstPfn / 512) * 512; first < end; first += 512) {
+        const entries = new Int32Array(1024);
+        for (let i = 0; i < 512; i++) {
+          const block = this.blockOf(first + i);
+          if (block === undefined) continue;
+          const frame = block.gpaPfn + first + i - block.firstPfn;
+          entries[i * 2] = ((frame << 12) | block.access) >>> 0;
+          entries[i * 2 + 1] = Math.floor(frame / 2 ** 20);
+        }
+        const table = new LeafTable();
+        table.words = entries;
+        if (!sink.reach(first, 512) || !sink.table(first, table)) return;
+      }
+    };
+    this.domain = { kind: "table", label: "the tables", holes: [], scan };
+  }
+
   blockOf(pfn: number): Block | undefined {
     for (const span of [1, 512, 262_144]) {
       const block = this.blocks.get(Math.floor(pfn / span) * span);
@@ -57,7 +79,12 @@ class TableBackend implements Backend {
 
   translate(_requester: unknown, iovaPfn: number, access: Access, out: Translation): void {
     this.translations += 1;
-    const block = this.blockOf(iovaPfn);
+    const block =
+      this.domain.kind === "bypass"
+        ? { firstPfn: iovaPfn, pageCount: 1, gpaPfn: iovaPfn, access: 3 as Access }
+        : this.domain.kind === "blocked"
+          ? undefined
+          : this.blockOf(iovaPfn);
     const needed = access === 0 ? 1 : access;
     if (block === undefined) out.refuse(NOT_MAPPED, "not mapped");
     else if ((block.access & needed) !== needed) out.refuse(NO_RIGHT, "no right");
@@ -155,6 +182,17 @@ export class FakeMachine {
   /** Table walks so far. */
   get translations(): number {
     return this.#backend.translations;
+  }
+
+  /** See the backend. Before anything is attached. */
+  tellTables(): void {
+    this.#backend.tellTables();
+  }
+
+  /** The device sees memory as it is, or nothing; announced. */
+  setDomain(kind: "bypass" | "blocked"): Completion {
+    this.#backend.domain = { kind, label: kind, holes: [], scan: () => undefined };
+    return this.invalidate();
   }
 
   /** Writes the table; announces nothing. `pageCount` is 1, 512 or 2^18, frames aligned to it. */

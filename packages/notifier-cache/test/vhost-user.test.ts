@@ -37,8 +37,10 @@ interface Bench {
 async function connected(
   options: Partial<FakeBackEndOptions> = {},
   iotlbOptions: VhostIotlbOptions = {},
+  tables = false,
 ): Promise<Bench> {
   const machine = new FakeMachine({ memory: new Ram(RAM_PAGES), holes: [{ firstPfn: 0x700, pageCount: 0x10 }] });
+  if (tables) machine.tellTables();
   const backEnd = new FakeBackEnd({ memory: machine.memory.bytes, ...options });
   backEnds.push(backEnd);
   const frontEnd = new VhostFrontEnd({
@@ -187,6 +189,53 @@ describe("VhostFrontEnd", () => {
       backEnd.inject(backEnd.channel, new Uint8Array(Uint32Array.of(request, flags, size).buffer));
       expect(frontEnd.closed?.message).toMatch(/expected a (reply|payload)/);
     }
+  });
+
+  it("ends the connection on a reply that is too short for what was asked", async () => {
+    const asked = [
+      [17, (frontEnd: VhostFrontEnd) => frontEnd.queueCount()],
+      [5, (frontEnd: VhostFrontEnd) => frontEnd.setMemory([{ gpa: 0, byteLength: 4096, fd: 7 }])],
+    ] as const;
+    for (const [request, ask] of asked) {
+      const { backEnd, frontEnd } = await connected();
+      backEnd.hung = true;
+      const answer = ask(frontEnd);
+      backEnd.inject(backEnd.channel, new Uint8Array(Uint32Array.of(request, 5, 4, 0).buffer));
+      await expect(answer).rejects.toThrow(`expected 8 bytes in reply to request ${request}, got 4`);
+      expect(frontEnd.closed).toBeDefined();
+    }
+  });
+
+  it("ends the connection on the reply to another request, and on nonsense from the request channel", async () => {
+    const { backEnd, frontEnd } = await connected();
+    backEnd.hung = true;
+    const answer = frontEnd.queueCount();
+    backEnd.inject(backEnd.channel, new Uint8Array(Uint32Array.of(1, 5, 8, 0, 0).buffer));
+    await expect(answer).rejects.toThrow(/expected a reply to request 17, got one numbered 1/);
+    const other = await connected();
+    other.backEnd.inject(other.backEnd.requestChannel, new Uint8Array(Uint32Array.of(1, 1, 0x10000).buffer));
+    other.backEnd.inject(other.backEnd.requestChannel, new Uint8Array(Uint32Array.of(1, 1, 0x10000).buffer));
+    expect(other.frontEnd.closed?.message).toMatch(/expected a payload of at most/);
+  });
+
+  it("sends nothing once the connection is over", async () => {
+    const { backEnd, frontEnd } = await connected();
+    expect(frontEnd.protocolFeatures & (1n << 5n)).not.toBe(0n);
+    frontEnd.close();
+    frontEnd.close();
+    const sent = backEnd.seen.length;
+    frontEnd.update(0x100, 1, 0, Access.read);
+    backEnd.ask(1, BigInt(IOVA), Access.read, true);
+    await settle();
+    expect(backEnd.seen.length).toBe(sent);
+    expect(backEnd.replies).toEqual([]);
+  });
+
+  it("acknowledges a change of the device's configuration, and refuses what it does not know or cannot read", async () => {
+    const { backEnd } = await connected();
+    for (const request of [2, 9, 1])
+      backEnd.inject(backEnd.requestChannel, new Uint8Array(Uint32Array.of(request, 1 | 8, 0).buffer));
+    expect(backEnd.replies).toEqual([0n, 1n, 1n]);
   });
 
   it("refuses memory tables that are no whole pages, too long, empty or overlapping", () => {
@@ -344,6 +393,38 @@ describe("VhostIotlb", () => {
     machine.map(0x100, 5);
     expect(iotlb.retryMisses()).toBe(1);
     expect(backEnd.dmaRead(BigInt(IOVA), 4)).toBeDefined();
+  });
+
+  it("finds the rights of a page that got mapped in tables of 512 entries", async () => {
+    const { machine, backEnd, iotlb } = await connected({}, {}, true);
+    backEnd.dmaWrite(BigInt(IOVA), Uint8Array.of(1));
+    await settle();
+    machine.map(0x100, 5, Access.read);
+    expect(iotlb.retryMisses()).toBe(0);
+    machine.map(0x100, 5);
+    expect(iotlb.retryMisses()).toBe(1);
+  });
+
+  it("tells ahead what a device may reach that sees memory as it is, and nothing to one that sees none", async () => {
+    const { machine, backEnd, iotlb } = await connected();
+    await machine.setDomain("bypass");
+    expect(iotlb.preload(0x40, 1)).toBe(true);
+    await settle();
+    expect(backEnd.dmaRead(0x40000n, 4)).toBeDefined();
+    await machine.setDomain("blocked");
+    expect(iotlb.preload(0x40, 1)).toBe(false);
+    expect(backEnd.entries).toEqual([]);
+  });
+
+  it("gives only the rights that were asked for where it is told to, and takes a miss without rights for a read", async () => {
+    const { machine, backEnd } = await connected({}, { rights: "requested" });
+    machine.map(0x100, 5);
+    backEnd.ask(1, BigInt(IOVA), Access.none);
+    await settle();
+    expect(backEnd.entries).toMatchObject([{ perm: Access.read }]);
+    backEnd.dmaWrite(BigInt(IOVA), Uint8Array.of(1));
+    await settle();
+    expect(backEnd.entries).toMatchObject([{ perm: Access.readWrite }]);
   });
 
   it("takes an answer back before it gives another: rights that grew without an invalidation", async () => {

@@ -84,16 +84,16 @@ export class VhostFrontEnd {
     this.#onClose = options.onClose;
     const replies = new MessageReader(
       (message) => this.#replied(message),
-      (why) => this.#end(why),
+      (why) => void this.#end(why),
     );
     const requests = new MessageReader(
       (message) => this.#requested(message),
-      (why) => this.#end(why),
+      (why) => void this.#end(why),
     );
     options.channel.onBytes = (bytes) => replies.push(bytes);
-    options.channel.onClose = (error) => this.#end("the back-end closed the connection", error);
+    options.channel.onClose = (error) => void this.#end("the back-end closed the connection", error);
     options.backEnd.channel.onBytes = (bytes) => requests.push(bytes);
-    options.backEnd.channel.onClose = (error) => this.#end("the back-end closed its request channel", error);
+    options.backEnd.channel.onClose = (error) => void this.#end("the back-end closed its request channel", error);
   }
 
   /** Features in force. */
@@ -181,8 +181,7 @@ export class VhostFrontEnd {
   async stopRing(index: number): Promise<number> {
     this.#rings.delete(index);
     await this.#confirm(FrontEndRequest.SET_VRING_ENABLE, packWords32(index, 0));
-    const reply = await this.#ask(FrontEndRequest.GET_VRING_BASE, packWords32(index, 0), NO_FDS, 0);
-    return reply.byteLength >= 8 ? reply.getUint32(4, true) : 0;
+    return Number((await this.#get(FrontEndRequest.GET_VRING_BASE, packWords32(index, 0))) >> 32n);
   }
 
   /**
@@ -249,11 +248,14 @@ export class VhostFrontEnd {
     );
   }
 
-  async #get(request: number): Promise<bigint> {
-    const reply = await this.#ask(request, NO_PAYLOAD, NO_FDS, 0);
+  async #get(request: number, payload: Uint8Array = NO_PAYLOAD): Promise<bigint> {
+    return this.#number(request, await this.#ask(request, payload, NO_FDS, 0));
+  }
+
+  /** The 64 bits of a reply. */
+  #number(request: number, reply: DataView): bigint {
     if (reply.byteLength >= 8) return reply.getBigUint64(0, true);
-    this.#end(`expected 8 bytes in reply to request ${request}, got ${reply.byteLength}`);
-    throw this.#closed ?? ended("the reply was too short");
+    throw this.#end(`expected 8 bytes in reply to request ${request}, got ${reply.byteLength}`);
   }
 
   /** Sends a request that has no reply of its own; done when the back-end has worked it off. */
@@ -263,7 +265,7 @@ export class VhostFrontEnd {
       return this.settled();
     }
     const reply = await this.#ask(request, payload, fds, HeaderFlag.NEED_REPLY);
-    const status = reply.byteLength >= 8 ? reply.getBigUint64(0, true) : 1n;
+    const status = this.#number(request, reply);
     if (status === 0n) return;
     throw new IommuError("not-supported", `vhost-user: the back-end refused request ${request} with status ${status}`, {
       hint: "see the back-end's own log",
@@ -317,14 +319,16 @@ export class VhostFrontEnd {
     this.#sendOn(this.#backEnd.channel, reply, NO_FDS);
   }
 
-  #end(why: string, cause?: unknown): void {
-    if (this.#closed !== undefined) return;
+  /** Answers why the connection is over. */
+  #end(why: string, cause?: unknown): IommuError {
+    if (this.#closed !== undefined) return this.#closed;
     const error = ended(why, cause);
     this.#closed = error;
     for (const { fail } of this.#expected.splice(0)) fail(error);
     this.#channel.close();
     this.#backEnd.channel.close();
     this.#onClose?.(error);
+    return error;
   }
 }
 

@@ -174,16 +174,16 @@ export class WorkerDma {
       if (Atomics.wait(words, Word.DOORBELL, doorbell, this.#answerDeadline) === "timed-out")
         return this.#refuse(out, NO_ANSWER, "the host did not answer");
     }
-    const reason = words[Word.ANSWER_REASON] ?? 0;
+    const reason = this.#word(Word.ANSWER_REASON);
     if (reason !== 0) return this.#refuse(out, reason, "refused by the unit");
-    out.allow(answerTarget[0] ?? 0, words[Word.ANSWER_PAGES] ?? 1, accessOf(words[Word.ANSWER_ACCESS] ?? 0));
+    out.allow(answerTarget[0] ?? 0, this.#word(Word.ANSWER_PAGES), accessOf(this.#word(Word.ANSWER_ACCESS)));
     return true;
   }
 
   /** Holds an answer unless an invalidation overtook it; one that touched only its surroundings makes it an answer for the page alone. */
   #hold(iovaPfn: number, answer: Translation): boolean {
     this.poll();
-    const generation = this.#block.words[Word.ANSWER_GENERATION] ?? 0;
+    const generation = this.#word(Word.ANSWER_GENERATION);
     const isNewer = (droppedAt: number | undefined): boolean =>
       droppedAt !== undefined && ((droppedAt - generation) | 0) > 0;
     this.#watchedPfn = -1;
@@ -216,7 +216,10 @@ export class WorkerDma {
   }
 
   #count(word: number, by: number): void {
-    const { words } = this.#block;
-    words[word] = ((words[word] ?? 0) + by) | 0;
+    this.#block.words[word] = (this.#word(word) + by) | 0;
+  }
+
+  #word(word: number): number {
+    return this.#block.words[word] ?? 0;
   }
 }
