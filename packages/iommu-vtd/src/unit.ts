@@ -46,6 +46,7 @@ import { OutputFilter } from "./translate/output-filter.js";
 import type { RootPointer } from "./translate/root-pointer.js";
 import { Translator } from "./translate/translate.js";
 import type { VtdOptions } from "./vtd-iommu.js";
+import { wordAt } from "./spec/word.js";
 
 /** @internal */
 export class Unit {
@@ -340,7 +341,7 @@ function writableCommands(file: RegisterFile, config: ResolvedConfig): Int32Arra
   const commands = GCMD.mask(BitAccess.WRITE);
   const word = file.wordOf("GCMD");
   file.write(word, -1);
-  commands[0] = (file.words[word] ?? 0) & (commands[0] ?? 0);
+  commands[0] = wordAt(file.words, word) & wordAt(commands, 0);
   file.words[word] = 0;
   if (!config.compatibilityInterrupts) GCMD.fields.CFI.set(commands, 0, 0);
   return commands;

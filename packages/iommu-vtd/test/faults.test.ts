@@ -3,6 +3,7 @@
  */
 
 import { parseSourceId } from "@iommu-kit/iommu-core";
+import { FaultReason, faultName } from "@iommu-kit/iommu-vtd";
 import { GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
 import { ask } from "./support/watched-guest.js";
@@ -77,6 +78,19 @@ describe("a record", () => {
     mmio.write64(FRCD + 8, 2n ** 63n);
     expect(guest.faults()).toHaveLength(0);
     expect(mmio.read64(FRCD)).toBe(0x12_3000n);
+  });
+});
+
+describe("the name of a reason", () => {
+  it("is the specification's, or its code where it has none", () => {
+    const guest = started();
+    const { dma } = guest.device("00:01.0");
+    expect(dma.read(0x1000, new Uint8Array(1))).toBe(false);
+    const causes: string[] = [];
+    guest.device("00:01.0").events.on("fault", ({ cause }) => causes.push(cause));
+    dma.read(0x1000, new Uint8Array(1));
+    expect(causes).toEqual(["LCT.2"]);
+    expect([faultName(FaultReason.SSS_2), faultName(0x99)]).toEqual(["SSS.2", "0x99"]);
   });
 });
 
@@ -229,6 +243,14 @@ describe("the fault event", () => {
     expect(guest.messages).toEqual([MESSAGE]);
     fault(guest, NIC);
     fault(guest, DEVICES[0]);
+    expect(guest.messages).toEqual([MESSAGE]);
+  });
+
+  it("is not sent again for a queue error that comes while a fault stands", () => {
+    const guest = eventful();
+    fault(guest, NIC);
+    guest.queue.submit(new Int32Array(4).fill(-1));
+    expect(guest.faultStatus & 0x12).toBe(0x12);
     expect(guest.messages).toEqual([MESSAGE]);
   });
 

@@ -212,6 +212,25 @@ describe("every reason for which a message is refused", () => {
     expect(send(guest, remappableMessage(5))).toBe("fault 27 index 5");
   });
 
+  it("27: a posted-interrupt descriptor that can be read but not written, or that goes away meanwhile", () => {
+    for (const stops of ["compareExchange", "fetch"] as const) {
+      for (let calls = 0; calls < 2; calls++) {
+        const guest = remapping();
+        const gpa = guest.interrupts.postedDescriptor({ NV: 0x30, NDST: 0x500 });
+        guest.interrupts.posted(5, gpa, { V: 0x41 });
+        const original = guest.memory[stops].bind(guest.memory) as (...values: unknown[]) => boolean;
+        // The whole descriptor is read once; what follows goes word by word.
+        let left = calls;
+        const words = (into: unknown): boolean => !(into instanceof Int32Array) || into.length === 1;
+        Object.assign(guest.memory, {
+          [stops]: (at: number, value: unknown, ...rest: unknown[]) =>
+            at >= gpa && at < gpa + 64 && words(value) && left-- <= 0 ? false : original(at, value, ...rest),
+        });
+        expect(send(guest, remappableMessage(5))).toBe("fault 27 index 5");
+      }
+    }
+  });
+
   it("28: reserved bits in a posted-interrupt descriptor, and nothing is posted", () => {
     const guest = remapping();
     const gpa = guest.interrupts.postedDescriptor({ NV: 0x30, NDST: 0x100 });
@@ -448,5 +467,21 @@ describe("with remapping off", () => {
     expect(send(guest, remappableMessage(5))).toBe("fault 22 index 5");
     void guest.unit.reset();
     expect(send(guest, remappableMessage(5))).toEqual([remappableMessage(5)]);
+  });
+});
+
+describe("a small interrupt entry cache", () => {
+  it("forgets all when it is full, and holds nothing where it has no room: interrupts arrive all the same", () => {
+    for (const interruptEntries of [0, 1]) {
+      const guest = remapping({ interruptEntries });
+      guest.interrupts.remapped(5, { V: 0x41, DST: 0x100 });
+      guest.interrupts.remapped(6, { V: 0x42, DST: 0x100 });
+      for (const [index, vector] of [
+        [5, 0x41],
+        [6, 0x42],
+        [5, 0x41],
+      ] as const)
+        expect(send(guest, remappableMessage(index))).toMatchObject([{ data: 0x4000 | vector }]);
+    }
   });
 });

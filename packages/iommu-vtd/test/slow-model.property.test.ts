@@ -173,6 +173,7 @@ describe("legacy translation against the slow model", () => {
       }),
       { numRuns: 600 },
     );
+    if (process.env["IOMMU_KIT_FEW_RUNS"] !== undefined) return;
     // The property says something only where the cases are varied.
     for (const reason of [0, 1, 2, 3, 4, 5, 6, 7, 0x0a, 0x08, 0x09, 0x0b, 0x0c, 0x0e]) {
       expect(outcomes.get(reason) ?? 0, `cases with reason ${reason}`).toBeGreaterThan(reason === 0 ? 1000 : 0);

@@ -88,10 +88,11 @@ export class DirtyTracker {
     const unread = this.#unread;
     this.#unread = [];
     const group = new CompletionGroup();
-    for (const { range, blocks } of log === undefined ? [] : unread) {
+    if (log === undefined) return undefined;
+    for (const { range, blocks } of unread) {
       // Bits since the step closed belong to what is mapped there now: counted for both.
       const now = [...this.#table.blocks(range.firstPfn, range.pageCount)];
-      if (log !== undefined) group.add(this.#read(log, range, [...blocks, ...now]));
+      group.add(this.#read(log, range, [...blocks, ...now]));
     }
     return group.take();
   }

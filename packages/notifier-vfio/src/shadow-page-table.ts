@@ -100,10 +100,10 @@ export class ShadowPageTable {
     const chunk = this.#seek(iovaPfn);
     if (chunk === undefined) return false;
     const index = this.#index;
-    const offset = iovaPfn - (chunk.first[index] ?? 0);
-    if (offset >= (chunk.count[index] ?? 0)) return false;
-    out.gpaPfn = (chunk.target[index] ?? 0) + offset;
-    out.access = accessOf(chunk.access[index] ?? 0);
+    const offset = iovaPfn - at(chunk.first, index);
+    if (offset >= at(chunk.count, index)) return false;
+    out.gpaPfn = at(chunk.target, index) + offset;
+    out.access = accessOf(at(chunk.access, index));
     return true;
   }
 
@@ -111,7 +111,7 @@ export class ShadowPageTable {
   blockAt(iovaPfn: number, out: ShadowBlock): boolean {
     const chunk = this.#seek(iovaPfn);
     if (chunk === undefined) return false;
-    if (iovaPfn - (chunk.first[this.#index] ?? 0) >= (chunk.count[this.#index] ?? 0)) return false;
+    if (iovaPfn - at(chunk.first, this.#index) >= at(chunk.count, this.#index)) return false;
     readBlock(chunk, this.#index, out);
     return true;
   }
@@ -180,7 +180,7 @@ export class ShadowPageTable {
     const chunk = this.#seek(iovaPfn);
     if (chunk === undefined || chunk.first[this.#index] !== iovaPfn) return false;
     this.#blockCount -= 1;
-    this.#pageCount -= chunk.count[this.#index] ?? 0;
+    this.#pageCount -= at(chunk.count, this.#index);
     chunk.close(this.#index);
     this.#shrink(chunk);
     return true;
@@ -244,19 +244,18 @@ export class ShadowPageTable {
       if ((chunks[middle]?.first[0] ?? Infinity) <= pfn) low = middle + 1;
       else high = middle;
     }
-    if (low === 0) {
+    const chunk = chunks[low - 1];
+    if (chunk === undefined) {
       this.#chunkIndex = 0;
       this.#index = -1;
       return undefined;
     }
-    const chunk = chunks[low - 1];
-    if (chunk === undefined) return undefined;
     this.#chunkIndex = low - 1;
     low = 1;
     high = chunk.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if ((chunk.first[middle] ?? Infinity) <= pfn) low = middle + 1;
+      if (at(chunk.first, middle) <= pfn) low = middle + 1;
       else high = middle;
     }
     this.#index = low - 1;
@@ -276,23 +275,28 @@ export class ShadowPageTable {
 
   /** Gives a chunk up that became empty, or joins it with the one behind it when both fit into half a chunk. */
   #shrink(chunk: Chunk): void {
-    const at = this.#chunkIndex;
+    const position = this.#chunkIndex;
     if (chunk.length === 0) {
-      this.#chunks.splice(at, 1);
+      this.#chunks.splice(position, 1);
       return;
     }
-    const behind = this.#chunks[at + 1];
+    const behind = this.#chunks[position + 1];
     if (behind === undefined || chunk.length + behind.length > CHUNK_CAPACITY / 2) return;
     behind.moveTail(0, chunk);
-    this.#chunks.splice(at + 1, 1);
+    this.#chunks.splice(position + 1, 1);
   }
 }
 
+/** A block's value: blocks lie in their arrays. */
+function at(values: Float64Array | Uint8Array, index: number): number {
+  return values[index] ?? 0;
+}
+
 function readBlock(chunk: Chunk, index: number, out: ShadowBlock): void {
-  out.iovaPfn = chunk.first[index] ?? 0;
-  out.pageCount = chunk.count[index] ?? 0;
-  out.gpaPfn = chunk.target[index] ?? 0;
-  out.access = accessOf(chunk.access[index] ?? 0);
+  out.iovaPfn = at(chunk.first, index);
+  out.pageCount = at(chunk.count, index);
+  out.gpaPfn = at(chunk.target, index);
+  out.access = accessOf(at(chunk.access, index));
 }
 
 function continues(run: ShadowBlock, block: ShadowBlock): boolean {

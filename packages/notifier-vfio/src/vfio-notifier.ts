@@ -206,11 +206,11 @@ export class VfioNotifier implements MapNotifier {
 
   /** Adds to the run that the open step is gathering, or begins another. */
   #extend(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): Promise<MapAnswer> {
-    if (this.#openRun?.extend(iovaPfn, pageCount, gpaPfn, access) !== true) {
-      this.#closeRun();
-      this.#openRun = new OpenRun(iovaPfn, pageCount, gpaPfn, access);
-    }
-    return this.#openRun?.answer ?? Promise.resolve(undefined);
+    if (this.#openRun?.extend(iovaPfn, pageCount, gpaPfn, access) === true) return this.#openRun.answer;
+    this.#closeRun();
+    const run = new OpenRun(iovaPfn, pageCount, gpaPfn, access);
+    this.#openRun = run;
+    return run.answer;
   }
 
   /** The run that was gathered is at its end: into the container with it. */

@@ -80,6 +80,28 @@ describe("dirty tracking", () => {
     expect(await collect(notifier)).toEqual([100, 101]);
   });
 
+  it("counts all that is writable when the container does not say what was written", async () => {
+    const { guest, container, notifier } = machine(shadow);
+    guest.table.map(0, 2, 100);
+    guest.table.map(2, 1, 200, Access.read);
+    await guest.flush();
+    await notifier.startDirtyTracking();
+    container.dirtyLog.read = () => ({ ok: false, cause: "gone" });
+
+    expect(await collect(notifier)).toEqual([100, 101]);
+  });
+
+  it("counts all that is writable when the container cannot start its log", async () => {
+    const { guest, container, notifier } = machine(shadow);
+    guest.table.map(0, 2, 100);
+    await guest.flush();
+    container.dirtyLog.start = () => ({ ok: false, cause: "gone" });
+    await notifier.startDirtyTracking();
+
+    expect(notifier.dirtyTracking).toBe("assume");
+    expect(await collect(notifier)).toEqual([100, 101]);
+  });
+
   it("forgets on stop, and tells nothing while it is off", async () => {
     const { guest, container, notifier } = machine(shadow);
     guest.table.map(0, 4, 100);

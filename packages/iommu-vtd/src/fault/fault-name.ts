@@ -4,11 +4,11 @@
 
 import { FaultReason } from "../spec/fault-reasons.js";
 
-const names = new Map<number, string>();
+const names: ReadonlyMap<number, string> = new Map(
+  Object.entries(FaultReason).map(([name, reason]) => [reason, name.replaceAll("_", ".")]),
+);
 
 /** The mnemonic of a reason, finer than its code; the code in hexadecimal where there is none. */
 export function faultName(reason: number): string {
-  if (names.size === 0)
-    for (const [name, value] of Object.entries(FaultReason)) names.set(value, name.replaceAll("_", "."));
   return names.get(reason) ?? `0x${reason.toString(16)}`;
 }

@@ -22,6 +22,7 @@ import {
 } from "../spec/interrupt-entry.js";
 import { anyBit } from "../translate/context-lookup.js";
 import type { InterruptEntry, SourceRule } from "./interrupt-entry-cache.js";
+import { wordAt } from "../spec/word.js";
 
 const ENTRY_BYTES = 16;
 const { P, FPD, IM, SVT, SQ, SID, DLM } = RemappedEntry.fields;
@@ -152,9 +153,9 @@ export function interruptMessage(target: InterruptTarget): {
     TM: target.levelTriggered,
   });
   return {
-    address: (address[0] ?? 0) >>> 0,
+    address: wordAt(address, 0) >>> 0,
     addressHigh: (target.destination & ~0xff) >>> 0,
-    data: (data[0] ?? 0) >>> 0,
+    data: wordAt(data, 0) >>> 0,
   };
 }
 

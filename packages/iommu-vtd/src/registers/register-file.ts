@@ -13,6 +13,7 @@ import {
   registerMasks,
   type RegisterName,
 } from "../spec/registers.js";
+import { wordAt } from "../spec/word.js";
 
 /** The registers of one unit. */
 export class RegisterFile {
@@ -67,8 +68,8 @@ export class RegisterFile {
   reset(warm: boolean): void {
     const { reset, sticky } = this.#masks;
     for (let i = 0; i < reset.length; i++) {
-      const keep = warm ? (sticky[i] ?? 0) : 0;
-      this.words[i] = ((reset[i] ?? 0) & ~keep) | ((this.words[i] ?? 0) & keep);
+      const keep = warm ? wordAt(sticky, i) : 0;
+      this.words[i] = (wordAt(reset, i) & ~keep) | (wordAt(this.words, i) & keep);
     }
   }
 }

@@ -7,6 +7,7 @@ import type { FakeMemory } from "@iommu-kit/iommu-core/testing";
 import { MESSAGE_WINDOW, RemappableAddress } from "../spec/interrupt.js";
 import { PostedDescriptor, PostedEntry, RemappedEntry } from "../spec/interrupt-entry.js";
 import { type FrameAllocator, pokeWords } from "./frame-allocator.js";
+import { wordAt } from "../spec/word.js";
 
 /** Fields of an interrupt entry with IM = 0. */
 export type RemappedFields = Parameters<typeof RemappedEntry.pack>[0];
@@ -72,5 +73,5 @@ export function remappableMessage(handle: number, subhandle?: number): MsiMessag
     HANDLE_HI: Math.floor(handle / 2 ** 15),
     SHV: subhandle === undefined ? 0 : 1,
   });
-  return { address: (address[0] ?? 0) >>> 0, addressHigh: 0, data: subhandle ?? 0 };
+  return { address: wordAt(address, 0) >>> 0, addressHigh: 0, data: subhandle ?? 0 };
 }

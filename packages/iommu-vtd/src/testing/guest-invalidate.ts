@@ -7,6 +7,7 @@ import { CCMD, IOTLB, IVA } from "../spec/registers-invalidation.js";
 import { ContextGranularity, IotlbGranularity } from "../spec/invalidation.js";
 import type { VtdIommu } from "../vtd-iommu.js";
 import { descriptor, type GuestQueue } from "./guest-queue.js";
+import { wordAt } from "../spec/word.js";
 
 /** Through the queue: each submits one descriptor and a wait, and answers whether the wait has completed already. */
 export class QueuedInvalidation {
@@ -159,7 +160,7 @@ export class RegisterCommands {
 }
 
 function toBigInt(words: Int32Array): bigint {
-  return (BigInt((words[1] ?? 0) >>> 0) << 32n) | BigInt((words[0] ?? 0) >>> 0);
+  return (BigInt(wordAt(words, 1) >>> 0) << 32n) | BigInt(wordAt(words, 0) >>> 0);
 }
 
 function toWords(value: bigint): Int32Array {

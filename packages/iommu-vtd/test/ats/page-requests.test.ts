@@ -96,6 +96,34 @@ describe("a page request", () => {
     expect(await answer).toBe("success");
   });
 
+  it("says that it is for a privileged task and for code", () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through", fields: { SRE: 1 } });
+    const ats = guest.unit.ats(guest.device(NIC, { pasid: 5, privileged: true }));
+    void ats.requestPage({ iovaPfn: 0x1234, read: true, execute: true });
+    expect(paging.entry(0)).toMatchObject({ PASID: 5, RDR: 1, EXR: 1, PMR: 1 });
+  });
+
+  it("leaves its event pending while one of PPR and PRO is left", () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.unit.mmio.write32(PECTL, 0x8000_0000);
+    void guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    guest.unit.mmio.write32(PRS, PRO);
+    expect(guest.unit.mmio.read32(PECTL) >>> 0).toBe(0xc000_0000);
+    guest.unit.mmio.write32(PRS, PPR);
+    expect(guest.unit.mmio.read32(PECTL) >>> 0).toBe(0x8000_0000);
+  });
+
+  it("is refused while the table mode is reserved", async () => {
+    const { guest } = new PagingGuest();
+    const ats = guest.unit.ats(guest.device(NIC));
+    guest.setRoot("reserved");
+    expect(await ats.requestPage({ iovaPfn: 0x10 })).toBe("invalid");
+    expect(guest.faults()).toMatchObject([{ reason: 0x30 }]);
+  });
+
   it("without PASID is legal in scalable mode", async () => {
     const paging = new PagingGuest();
     const answer = paging.guest.unit.ats(paging.guest.device(NIC)).requestPage({ iovaPfn: 0x10 });

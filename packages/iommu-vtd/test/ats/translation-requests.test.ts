@@ -372,6 +372,29 @@ describe("a translated request", () => {
     expect(guest.faults()).toMatchObject([{ reason: FaultReason.SCT_10 & 0xff, pasid: 5 }]);
   });
 
+  it.each([
+    ["RTA_1_2", 0x1000, (guest: GuestDriver) => guest.setRoot("reserved")],
+    ["SCT_2", 0x1000, (guest: GuestDriver) => guest.memory.clear(guest.contexts.scalableContextEntryGpa(NIC) / 4096)],
+    ["SCT_5", 0x1000, (guest: GuestDriver) => guest.scalableContext(NIC, { pasids: true })],
+    ["SGN_4_1", 2 ** 36, () => undefined],
+    ["SGN_8_3", 0xfee00, () => undefined],
+  ] as const)("in scalable mode that meets %s is refused and recorded as a translated write", (name, gpaPfn, spoil) => {
+    const guest = scalableGuest();
+    spoil(guest);
+    guest.invalidate.contexts();
+    expect(guest.unit.ats(guest.device(NIC)).write(gpaPfn * 4096, Uint8Array.of(1))).toBe(false);
+    expect(guest.faults()).toMatchObject([{ reason: FaultReason[name] & 0xff, page: gpaPfn, type: 0 }]);
+    expect(addressType(guest)).toBe(TRANSLATED);
+  });
+
+  it("that is refused where the context-entry disables faults leaves no record", () => {
+    const { guest, ats } = legacyGuest();
+    guest.context(NIC, { did: 1, faultsDisabled: true });
+    guest.invalidate.contexts();
+    expect(ats.write(0x1000 * 4096, Uint8Array.of(1))).toBe(false);
+    expect(guest.faults()).toEqual([]);
+  });
+
   it("writes pages in front of the one that is refused", () => {
     const { guest, ats } = legacyGuest();
     expect(ats.write(0xfedff * 4096 + 4095, Uint8Array.of(7, 8))).toBe(false);

@@ -3,6 +3,7 @@ import { RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core
 import { formatInspection, inspect } from "@iommu-kit/iommu-vtd/inspect";
 import { descriptor, GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
+import { deviceTlb, legacyGuest, RecordingTlb, scalableGuest } from "../ats/ats-guest.js";
 import { ask } from "../support/watched-guest.js";
 
 const NIC = "00:03.0";
@@ -213,5 +214,163 @@ describe("formatInspection", () => {
     ])
       expect(text.split("\n")).toContain(line);
     expect(text).toContain("Invalidation queue: running, 128 bits wide");
+  });
+
+  it("is short where there is nothing to say", () => {
+    const text = formatInspection(
+      inspect(new GuestDriver({ interruptRemapping: false, queuedInvalidation: false }).unit),
+    );
+    expect(text.split("\n").slice(0, 8)).toEqual([
+      "translation off; interrupt remapping off",
+      "",
+      "Devices",
+      "  none",
+      "",
+      "Faults",
+      "  none",
+      "",
+    ]);
+    expect(text).toContain("\nInvalidation queue: off\n");
+    expect(text).not.toContain("Announced");
+  });
+
+  it("names what is out of the ordinary: refusals, failures, leases, protected memory, an unreadable structure", async () => {
+    const guest = busyGuest({ protectedRegions: ["low"] });
+    const device = guest.device(NIC);
+    device.attach(new RecordingNotifier({ name: "small", capacity: 1, granularity: "page" }));
+    device.attach(new RecordingFlushNotifier({ name: "cache" }));
+    device.attach({ kind: "unmap", name: "broken", unmap: () => Promise.reject(new Error("gone")) });
+    guest.invalidate.all();
+    await guest.scheduler.idle();
+    device.dma.segments(0x10000, 1, 1);
+    guest.unit.mmio.write32(0x68, 0x0020_0000);
+    guest.unit.mmio.write32(0x6c, 0x003f_ffff);
+    guest.unit.mmio.write32(0x64, 0x8000_0000);
+    const dark = guest.device("00:09.0");
+    guest.contexts.write("00:09.0", { did: 9, rootPfn: 0x20_0000 });
+    ask(dark, 0x10);
+    guest.memory.poison(guest.contexts.rootPfn);
+    const lines = formatInspection(inspect(guest.unit)).split("\n");
+    expect(lines).toContain("    notifier cache (unmap): active");
+    expect(lines.some((line) => /^    notifier broken \(unmap\): failed: ./.test(line))).toBe(true);
+    expect(lines).toContain("    1 leases");
+    expect(lines.some((line) => /notifier small \(map\): active, holds \d+ pages, refused \d+$/.test(line))).toBe(true);
+    expect(lines.some((line) => line.startsWith("Protected: 0x200000-0x"))).toBe(true);
+    expect(lines.some((line) => /^    Root entry at 0x[0-9a-f]+: unreadable$/.test(line))).toBe(true);
+  });
+
+  it("says who made a request with PASID, what is cut short, and which fault has been cleared", () => {
+    const guest = new GuestDriver({ scalableMode: true, firstStage: "4-level", pasidWidth: 20 });
+    const tables = guest.newFirstStageTables();
+    for (let i = 0; i < 3; i++) tables.map(0x10 + 2 * i, 1, 0x1000);
+    guest.scalableContext(NIC, { pasids: true });
+    guest.pasid(NIC, 5, { did: 2, type: "first-stage", firstRootPfn: tables.rootPfn });
+    guest.start("scalable");
+    ask(guest.device(NIC, { pasid: 5 }), 0x999);
+    guest.takeFaults();
+    const lines = formatInspection(inspect(guest.unit, { ranges: 2 })).split("\n");
+    expect(lines).toContain("    ...");
+    expect(lines.some((line) => line.startsWith("  0 (cleared): 00:03.0 pasid 5, read at 0x999000: "))).toBe(true);
+  });
+
+  it("lists the descriptors in flight and to come", () => {
+    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const slow = new RecordingNotifier();
+    guest.device(NIC).attach(slow);
+    slow.answers.mode = "manual";
+    guest.unmap(1, 0x10);
+    guest.queue.run(descriptor.page(7, 0x10));
+    guest.queue.submit(descriptor.all());
+    const text = formatInspection(inspect(guest.unit));
+    expect(text).toMatch(/\n  in flight: Invalidation wait \S/);
+    expect(text).toMatch(/\n  \d+: IOTLB invalidate \S/);
+  });
+});
+
+describe("an inspection of scalable mode", () => {
+  function scalable(device: string): { readonly guest: GuestDriver; readonly titles: () => string[] } {
+    const guest = new GuestDriver({ scalableMode: true, firstStage: "4-level", pasidWidth: 20 });
+    guest.start("scalable");
+    guest.device(device);
+    const titles = (): string[] => inspect(guest.unit).devices[0]?.structures.map(({ title }) => title) ?? [];
+    return { guest, titles };
+  }
+
+  it.each(["00:03.0", "00:13.0"])(
+    "follows %s through its half of the root-entry as far as structures lead",
+    (device) => {
+      const { guest, titles } = scalable(device);
+      const root = guest.contexts.scalableRootPfn * 4096 + (device === "00:03.0" ? 0 : 8);
+      const tablePfn = guest.newFrame();
+      const contextGpa = tablePfn * 4096 + 0x18 * 32;
+      expect(titles()).toHaveLength(1);
+      guest.memory.pokeEntry(root, tablePfn * 4096 + 1, 0);
+      expect(titles()).toHaveLength(2);
+      guest.memory.pokeEntry(contextGpa, guest.newFrame() * 4096 + 1, 0);
+      expect(titles()).toHaveLength(3);
+      guest.memory.poison(tablePfn);
+      expect(inspect(guest.unit).devices[0]?.structures[1]).toMatchObject({ readable: false, fields: [] });
+    },
+  );
+
+  it("has no structures in abort mode", () => {
+    const { guest, titles } = scalable(NIC);
+    guest.setRoot("abort");
+    expect(titles()).toEqual([]);
+    expect(inspect(guest.unit).summary).toContain("abort mode");
+  });
+});
+
+describe("an inspection in trouble", () => {
+  it("names a view over its budget, errors of the queue, and how many page requests wait", () => {
+    const guest = scalableGuest({ cachingMode: true, limits: { mappingsPerView: 1 } });
+    guest.map(1, { iovaPfn: 0x10, gpaPfn: 0x1000 });
+    guest.map(1, { iovaPfn: 0x20, gpaPfn: 0x3000 });
+    guest.device(NIC).attach(new RecordingNotifier());
+    guest.unit.mmio.write64(0xd0, BigInt(guest.newFrame()) * 4096n);
+    void guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 0x10 });
+    guest.queue.submit(new Int32Array(8).fill(0xf));
+    const lines = formatInspection(inspect(guest.unit)).split("\n");
+    expect(lines.some((line) => line.includes(", over budget; "))).toBe(true);
+    expect(lines).toContain("  IQE: the descriptor's type is invalid");
+    expect(lines).toContain("Page requests without response: 1");
+  });
+
+  it("has nothing to come where the tail is nowhere", () => {
+    const guest = busyGuest();
+    guest.unit.mmio.write64(0x88, 0xf_fff0n);
+    expect(inspect(guest.unit).queue.pending).toEqual([]);
+  });
+
+  it("stops looking after so many entries", () => {
+    const guest = busyGuest();
+    guest.device(NIC);
+    expect(inspect(guest.unit, { entries: 1 }).devices[0]?.mappings).toEqual({ ranges: [], truncated: true });
+  });
+});
+
+describe("an inspected queue", () => {
+  it("shows a descriptor that cannot be read", () => {
+    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const slow = new RecordingNotifier();
+    guest.device(NIC).attach(slow);
+    slow.answers.mode = "manual";
+    guest.unmap(1, 0x10);
+    guest.queue.run(descriptor.page(7, 0x10));
+    guest.queue.submit(descriptor.all());
+    guest.memory.poison(Number(inspect(guest.unit).queue.baseGpa) / 4096);
+    expect(inspect(guest.unit).queue.pending).toMatchObject([{ title: "unreadable", fields: [] }]);
+  });
+
+  it("names the device that did not answer, and the one that answered unasked", () => {
+    const { guest, ats } = legacyGuest();
+    guest.device(NIC).attach(new RecordingTlb("manual"));
+    ats.strayCompletion();
+    guest.queue.submit(deviceTlb(0x18, 0x5000));
+    guest.scheduler.advance(2000);
+    expect(inspect(guest.unit).queue).toMatchObject({
+      state: "stopped",
+      errors: ["ITE: source-id 0018 did not answer in time", "ICE: source-id 0018 answered unasked"],
+    });
   });
 });

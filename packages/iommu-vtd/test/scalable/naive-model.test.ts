@@ -4,7 +4,9 @@ import { VtdIommu } from "../../src/index.js";
 import { type ModelConfig, type ModelRequest, NaiveUnit } from "./naive-unit.js";
 import { FRAMES, INDEXES, PASIDS, Random, randomConfig, randomTables, ROOT, SOURCES } from "./random-guest.js";
 
-const GUESTS = 1050;
+/** Set where tests run once for each mutant: too few guests for every rare fault. */
+const FEW = process.env["IOMMU_KIT_FEW_RUNS"] !== undefined;
+const GUESTS = FEW ? 40 : 1050;
 const REQUESTS = 200;
 /** Root, context and PASID structures lie below. */
 const STRUCTURE_BYTES = 16 * 4096;
@@ -152,12 +154,12 @@ describe("scalable-mode translation", () => {
         0x90,
       ];
       const missing = expected.filter((code) => !codes.has(code)).map((code) => code.toString(16));
-      expect(missing.filter((code) => code !== "38")).toEqual([]);
+      if (!FEW) expect(missing.filter((code) => code !== "38")).toEqual([]);
       expect(codes.get(0) ?? 0).toBeGreaterThan((GUESTS * REQUESTS) / 20);
     },
   );
 
   it("agrees with the model with every cache on: tables do not change, so no answer may", { timeout: 60_000 }, () => {
-    run(256, 150, 1_000_000);
+    run(256, FEW ? 10 : 150, 1_000_000);
   });
 });

@@ -230,3 +230,21 @@ describe("a machine with several units", () => {
     );
   });
 });
+
+describe("a list of units", () => {
+  it("names each unit once, and devices of each kind by what tells them apart", () => {
+    const one = unit();
+    const twice = [
+      { unit: one, registerGpa: GPU, scopes: [{ type: "endpoint" as const, path: "00:02.0" }] },
+      { unit: one, registerGpa: REST, includeAll: true },
+    ];
+    expect(() => new VtdUnits({ units: twice })).toThrow(/each unit once, got one twice/);
+    const scopes = [
+      { type: "namespace-device" as const, deviceNumber: 7, path: "00:16.0" },
+      { type: "namespace-device" as const, deviceNumber: 7, path: "00:16.0" },
+    ];
+    expect(() => new VtdUnits({ units: [{ unit: one, registerGpa: GPU, scopes }] })).toThrow(
+      /namespace device 7 at 00:16.0 named twice/,
+    );
+  });
+});

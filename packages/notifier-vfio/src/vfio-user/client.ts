@@ -120,7 +120,7 @@ export class VfioUserClient {
     });
     if (reply.kind === "error") this.#end("the server refused the version");
     payloadOf(reply, "VERSION", this.#closed);
-    if (this.#negotiated === undefined) throw this.#closed ?? ended("no version was agreed on");
+    if (this.#negotiated === undefined) throw ended("no version was agreed on", this.#closed);
     return this.#negotiated;
   }
 
@@ -208,7 +208,7 @@ export class VfioUserClient {
   async #get<T>(command: number, request: Uint8Array, read: (payload: DataView) => T | undefined): Promise<T> {
     const reply = await this.ask(command, request, NO_FDS, (payload) => read(payload) !== undefined);
     const answer = read(payloadOf(reply, nameOf(command), this.#closed));
-    if (answer === undefined) throw this.#closed ?? ended("the reply makes no sense");
+    if (answer === undefined) throw ended("the reply makes no sense", this.#closed);
     return answer;
   }
 

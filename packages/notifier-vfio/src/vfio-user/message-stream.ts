@@ -39,8 +39,10 @@ export class MessageStream {
   /** Takes bytes as they come; the stream keeps them. */
   push(bytes: Uint8Array): void {
     let at = 0;
-    while (at < bytes.length && !this.#broken)
-      at += this.#partial === undefined ? this.#whole(bytes, at) : this.#fill(bytes, at);
+    while (at < bytes.length && !this.#broken) {
+      const partial = this.#partial;
+      at += partial === undefined ? this.#whole(bytes, at) : this.#fill(partial, bytes, at);
+    }
   }
 
   /** Nothing further is told. */
@@ -65,8 +67,7 @@ export class MessageStream {
   }
 
   /** More of the message that is incomplete. Answers the bytes taken. */
-  #fill(bytes: Uint8Array, at: number): number {
-    const partial = this.#partial ?? new Uint8Array(0);
+  #fill(partial: Uint8Array, bytes: Uint8Array, at: number): number {
     const taken = Math.min(partial.length - this.#filled, bytes.length - at);
     partial.set(bytes.subarray(at, at + taken), this.#filled);
     this.#filled += taken;

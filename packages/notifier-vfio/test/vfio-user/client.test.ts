@@ -1,7 +1,7 @@
 import { describe, expect, it, onTestFinished } from "vitest";
 import { IommuError } from "@iommu-kit/iommu-core";
 import { socketTransport, VfioUserClient } from "@iommu-kit/notifier-vfio/vfio-user";
-import { Cmd, type FakeServer, type Seen } from "./fake-server.js";
+import { Cmd, type FakeServer, message as packed, type Seen } from "./fake-server.js";
 import { eventFd } from "./native.js";
 import { failureOf, Rig, type RigOptions, until } from "./rig.js";
 
@@ -135,6 +135,30 @@ describe("the device", () => {
     expect(await client.readRegion(0, 0, 16)).toHaveLength(16);
   });
 
+  it("is not asked for anything before a version was agreed on", async () => {
+    const rig = await start();
+    const client = await rig.rawClient();
+
+    await expect(client.readRegion(0, 0, 1)).rejects.toMatchObject({ code: "bad-option", hint: "call connect first" });
+    client.close();
+  });
+
+  it.each([
+    ["IRQ_INFO", Cmd.IRQ_INFO, (client: VfioUserClient) => client.irqInfo(1), 8],
+    ["a read region", Cmd.READ, (client: VfioUserClient) => client.readRegion(0, 0, 4), 17],
+  ] as const)("that tells too little of %s is not talked to any more", async (_, command, ask, byteLength) => {
+    const intercept = (server: FakeServer, seen: Seen) => {
+      if (seen.command !== command) return false;
+      server.reply(seen, Buffer.alloc(byteLength));
+      return true;
+    };
+    const rig = await start({ server: { intercept } });
+    const client = await rig.client();
+
+    expect(await failureOf(ask(client))).toMatch(/destroyed/);
+    expect(client.closed).toBeDefined();
+  });
+
   it("is reset", async () => {
     const rig = await start();
     await (await rig.client()).reset();
@@ -217,6 +241,28 @@ describe("the device's own accesses", () => {
     expect(await rig.server.dmaRead(2n ** 64n - 1n, 2)).toBe(22);
     expect(await rig.server.command(13, Buffer.alloc(0))).toMatchObject({ errno: 22 });
     expect(rig.guest.takeFaults()).toEqual([]);
+  });
+
+  it("without a wish for a reply get none, whatever comes of them", async () => {
+    const rig = await start();
+    await rig.client();
+    rig.guest.map(1, { iovaPfn: 0x10, gpaPfn: 0x1000 });
+    const replies = rig.server.seen.length;
+    const write = (iovaPfn: number): Buffer => {
+      const payload = Buffer.alloc(17);
+      payload.writeBigUInt64LE(BigInt(iovaPfn) * 4096n, 0);
+      payload.writeBigUInt64LE(1n, 8);
+      payload[16] = 0x5a;
+      return payload;
+    };
+    const NO_REPLY = 0x10;
+    rig.server.raw(packed(1, Cmd.DMA_WRITE, NO_REPLY, 0, write(0x10)));
+    rig.server.raw(packed(2, Cmd.DMA_WRITE, NO_REPLY, 0, write(0x99)));
+    rig.server.raw(packed(3, 13, NO_REPLY, 0, Buffer.alloc(0)));
+    // Requests are worked off in order: when this one is answered, the others have been.
+    expect(await rig.server.dmaRead(0x10000n, 1)).toEqual(Buffer.from([0x5a]));
+    expect(rig.guest.takeFaults()).toHaveLength(1);
+    expect(rig.server.seen.length).toBe(replies);
   });
 
   it("end the connection when it goes on asking and does not read the answers", async () => {
