@@ -28,7 +28,7 @@ interface Bench {
 
 /** Runs all of it. */
 export async function proveDpdk(): Promise<Proof> {
-  const proof = new Proof("DPDK testpmd: a vhost-user back-end behind the UNMAP-only notifier");
+  const proof = new Proof("DPDK testpmd", "a vhost-user back-end behind the UNMAP-only notifier");
   const testpmd = new Testpmd();
   let bench: Bench | undefined;
   try {
@@ -52,6 +52,7 @@ export async function proveDpdk(): Promise<Proof> {
       `${misses} MISS, ${updates} UPDATE, ${invalidates} INVALIDATE, ${answeredLater} answered later`,
       misses * updates * invalidates * answeredLater > 0,
     );
+    proof.checkLatencies();
   } finally {
     bench?.frontEnd.close();
     await testpmd.stop();
@@ -138,12 +139,13 @@ async function proveRemap({ proof, driver, card }: Bench): Promise<void> {
     await driver.invalidatePages(card.sendPfn + buffer);
     card.post();
     poisonOld();
-    const tally = await card.flush(2000);
+    const tally = await card.flush();
     failed += card.forget();
     intact += tally.intact;
     wrong += tally.wrong;
   }
   proof.equal("500 remaps to another page, the old one poisoned: packets from the new page", rounds, intact);
+  proof.used(intact);
   proof.equal("  packets from anywhere else", 0, wrong);
 }
 
@@ -169,6 +171,7 @@ async function proveUnmap({ proof, unit, driver, card, iotlb, faults }: Bench): 
   await driver.invalidatePages(card.sendPfn, Math.log2(BUFFERS));
   const mapped = await card.flush();
   proof.equal("  mapped again, elsewhere: the same packets arrive", 200, mapped.intact);
+  proof.used(mapped.intact);
   proof.atLeast("  misses answered later, without being asked again", 1, iotlb.statistics.answeredLater - later);
 }
 
@@ -205,6 +208,7 @@ async function proveLog({ proof, driver, card, iotlb, frontEnd }: Bench): Promis
   await preload({ card, iotlb, frontEnd });
   const { intact } = await card.pump(300);
   proof.equal("300 packets while writes are logged: intact", 300, intact);
+  proof.used(intact);
   const isLogged = (frame: number): boolean => (((log.bytes[frame >> 3] ?? 0) >> (frame & 7)) & 1) === 1;
   const written = card.framesWritten;
   const marked = log.bytes.reduce((sum, byte) => sum + byte.toString(2).replaceAll("0", "").length, 0);
@@ -241,13 +245,13 @@ async function measure({ proof, driver, card, iotlb }: Bench): Promise<void> {
   for (let i = 0; i < 200; i++) {
     await driver.invalidatePages(card.sendPfn + card.nextBuffer);
     missToUse.push(await timed(sendOne));
-    await card.flush(2000);
+    await card.flush();
     lost += card.forget();
   }
   await card.pump(BUFFERS * 2);
   for (let i = 0; i < 200; i++) {
     hit.push(await timed(sendOne));
-    await card.flush(2000);
+    await card.flush();
     lost += card.forget();
   }
   for (let i = 0; i < 500; i++) {
@@ -270,11 +274,11 @@ async function measure({ proof, driver, card, iotlb }: Bench): Promise<void> {
   }
   proof.atMost("400 packets for measuring: packets that the device dropped", 8, lost);
   reportTally(proof, "500 packets after the measurements", 500, await card.pump(500));
-  proof.latency("a packet with a miss: sent to read", missToUse);
-  proof.latency("a packet without: sent to read", hit);
-  proof.latency("invalidate one page, acknowledged by the device", invalidate);
-  proof.latency("unmap one page, acknowledged by the device", unmap);
-  proof.latency("map one page", map);
+  proof.latency("miss to use", "a packet with a miss: sent to read", missToUse);
+  proof.latency(undefined, "a packet without: sent to read", hit);
+  proof.latency("invalidate, acknowledged", "invalidate one page, acknowledged by the device", invalidate);
+  proof.latency("unmap", "unmap one page, acknowledged by the device", unmap);
+  proof.latency("map", "map one page", map);
 }
 
 function reportTally(proof: Proof, what: string, count: number, tally: Tally): void {
@@ -285,4 +289,5 @@ function reportTally(proof: Proof, what: string, count: number, tally: Tally): v
     `${sent}, ${read}, ${intact}; ${wrong} wrong`,
     sent === count && read === count && intact === count && wrong === 0,
   );
+  proof.used(intact);
 }

@@ -143,12 +143,17 @@ export class Loopback {
     return this.#since(start, sent);
   }
 
-  /** Shows the device what was posted and waits until all of it is back or time is over. */
-  async flush(milliseconds = 10_000): Promise<Tally> {
+  /** Shows the device what was posted and waits until all of it is back, or nothing has come back for so long. */
+  async flush(stillMilliseconds = 10_000): Promise<Tally> {
     const start = this.#count();
     const expected = this.#inFlight.size;
+    let missing = expected;
     this.send.publish();
-    for (const end = Date.now() + milliseconds; this.#inFlight.size > 0 && Date.now() < end; await turn()) this.drain();
+    for (let end = Date.now() + stillMilliseconds; missing > 0 && Date.now() < end; await turn()) {
+      this.drain();
+      if (this.#inFlight.size < missing) end = Date.now() + stillMilliseconds;
+      missing = this.#inFlight.size;
+    }
     this.#reap();
     return this.#since(start, expected);
   }

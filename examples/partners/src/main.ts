@@ -3,7 +3,7 @@
  */
 import { proveDpdk } from "./dpdk.js";
 import { install, isInstalled, type Program, PROGRAMS } from "./install.js";
-import type { Proof } from "./proof.js";
+import { type Proof, table } from "./proof.js";
 import { proveQemu } from "./qemu.js";
 
 interface Partner {
@@ -35,15 +35,17 @@ async function main(args: readonly string[]): Promise<number> {
     console.error("`pnpm partners --install` does that.");
     return 1;
   }
-  let complete = true;
+  const proofs: Proof[] = [];
   for (const { prove } of wanted) {
-    const proof = await prove().catch((error: unknown) =>
-      console.log(`  NOT PROVED  it ended early: ${String(error)}`),
-    );
-    proof?.printLatencies();
+    try {
+      proofs.push(await prove());
+    } catch (error) {
+      console.log(`  NOT PROVED  it ended early: ${String(error)}`);
+    }
     console.log("");
-    complete &&= proof?.complete === true;
   }
+  for (const line of table(proofs)) console.log(line);
+  const complete = proofs.length === wanted.length && proofs.every((proof) => proof.complete);
   console.log(complete ? "Everything was proved." : "NOT everything was proved.");
   return complete ? 0 : 1;
 }

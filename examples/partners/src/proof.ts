@@ -4,15 +4,30 @@
 
 /** Width of the column of claims. */
 const CLAIM_WIDTH = 80;
+/** A median of fewer is chance. */
+const LEAST_SAMPLES = 100;
+
+/**
+ * The calls whose latency every partner has to show, as columns of the table at the end. Where nothing is ever missed, since all that is mapped is told ahead, the
+ * first is from the guest's map to the end of the first use.
+ */
+export const CALLS = ["miss to use", "invalidate, acknowledged", "map", "unmap"] as const;
+
+/** One of them. */
+export type Call = (typeof CALLS)[number];
 
 /** Collects the claims of one partner, and prints each as soon as it is settled. */
 export class Proof {
-  readonly #latencies: { readonly what: string; readonly microseconds: readonly number[] }[] = [];
+  readonly #partner: string;
+  readonly #latencies = new Map<string, readonly number[]>();
   #claims = 0;
   #failures = 0;
+  #uses = 0;
 
-  constructor(partner: string) {
-    console.log(partner);
+  /** @param partner The program, for the table. @param title What it is here. */
+  constructor(partner: string, title: string) {
+    this.#partner = partner;
+    console.log(`${partner}: ${title}`);
   }
 
   /** Whether everything was proved, and anything at all. */
@@ -49,20 +64,54 @@ export class Proof {
     console.log(`  seen        ${what.padEnd(CLAIM_WIDTH)}  ${got}`);
   }
 
-  /** Durations of one kind, for the end of the table. */
-  latency(what: string, microseconds: readonly number[]): void {
-    this.#latencies.push({ what, microseconds: microseconds.toSorted((a, b) => a - b) });
+  /** So many packets or copies arrived with every byte right. */
+  used(count: number): void {
+    this.#uses += count;
   }
 
-  /** Prints the durations. */
-  printLatencies(): void {
-    for (const { what, microseconds } of this.#latencies) {
-      const at = (share: number): string => (microseconds[Math.floor(microseconds.length * share)] ?? 0).toFixed(0);
-      console.log(
-        `  latency     ${what.padEnd(CLAIM_WIDTH)}  p50 ${at(0.5)} us, p95 ${at(0.95)} us, ${microseconds.length} times`,
-      );
-    }
+  /** Durations of one of the calls, or of something else that is worth knowing. */
+  latency(call: Call, what: string, microseconds: readonly number[]): void;
+  latency(call: undefined, what: string, microseconds: readonly number[]): void;
+  latency(call: Call | undefined, what: string, microseconds: readonly number[]): void {
+    const sorted = microseconds.toSorted((a, b) => a - b);
+    this.#latencies.set(call ?? what, sorted);
+    console.log(`  latency     ${what.padEnd(CLAIM_WIDTH)}  ${percentiles(sorted)}, ${sorted.length} times`);
   }
+
+  /** A claim that no latency is missing: the last one. */
+  checkLatencies(): void {
+    const measured = CALLS.filter((call) => (this.#latencies.get(call)?.length ?? 0) >= LEAST_SAMPLES);
+    this.check("latencies of every call", CALLS.join("; "), measured.join("; "), measured.length === CALLS.length);
+  }
+
+  /** Its row of the table. */
+  row(): readonly string[] {
+    const latencies = CALLS.map((call) => percentiles(this.#latencies.get(call) ?? []));
+    return [
+      this.#partner,
+      `${this.#claims - this.#failures} of ${this.#claims}`,
+      this.#uses.toLocaleString("en"),
+      ...latencies,
+    ];
+  }
+}
+
+/** The table at the end: one row for each partner. */
+export function table(proofs: readonly Proof[]): readonly string[] {
+  const head = ["p50 / p95", "claims proved", "uses checked", ...CALLS];
+  const rows = [head, ...proofs.map((proof) => proof.row())];
+  const widths = head.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return rows.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
+}
+
+function percentiles(sorted: readonly number[]): string {
+  const at = (share: number): string => (sorted[Math.floor(sorted.length * share)] ?? 0).toFixed(0);
+  return sorted.length === 0 ? "not measured" : `${at(0.5)} / ${at(0.95)} us`;
 }
 
 /** Microseconds that `work` took. */

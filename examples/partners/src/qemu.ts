@@ -36,7 +36,7 @@ interface Bench {
 
 /** Runs all of it. */
 export async function proveQemu(): Promise<Proof> {
-  const proof = new Proof("QEMU's lsi53c895a in a process of its own: a device behind the MAP notifier");
+  const proof = new Proof("QEMU lsi53c895a", "a device in a process of its own behind the MAP notifier");
   const remote = new QemuRemote("lsi53c895a");
   try {
     const bench = await setUp(proof, remote);
@@ -51,6 +51,7 @@ export async function proveQemu(): Promise<Proof> {
       withoutScript.length,
     );
     proof.equal("live pages that vanished for a moment (windows)", 0, bench.events.windows);
+    proof.checkLatencies();
   } finally {
     await remote.stop();
   }
@@ -121,6 +122,7 @@ async function proveCopies(bench: Bench): Promise<void> {
     if (differences(memory, FROM_FRAMES[0] * 4096, frame * 4096, 4096) === 0) intact += 1;
   }
   proof.equal("100 remaps to another page, a copy after each: pages intact", 100, intact);
+  proof.used(intact);
 }
 
 /** After an unmap the page stays untouched; after a map the new one gets the data. */
@@ -168,29 +170,45 @@ async function proveLimits(bench: Bench): Promise<void> {
   await driver.invalidatePages(0x400, 4);
 }
 
+/** How long things take; every copy is checked. */
 async function measure(bench: Bench): Promise<void> {
-  const { proof, driver } = bench;
+  const { proof, memory, driver } = bench;
+  const rounds = 200;
   const map: number[] = [];
   const unmap: number[] = [];
+  const invalidate: number[] = [];
   const copies: number[] = [];
-  for (let i = 0; i < 200; i++) {
+  const firstUse: number[] = [];
+  let intact = 0;
+  for (let round = 0; round < rounds; round++) {
+    const frame = SPARE_FRAME + round;
+    fillPattern(memory, FROM_FRAMES[0], round);
     unmap.push(
       await timed(() => {
         driver.unmap(TO_PFN);
         return driver.invalidatePages(TO_PFN);
       }),
     );
-    map.push(
-      await timed(() => {
-        driver.map(TO_PFN, SPARE_FRAME + i);
-        return driver.invalidatePages(TO_PFN);
-      }),
-    );
-    copies.push(await timed(() => copy(bench, FROM_PFN * 4096, TO_PFN * 4096, 4096)));
+    const mapped = await timed(() => {
+      driver.map(TO_PFN, frame);
+      return driver.invalidatePages(TO_PFN);
+    });
+    const copied = await timed(() => copy(bench, FROM_PFN * 4096, TO_PFN * 4096, 4096));
+    map.push(mapped);
+    copies.push(copied);
+    firstUse.push(mapped + copied);
+    intact += differences(memory, FROM_FRAMES[0] * 4096, frame * 4096, 4096) === 0 ? 1 : 0;
+    // Another target in one step: what the remote held changes while it holds it.
+    driver.map(TO_PFN, frame + rounds);
+    invalidate.push(await timed(() => driver.invalidatePages(TO_PFN)));
   }
-  proof.latency("map one page, acknowledged by the remote", map);
-  proof.latency("unmap one page, acknowledged by the remote", unmap);
-  proof.latency("copy a page", copies);
+  proof.equal("200 copies while measuring: pages intact", rounds, intact);
+  proof.used(intact);
+  proof.latency("map", "map one page, acknowledged by the remote", map);
+  proof.latency("unmap", "unmap one page, acknowledged by the remote", unmap);
+  proof.latency("invalidate, acknowledged", "invalidate one page that moved, acknowledged by the remote", invalidate);
+  proof.latency("miss to use", "a page mapped and copied to: from the guest's map to the end of the copy", firstUse);
+  proof.latency(undefined, "copy a page", copies);
 }
 
 /** Runs a script of one move and one interrupt instruction. */

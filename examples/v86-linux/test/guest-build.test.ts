@@ -76,6 +76,14 @@ describe("the cache", () => {
 });
 
 describe("what can go wrong on somebody else's machine", () => {
+  it("says that the disk is full when a file of the build cannot be written", async () => {
+    const full = (): Promise<void> => Promise.reject(Object.assign(new Error("write"), { code: "ENOSPC" }));
+    await expect(cached("full", full)).rejects.toMatchObject({
+      code: "no-space",
+      message: expect.stringMatching(/^The disk is full where .* is: free some, or set IOMMU_KIT_CACHE/) as string,
+    });
+  });
+
   it("recognises a full disk and a missing network in the output of tools", () => {
     expect(recogniseProblem("tar: write error: No space left on device", "/cache")?.code).toBe("no-space");
     expect(recogniseProblem("Temporary failure resolving 'deb.debian.org'", "/cache")?.code).toBe("no-network");

@@ -37,7 +37,9 @@ export async function cached(name: string, build: (directory: string) => Promise
   await removeAbandoned(root);
   const draft = await mkdtemp(join(root, `${DRAFT_PREFIX}${process.pid}-`));
   try {
-    await build(draft);
+    await build(draft).catch((error: unknown) => {
+      throw isFullDisk(error) ? noSpace(`The disk is full where ${root} is`, error) : error;
+    });
     await rename(draft, entry).catch((error: unknown) => {
       // Somebody else finished the same entry first: theirs is as good.
       if (!existsSync(entry)) throw error;
@@ -72,9 +74,21 @@ export async function requireSpace(byteCount: number): Promise<void> {
   await mkdir(root, { recursive: true });
   const { bavail, bsize } = await statfs(root);
   if (bavail * bsize >= byteCount) return;
-  const gigabytes = (count: number): string => (count / 1e9).toFixed(1);
-  throw new BuildProblem(
+  throw noSpace(`${root} has ${amount(bavail * bsize)} free and the build needs ${amount(byteCount)}`);
+}
+
+function noSpace(what: string, cause?: unknown): BuildProblem {
+  return new BuildProblem(
     "no-space",
-    `${root} has ${gigabytes(bavail * bsize)} GB free and the build needs ${gigabytes(byteCount)} GB: free some, or set IOMMU_KIT_CACHE to a directory on a larger disk.`,
+    `${what}: free some, or set IOMMU_KIT_CACHE to a directory on a larger disk.`,
+    cause,
   );
+}
+
+function isFullDisk(error: unknown): boolean {
+  return error instanceof Error && "code" in error && (error.code === "ENOSPC" || error.code === "EDQUOT");
+}
+
+function amount(byteCount: number): string {
+  return byteCount < 1e9 ? `${(byteCount / 1e6).toFixed(0)} MB` : `${(byteCount / 1e9).toFixed(1)} GB`;
 }

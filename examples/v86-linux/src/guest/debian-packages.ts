@@ -8,12 +8,15 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheRoot, cached } from "./build-cache.js";
+import { cacheRoot, cached, requireSpace } from "./build-cache.js";
 import { BuildProblem, recogniseProblem } from "./build-problem.js";
 import { hasCommand, runCommand } from "./run-command.js";
 
 /** Architectures that packages are wanted for: the machine's own and the guest's. */
 export type PackageArchitecture = "native" | "i386";
+
+/** Lists of packages of one architecture, with what apt makes of them meanwhile. */
+const APT_BYTES = 150e6;
 
 /** Downloads packages of one architecture. */
 export class DebianPackages {
@@ -90,6 +93,8 @@ export class DebianPackages {
         "There is no apt-get here, and the guest is built from Debian packages: run this on Debian 12 (a container will do), or set IOMMU_KIT_CACHE to a cache that was filled there.",
       );
     }
+    // apt calls its own files corrupted when the disk is full.
+    await requireSpace(APT_BYTES);
     const state = join(cacheRoot(), `apt-${this.#architecture}`);
     await mkdir(join(state, "lists", "partial"), { recursive: true });
     await mkdir(join(state, "cache", "archives", "partial"), { recursive: true });

@@ -5,7 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
-import { readFile, readdir, writeFile } from "node:fs/promises";
+import { readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { cacheRoot, recipeHash } from "./build-cache.js";
@@ -62,8 +62,7 @@ async function buildAll(withKernel: boolean, recipe: string, progress: (line: st
   const disk = await buildDisk(progress);
   const kernel = withKernel ? await buildKernel(join(GUEST_DIRECTORY, "kernel.config"), native, progress) : "";
   const built: BuiltFiles = { kernel, initrd, bios, disk };
-  if (withKernel)
-    await writeFile(join(cacheRoot(), "latest.json"), `${JSON.stringify({ recipe, ...built }, undefined, 2)}\n`);
+  if (withKernel) await remember(recipe, built);
   return built;
 }
 
@@ -79,6 +78,14 @@ async function recipeOfSources(): Promise<string> {
     .sort()
     .map((name) => join(GUEST_DIRECTORY, "tasks", name));
   return recipeHash(await Promise.all([...builders, ...guest, ...tasks].map((file) => readFile(file, "utf8"))));
+}
+
+/** By one rename: whoever reads meanwhile, or after this process was killed, finds a whole file. */
+async function remember(recipe: string, built: BuiltFiles): Promise<void> {
+  const file = join(cacheRoot(), "latest.json");
+  const draft = `${file}.${process.pid}`;
+  await writeFile(draft, `${JSON.stringify({ recipe, ...built }, undefined, 2)}\n`);
+  await rename(draft, file);
 }
 
 async function recall(recipe: string): Promise<BuiltFiles | undefined> {
