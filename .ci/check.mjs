@@ -26,7 +26,7 @@ const steps = [
     after: "build",
   })),
   { name: "lint", command: ["oxlint", "--type-aware", "--deny-warnings"] },
-  { name: "unused", command: ["knip"] },
+  { name: "unused", command: ["knip"], after: "build" },
   { name: "format", command: ["oxfmt", "--check", "."] },
   { name: "manifests", command: ["sherif", "--ignore-dependency", "typescript@6.0.3"] },
   { name: "conventions", command: ["node", ".ci/conventions.mjs"] },
