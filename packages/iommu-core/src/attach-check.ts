@@ -4,8 +4,9 @@
 
 import type { AddressSpace } from "./address-space.js";
 import type { Attachment } from "./attachment.js";
+import { checkContract, NOTIFIER_CONTRACT } from "./contract.js";
 import { IommuError } from "./errors.js";
-import { NOTIFIER_CONTRACT, type Notifier, notifierName } from "./notifier.js";
+import { type Notifier, notifierName } from "./notifier.js";
 import { checkRange, type FrameRange } from "./range.js";
 
 /**
@@ -19,14 +20,7 @@ export function checkAttach(
   range: FrameRange,
 ): void {
   checkRange(range, "attach");
-  const { contract = NOTIFIER_CONTRACT } = notifier;
-  if (contract !== NOTIFIER_CONTRACT) {
-    throw new IommuError(
-      "notifier-contract",
-      `${notifierName(notifier)}: expected notifier contract ${NOTIFIER_CONTRACT}, got ${contract}`,
-      { hint: "install a version of the notifier that fits this version of iommu-core" },
-    );
-  }
+  checkContract("notifier-contract", notifierName(notifier), NOTIFIER_CONTRACT, notifier.contract);
   const largestBlock = notifier.kind === "map" ? (notifier.largestBlock ?? 1) : 1;
   if (!(largestBlock >= 1 && Number.isInteger(Math.log2(largestBlock)))) {
     throw new IommuError(
@@ -36,8 +30,10 @@ export function checkAttach(
     );
   }
   if (attachments.some((attachment) => attachment.notifier === notifier)) {
-    throw new IommuError("already-attached", `${notifierName(notifier)} is attached to ${space.label} already`, {
-      hint: "detach it first",
-    });
+    throw new IommuError(
+      "already-attached",
+      `${notifierName(notifier)}: expected one that is not attached to ${space.label}, got one that is`,
+      { hint: "detach it first" },
+    );
   }
 }

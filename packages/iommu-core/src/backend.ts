@@ -10,6 +10,7 @@ import type { Access } from "./access.js";
 import type { ByteAddress } from "./address.js";
 import type { Completion } from "./completion.js";
 import type { LeafTable } from "./leaf-table.js";
+import type { BACKEND_CONTRACT } from "./contract.js";
 import type { FrameRange } from "./range.js";
 import type { SourceId } from "./source-id.js";
 import type { Translation } from "./translation.js";
@@ -80,6 +81,8 @@ export interface MessageWindow {
 
 /** A remapping architecture. */
 export interface Backend {
+  /** The `BACKEND_CONTRACT` that it was written for, as a literal. Another one is refused when the unit is made. Default: 1. */
+  readonly contract?: typeof BACKEND_CONTRACT;
   /**
    * Answers a request for `access` to `iovaPfn`; `Access.none` is a zero-length read. Never throws: a refusal is `out.refuse(reason, cause)`.
    * `address` is the byte where the request begins, for architectures that report it; `undefined` where only the page is known.

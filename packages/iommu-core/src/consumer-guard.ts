@@ -52,7 +52,7 @@ export class ConsumerGuard {
         fail(
           new IommuError(
             "notifier-timeout",
-            `${notifierName(notifier)} did not answer within ${this.#deadlineMilliseconds} ms`,
+            `${notifierName(notifier)}: expected an answer within ${this.#deadlineMilliseconds} ms, got none`,
             { hint: "answer faster, or raise limits.consumerDeadline; detach and attach again to be replayed" },
           ),
         );
@@ -83,7 +83,7 @@ export class ConsumerGuard {
 
 /** The error of a notifier that threw or rejected. */
 export function threw(notifier: Notifier, cause: unknown): IommuError {
-  return new IommuError("notifier-failed", `${notifierName(notifier)} threw or rejected`, {
+  return new IommuError("notifier-failed", `${notifierName(notifier)}: expected an answer, got an exception`, {
     hint: "detach it, mend it, attach it again: it is replayed",
     cause,
   });

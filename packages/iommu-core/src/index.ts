@@ -11,6 +11,7 @@ export {
 } from "./address.js";
 export { formatSourceId, parseSourceId, type SourceId, sourceId } from "./source-id.js";
 export { ALL_FRAMES, contains, endOf, type FrameRange, formatRange, intersect } from "./range.js";
+export { BACKEND_CONTRACT, NOTIFIER_CONTRACT } from "./contract.js";
 export { IommuError, type IommuErrorCode } from "./errors.js";
 export { type Completion, CompletionGroup, whenDone } from "./completion.js";
 export {
@@ -27,7 +28,6 @@ export {
   type DeviceTlbNotifier,
   type MapAnswer,
   type MapNotifier,
-  NOTIFIER_CONTRACT,
   type Notifier,
   type NotifierCommon,
   notifierName,

@@ -5,6 +5,7 @@
 import { AddressSpace } from "./address-space.js";
 import type { Backend } from "./backend.js";
 import type { Completion } from "./completion.js";
+import { BACKEND_CONTRACT, checkContract } from "./contract.js";
 import { type IommuEventEmitter, Observers } from "./events.js";
 import { type Limits, resolveLimits } from "./limits.js";
 import { NotifierHub } from "./notifier-hub.js";
@@ -61,9 +62,10 @@ export class BackendIommu implements Iommu {
   readonly #memory: GuestMemory;
   readonly #spaces = new Map<number, AddressSpace>();
 
-  /** @throws {IommuError} `bad-option` or `bad-range`. */
+  /** @throws {IommuError} `backend-contract`, `bad-option` or `bad-range`. */
   constructor(options: BackendIommuOptions) {
     const { backend, memory, scheduler = timerScheduler, regions = memory.ram } = options;
+    checkContract("backend-contract", "backend", BACKEND_CONTRACT, backend.contract);
     checkRegions(regions);
     this.#backend = backend;
     this.#memory = memory;

@@ -6,6 +6,7 @@
  */
 
 import type { Access } from "./access.js";
+import { threw } from "./consumer-guard.js";
 import { type Completion, CompletionGroup } from "./completion.js";
 import { IommuError } from "./errors.js";
 import { IovaTree, Mapping } from "./iova-tree.js";
@@ -133,10 +134,14 @@ export abstract class MapDelivery {
       this.notifier.revoke?.(error);
     } catch (cause) {
       this.reports.failed(
-        new IommuError("notifier-failed", `${notifierName(this.notifier)} threw from revoke`, {
-          hint: "reset the device behind it",
-          cause,
-        }),
+        new IommuError(
+          "notifier-failed",
+          `${notifierName(this.notifier)}: expected revoke to let go of everything, got an exception`,
+          {
+            hint: "reset the device behind it",
+            cause,
+          },
+        ),
       );
       return;
     }
@@ -275,12 +280,7 @@ export abstract class MapDelivery {
       }
       return tell();
     } catch (cause) {
-      this.fail(
-        new IommuError("notifier-failed", `${notifierName(this.notifier)} threw`, {
-          hint: "detach it, mend it, attach it again: it is replayed",
-          cause,
-        }),
-      );
+      this.fail(threw(this.notifier, cause));
       return undefined;
     }
   }

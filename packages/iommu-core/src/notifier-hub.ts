@@ -347,7 +347,7 @@ export class NotifierHub {
       return member;
     }
     if (known.delivery.failed) {
-      throw new IommuError("notifier-failed", `${notifierName(notifier)} has failed and serves nobody`, {
+      throw new IommuError("notifier-failed", `${notifierName(notifier)}: expected one that works, got a failed one`, {
         hint: "detach it everywhere, mend it, attach it again: it is replayed",
       });
     }
@@ -363,7 +363,7 @@ export class NotifierHub {
       const other = [...known.spaces].map((space) => space.label).join(", ");
       throw new IommuError(
         "different-view",
-        `${notifierName(notifier)}: ${record.space.label} sees ${record.domain?.label ?? "nothing"}, ${other} sees ${agreed?.label ?? "several domains"}`,
+        `${notifierName(notifier)}: expected what ${other} sees, ${agreed?.label ?? "several domains"}, got ${record.space.label} with ${record.domain?.label ?? "nothing"}`,
         {
           hint: "one container holds one view: give the device a notifier of its own, or attach when the guest has put both into one domain",
         },
@@ -386,14 +386,14 @@ export class NotifierHub {
   #recordOf(space: AddressSpace): SpaceRecord {
     const record = this.#records.get(space);
     if (record !== undefined) return record;
-    throw new IommuError("unplugged", `${space.label} has been unplugged`, {
+    throw new IommuError("unplugged", `${space.label}: expected a device, got one that is unplugged`, {
       hint: "ask the unit for a new address space",
     });
   }
 
   #refuseInCallback(what: string): void {
     if (!this.calling) return;
-    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks and event listeners`, {
+    throw new IommuError("reentrant-call", `expected ${what} outside of callbacks and listeners, got it inside one`, {
       hint: "defer it with queueMicrotask",
     });
   }

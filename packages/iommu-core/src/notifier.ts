@@ -12,19 +12,15 @@
 
 import type { Access } from "./access.js";
 import type { Completion } from "./completion.js";
+import type { NOTIFIER_CONTRACT } from "./contract.js";
 import type { IommuError } from "./errors.js";
-
-/**
- * Version of this contract. A notifier may state the version it was written for; one that states another is refused at `attach`.
- */
-export const NOTIFIER_CONTRACT = 1;
 
 /** What every notifier may say about itself. */
 export interface NotifierCommon {
   /** For events and messages. */
   readonly name?: string;
-  /** The `NOTIFIER_CONTRACT` it was written for. */
-  readonly contract?: number;
+  /** The `NOTIFIER_CONTRACT` that it was written for, as a literal. Another one is refused at `attach`. Default: 1. */
+  readonly contract?: typeof NOTIFIER_CONTRACT;
   /**
    * It failed or did not answer in time and was cut off: drop everything it holds, now; no further event comes.
    * The last chance to keep a device from reaching a stale page. Not called for an ordinary detach, which unmaps.

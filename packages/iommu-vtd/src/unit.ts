@@ -184,7 +184,7 @@ export class Unit {
   /** @throws {IommuError} `reentrant-call` from inside a notifier's callback. */
   enterOrThrow(what: string): void {
     if (this.enter()) return;
-    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks`, {
+    throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks, got it inside`, {
       hint: "defer it with queueMicrotask",
     });
   }
@@ -238,6 +238,7 @@ export class Unit {
     const { invalidator, translator, root, bindings, config, interrupts } = this;
     const messages = new MessagePort(interrupts);
     return {
+      contract: 1,
       messageWindowOf: ({ pasid }) => (pasid === undefined ? messages : undefined),
       connect: (announce) => invalidator.connect(announce),
       translate: (requester, iovaPfn, access, out) => translator.translate(requester, iovaPfn, access, out),

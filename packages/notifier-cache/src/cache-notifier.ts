@@ -4,7 +4,7 @@
  * It fills on demand and is flushed by the unit: one call for each invalidation, however many pages it covers, and no walk of the guest's tables.
  */
 
-import { type AddressSpace, type Completion, NOTIFIER_CONTRACT, type UnmapNotifier } from "@iommu-kit/iommu-core";
+import type { AddressSpace, Completion, UnmapNotifier } from "@iommu-kit/iommu-core";
 import { DeviceCache, type DeviceCacheOptions } from "./device-cache.js";
 
 /** How a `CacheNotifier` is made. */
@@ -13,7 +13,7 @@ export type CacheNotifierOptions = DeviceCacheOptions;
 /** See the file's header. Attach it to the address space it was made for: it holds nothing before that, and nothing after it was detached. */
 export class CacheNotifier extends DeviceCache implements UnmapNotifier {
   readonly kind = "unmap";
-  readonly contract = NOTIFIER_CONTRACT;
+  readonly contract = 1;
   readonly name: string;
 
   /**

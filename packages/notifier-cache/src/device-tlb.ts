@@ -4,7 +4,7 @@
  * It hears of device-TLB invalidations only, so it may answer with what the guest has taken out of its tables but not yet invalidated here: as real devices do.
  */
 
-import { type AddressSpace, type Completion, type DeviceTlbNotifier, NOTIFIER_CONTRACT } from "@iommu-kit/iommu-core";
+import type { AddressSpace, Completion, DeviceTlbNotifier } from "@iommu-kit/iommu-core";
 import { DeviceCache, type DeviceCacheOptions } from "./device-cache.js";
 
 /** How a `DeviceTlb` is made. */
@@ -13,7 +13,7 @@ export type DeviceTlbOptions = DeviceCacheOptions;
 /** See the file's header. Attach it to the address space it was made for: it holds nothing before that, and nothing after it was detached. */
 export class DeviceTlb extends DeviceCache implements DeviceTlbNotifier {
   readonly kind = "device-tlb";
-  readonly contract = NOTIFIER_CONTRACT;
+  readonly contract = 1;
   readonly name: string;
 
   /**

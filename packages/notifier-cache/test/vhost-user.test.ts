@@ -149,7 +149,7 @@ describe("VhostFrontEnd", () => {
     const { backEnd, frontEnd } = await connected();
     backEnd.status = 5n;
     await expect(frontEnd.setMemory([{ gpa: 0, byteLength: 4096, fd: 7 }])).rejects.toThrow(
-      /refused request 5 with status 5/,
+      /carry out request 5, got status 5/,
     );
   });
 

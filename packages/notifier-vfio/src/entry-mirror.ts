@@ -190,7 +190,7 @@ export class EntryMirror {
   }
 
   #gone(): IommuError {
-    return new IommuError("notifier-failed", `${this.#options.name}: the container is gone`, {
+    return new IommuError("notifier-failed", `${this.#options.name}: expected a container, got one that is gone`, {
       hint: "make a new one and attach to it: it is replayed",
     });
   }

@@ -17,7 +17,6 @@ import {
   IommuError,
   type MapAnswer,
   type MapNotifier,
-  NOTIFIER_CONTRACT,
 } from "@iommu-kit/iommu-core";
 import type { Coalescing } from "./coalescing.js";
 import type { Answer, DmaContainer, UnmapResult } from "./container.js";
@@ -34,7 +33,7 @@ import type { ShadowBlock } from "./shadow-page-table.js";
  */
 export class VfioNotifier implements MapNotifier {
   readonly kind = "map";
-  readonly contract = NOTIFIER_CONTRACT;
+  readonly contract = 1;
   readonly name: string;
   readonly granularity: "page" | "block";
   readonly largestBlock?: number;
@@ -282,10 +281,14 @@ export class VfioNotifier implements MapNotifier {
   }
 
   #stuck(cause: unknown): void {
-    const error = new IommuError("notifier-failed", `${this.name}: the container did not let go of what was revoked`, {
-      hint: "reset the device behind it",
-      cause,
-    });
+    const error = new IommuError(
+      "notifier-failed",
+      `${this.name}: expected the container to let go of what was revoked, got a failure`,
+      {
+        hint: "reset the device behind it",
+        cause,
+      },
+    );
     this.events.report("stuck", { error });
   }
 }

@@ -267,9 +267,13 @@ export class VhostFrontEnd {
     const reply = await this.#ask(request, payload, fds, HeaderFlag.NEED_REPLY);
     const status = this.#number(request, reply);
     if (status === 0n) return;
-    throw new IommuError("not-supported", `vhost-user: the back-end refused request ${request} with status ${status}`, {
-      hint: "see the back-end's own log",
-    });
+    throw new IommuError(
+      "not-supported",
+      `vhost-user: expected the back-end to carry out request ${request}, got status ${status}`,
+      {
+        hint: "see the back-end's own log",
+      },
+    );
   }
 
   #ask(request: number, payload: Uint8Array, fds: readonly number[], flags: number): Promise<DataView> {
@@ -342,7 +346,7 @@ function demand(features: bigint, bit: bigint, what: string, hint: string): void
 }
 
 function ended(why: string, cause?: unknown): IommuError {
-  return new IommuError("destroyed", `vhost-user: ${why}`, {
+  return new IommuError("destroyed", `vhost-user: expected a connection, got its end: ${why}`, {
     hint: "connect again, attach again: the guest's state is replayed",
     cause,
   });

@@ -19,7 +19,6 @@ import {
   type LeafTable,
   Mapping,
   type MappingSink,
-  NOTIFIER_CONTRACT,
   pfnOf,
   Translation,
   type UnmapNotifier,
@@ -67,7 +66,7 @@ export interface VhostIotlbStatistics {
 /** See the file's header. Attach it to the address space it was made for. */
 export class VhostIotlb implements UnmapNotifier {
   readonly kind = "unmap";
-  readonly contract = NOTIFIER_CONTRACT;
+  readonly contract = 1;
   readonly name: string;
   readonly #space: AddressSpace;
   readonly #frontEnd: VhostFrontEnd;

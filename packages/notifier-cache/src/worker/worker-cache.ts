@@ -2,19 +2,13 @@
  * The two notifiers for a device in a worker: as an UNMAP-only cache, and as the device TLB of ATS.
  */
 
-import {
-  type AddressSpace,
-  type Completion,
-  type DeviceTlbNotifier,
-  NOTIFIER_CONTRACT,
-  type UnmapNotifier,
-} from "@iommu-kit/iommu-core";
+import type { AddressSpace, Completion, DeviceTlbNotifier, UnmapNotifier } from "@iommu-kit/iommu-core";
 import { HostCache, type WorkerCacheOptions } from "./host-cache.js";
 
 /** The cache of a device in a worker, flushed by the unit. If the worker hangs, the hub cuts it off and the guest goes on. */
 export class WorkerCacheNotifier extends HostCache implements UnmapNotifier {
   readonly kind = "unmap";
-  readonly contract = NOTIFIER_CONTRACT;
+  readonly contract = 1;
   readonly name: string;
 
   /** @throws {IommuError} `bad-option` for a shape that is not powers of two in range. */
@@ -36,7 +30,7 @@ export class WorkerCacheNotifier extends HostCache implements UnmapNotifier {
 /** The device TLB of a device in a worker, invalidated by the guest. If the worker hangs, the guest gets the architected time-out. */
 export class WorkerDeviceTlb extends HostCache implements DeviceTlbNotifier {
   readonly kind = "device-tlb";
-  readonly contract = NOTIFIER_CONTRACT;
+  readonly contract = 1;
   readonly name: string;
 
   /** @throws {IommuError} `bad-option` for a shape that is not powers of two in range. */

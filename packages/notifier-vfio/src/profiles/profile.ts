@@ -4,7 +4,7 @@
  *
  * `type1` and `type1v2` describe Linux 6.1 as measured; `iommufd` and `vfio-user` are read from public sources.
  */
-import type { FrameRange } from "@iommu-kit/iommu-core";
+import { type FrameRange, IommuError } from "@iommu-kit/iommu-core";
 import type { ContainerRefusal } from "../container.js";
 
 /** What a container answers to a map that touches a range already mapped. */
@@ -69,11 +69,18 @@ const INTERRUPT_WINDOW_END_PFN = 0xfef00;
 
 /**
  * The IOVA ranges usable with an aperture of the given width: all of it but the interrupt window.
+ * @throws {IommuError} `bad-option` for another width.
  * @param addressBits Width of an IOVA, 32 to 64; 39 on the machine on which type1 was measured.
  */
 export function usableRangesOf(addressBits: number): readonly FrameRange[] {
   if (!Number.isInteger(addressBits) || addressBits < 32 || addressBits > 64) {
-    throw new RangeError(`expected an aperture of 32 to 64 address bits, got ${addressBits}`);
+    throw new IommuError(
+      "bad-option",
+      `usableRangesOf: expected an aperture of 32 to 64 address bits, got ${addressBits}`,
+      {
+        hint: "give the width of an IOVA: 39 or 48 on most hosts",
+      },
+    );
   }
   const endPfn = 2 ** (addressBits - 12);
   return [

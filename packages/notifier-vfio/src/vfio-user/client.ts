@@ -262,9 +262,13 @@ export class VfioUserClient {
 function payloadOf(reply: Reply, name: string, closed: IommuError | undefined): DataView {
   if (reply.kind === "done") return reply.payload;
   if (reply.kind === "gone") throw closed ?? ended("the connection is over");
-  throw new IommuError("not-supported", `vfio-user: the server refused ${name} with error ${reply.errno}`, {
-    hint: "see the server's own log",
-  });
+  throw new IommuError(
+    "not-supported",
+    `vfio-user: expected the server to carry out ${name}, got error ${reply.errno}`,
+    {
+      hint: "see the server's own log",
+    },
+  );
 }
 
 function nameOf(command: number): string {
@@ -283,7 +287,7 @@ function checkWhole(name: string, value: number, most: number): void {
 }
 
 function ended(why: string, cause?: unknown): IommuError {
-  return new IommuError("destroyed", `vfio-user: ${why}`, {
+  return new IommuError("destroyed", `vfio-user: expected a connection, got its end: ${why}`, {
     hint: "connect again, attach again: the guest's state is replayed",
     cause,
   });

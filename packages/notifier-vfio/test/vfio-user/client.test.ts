@@ -63,7 +63,7 @@ describe("negotiation", () => {
     };
     const rig = await start({ server: { intercept } });
 
-    expect(await failureOf((await rig.rawClient()).connect())).toMatch(/not-supported: .* VERSION with error 22/);
+    expect(await failureOf((await rig.rawClient()).connect())).toMatch(/not-supported: .* VERSION, got error 22/);
   });
 
   it("refuses limits that make no sense", async () => {
@@ -122,8 +122,8 @@ describe("the device", () => {
     const rig = await start();
     const client = await rig.client();
 
-    expect(await failureOf(client.readRegion(0, 255, 2))).toMatch(/not-supported: .* REGION_READ with error 22/);
-    expect(await failureOf(client.writeRegion(3, 0, Uint8Array.of(1)))).toMatch(/REGION_WRITE with error 22/);
+    expect(await failureOf(client.readRegion(0, 255, 2))).toMatch(/not-supported: .* REGION_READ, got error 22/);
+    expect(await failureOf(client.writeRegion(3, 0, Uint8Array.of(1)))).toMatch(/REGION_WRITE, got error 22/);
     expect(await client.readRegion(0, 254, 2)).toHaveLength(2);
   });
 
@@ -325,7 +325,7 @@ describe("a connection that ends", () => {
     client.close();
 
     expect(told.map(({ code, message }) => `${code} ${message}`)).toEqual([
-      expect.stringMatching(/^destroyed vfio-user: the client was closed/),
+      expect.stringMatching(/^destroyed vfio-user: .*: the client was closed/),
     ]);
   });
 });

@@ -202,7 +202,7 @@ describe("a connection that was lost", () => {
     await until(() => attachment.state !== "active");
     await until(() => stuck.length > 0);
 
-    expect(stuck[0]).toMatch(/did not let go/);
+    expect(stuck[0]).toMatch(/expected the container to let go/);
   });
 });
 
