@@ -284,7 +284,8 @@ export class Transition implements MappingSink, AnnouncedState {
     const kinds = diff.classify();
     if (after === undefined && (kinds !== 0 || leaf !== undefined || superpage)) {
       const written = diff.count === 0 ? leaf : before.writeSlots(base, diff.index, diff.next, diff.count);
-      if (whole) written?.mirrors(table);
+      // Where a hole was cut out, the slots are not the table's contents: the hole may go.
+      if (whole && !holed) written?.mirrors(table);
       else if (diff.count > 0) written?.departs(table.format);
     }
     if ((kinds & Difference.REMOVED) !== 0) this.#tell(Difference.REMOVED, base, 1, starts);

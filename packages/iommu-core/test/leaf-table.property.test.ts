@@ -267,4 +267,17 @@ describe("a leaf table handed over as it lies in memory", () => {
     guest.invalidate(WHOLE);
     expect(notifier.held(range(7, 1))).toEqual([]);
   });
+
+  it("is announced where a hole has gone, although the host says that the table has not changed", () => {
+    const memory = new FakeMemory({ generations: true });
+    const guest = new Guest(memory, false);
+    guest.holes = [range(7, 1)];
+    const unit = new BackendIommu({ backend: guest, memory, scheduler: new ManualScheduler() });
+    const notifier = new RecordingNotifier({ replace: true });
+    unit.addressSpace(0).attach(notifier);
+    expect(notifier.held(range(7, 1))).toEqual([]);
+    guest.holes = [];
+    guest.invalidate(WHOLE);
+    expect(notifier.held(range(7, 1))).toEqual([{ iovaPfn: 7, pageCount: 1, gpaPfn: 7, access: 3 }]);
+  });
 });
