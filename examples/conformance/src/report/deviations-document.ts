@@ -20,6 +20,9 @@ const REMARKS = [
   "  only one side took.",
   "- The answers of the recorded system to DMA right after an invalidation depend on what it still has cached. Ours caches as much; where the",
   "  recorded system drops more than it was told to (`page-selective-mask-of-8-bits`), both answers are right, and both are predicted.",
+  "- In the Linux traces the architecture demands the record that `write-refused-in-silence` misses (SGN.6 and LGN.2 are recorded unless FPD is set, and no earlier",
+  "  record of the requester stands), so that deviation cannot be agreed away. `page-selective-base-not-aligned` is one in what is announced only: the pages behind the",
+  "  range hold what the tables say, only earlier than any descriptor names them, which a cache may always do.",
   "- An answer of ours that holds for fewer pages than the mapping because the mapping contains the interrupt window passes: the target is the same.",
 ];
 
