@@ -11,6 +11,7 @@ import {
   type Completion,
   type Domain,
   type FrameRange,
+  type Limits,
   type GuestMemory,
   LeafTable,
   type MappingSink,
@@ -172,10 +173,17 @@ export class FakeMachine {
   readonly space: AddressSpace;
   readonly #backend: TableBackend;
 
-  constructor(options: { readonly holes?: readonly FrameRange[]; readonly memory?: Ram } = {}) {
+  constructor(
+    options: {
+      readonly holes?: readonly FrameRange[];
+      readonly memory?: Ram;
+      readonly limits?: Partial<Limits>;
+    } = {},
+  ) {
     this.memory = options.memory ?? new Ram(1);
     this.#backend = new TableBackend(options.holes ?? []);
-    this.iommu = new BackendIommu({ backend: this.#backend, memory: this.memory, scheduler: this.scheduler });
+    const { memory, scheduler } = this;
+    this.iommu = new BackendIommu({ backend: this.#backend, memory, scheduler, limits: options.limits ?? {} });
     this.space = this.iommu.addressSpace(0x18);
   }
 

@@ -3,7 +3,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { Access } from "@iommu-kit/iommu-core";
+import { Access, type Limits } from "@iommu-kit/iommu-core";
 import { build } from "vite";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -50,13 +50,20 @@ class Device {
   readonly hangs: number[] = [];
   readonly #reports: ((report: Report) => void)[] = [];
 
-  constructor(options: Partial<WorkerCacheOptions> & { readonly tlb?: boolean; readonly attach?: boolean } = {}) {
+  constructor(
+    options: Partial<WorkerCacheOptions> & {
+      readonly tlb?: boolean;
+      readonly attach?: boolean;
+      readonly limits?: Partial<Limits>;
+    } = {},
+  ) {
     const ram = new SharedArrayBuffer(RAM_PAGES * 4096);
     const control = new SharedArrayBuffer(8);
     this.control = new Int32Array(control);
     this.machine = new FakeMachine({
       memory: new Ram(RAM_PAGES, new Uint8Array(ram)),
       holes: [{ firstPfn: 0x700, pageCount: 0x10 }],
+      limits: options.limits ?? {},
     });
     // The worker is made after the cache, whose port it is: a stand-in until then.
     const port = {
@@ -201,7 +208,8 @@ describe("a device in a worker", () => {
   });
 
   it("takes more invalidations at once than the ring holds, and completes all of them", async () => {
-    const device = new Device();
+    // By itself a unit has fewer under way than the ring holds.
+    const device = new Device({ limits: { invalidationsInFlight: 1000 } });
     device.machine.map(5, 100);
     await device.read(5 * 4096);
     const completions = Array.from({ length: 600 }, (_, page) => device.machine.invalidate(page, 1));
