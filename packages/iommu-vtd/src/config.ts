@@ -107,6 +107,11 @@ export interface VtdConfig {
   readonly interruptEntries?: number;
   /** Milliseconds until an ATS device that does not answer an invalidation gives a time-out (ITE). Default 2,000. */
   readonly deviceTlbDeadline?: number;
+  /**
+   * Milliseconds that pass at least between two messages of the same event (faults, completions, page requests): what comes sooner waits in its IP bit. A guest that makes its devices
+   * fault as fast as it can then costs the host so many messages and no more. Default 0: none waits.
+   */
+  readonly eventInterval?: number;
 }
 
 /** A checked configuration. */
@@ -163,6 +168,7 @@ const DEFAULTS: Required<VtdConfig> = {
   contextEntries: 256,
   interruptEntries: 256,
   deviceTlbDeadline: 2000,
+  eventInterval: 0,
 };
 
 /**

@@ -20,7 +20,7 @@ import {
 } from "@iommu-kit/iommu-core";
 import { TranslationRequests } from "./ats/translation-request.js";
 import { resolveConfig, type ResolvedConfig } from "./config.js";
-import { COMPLETION_EVENT, EventMessage, PAGE_REQUEST_EVENT } from "./fault/event-message.js";
+import { COMPLETION_EVENT, type EventDelivery, EventMessage, PAGE_REQUEST_EVENT } from "./fault/event-message.js";
 import { FaultLog } from "./fault/fault-log.js";
 import { InterruptRemap } from "./interrupt/interrupt-remap.js";
 import { MessagePort } from "./interrupt/message-port.js";
@@ -86,7 +86,8 @@ export class Unit {
     // Flow A: translation.
     const filter = new OutputFilter();
     this.filter = filter;
-    const faults = new FaultLog(file, config.faultRecords, msi);
+    const events: EventDelivery = { send: msi, scheduler, intervalMilliseconds: config.eventInterval };
+    const faults = new FaultLog(file, config.faultRecords, events);
     const bindings = this.#makeBindings(config.contextEntries);
     const iotlb = new Iotlb(config.iotlbEntries);
     const translator = new Translator({
@@ -128,8 +129,8 @@ export class Unit {
 
     // Flow B: registers and queue.
     this.protectedMemory = new ProtectedMemory(file, filter, () => invalidator.everything());
-    const completionEvent = new EventMessage(file, COMPLETION_EVENT, msi);
-    const pageRequestEvent = new EventMessage(file, PAGE_REQUEST_EVENT, msi);
+    const completionEvent = new EventMessage(file, COMPLETION_EVENT, events);
+    const pageRequestEvent = new EventMessage(file, PAGE_REQUEST_EVENT, events);
     this.pageRequests = new PageRequestQueue({
       memory,
       file,

@@ -2,9 +2,10 @@
  * One of the unit's own interrupts: control, data and address registers, and the rules of masking (§7.3, §6.5.2.10, §7.5).
  *
  * IP holds a message back while IM is set; unmasking sends it; when everything it reported has been cleared it is dropped. These messages are never remapped.
+ * A host may have messages of an event keep a distance: one that comes sooner is held back in the same way, by a condition of the hardware (§11.4.7.2, IP).
  */
 
-import type { MsiSink } from "@iommu-kit/iommu-core";
+import type { MsiSink, Scheduler } from "@iommu-kit/iommu-core";
 import type { RegisterFile } from "../registers/register-file.js";
 import { EventAddress, EventControl, EventData, EventUpperAddress } from "../spec/registers-event.js";
 import type { RegisterName } from "../spec/registers.js";
@@ -41,16 +42,26 @@ export const PAGE_REQUEST_EVENT: EventRegisters = {
 
 const { IP, IM } = EventControl.fields;
 
+/** Where messages go, and how far apart they keep. */
+export interface EventDelivery {
+  readonly send: MsiSink;
+  readonly scheduler: Scheduler;
+  /** Milliseconds; 0: no distance. */
+  readonly intervalMilliseconds: number;
+}
+
 /** See the file's header. */
 export class EventMessage {
   readonly #file: RegisterFile;
   readonly #registers: EventRegisters;
-  readonly #send: MsiSink;
+  readonly #delivery: EventDelivery;
+  /** A message went out less than the interval ago. */
+  #resting = false;
 
-  constructor(file: RegisterFile, registers: EventRegisters, send: MsiSink) {
+  constructor(file: RegisterFile, registers: EventRegisters, delivery: EventDelivery) {
     this.#file = file;
     this.#registers = registers;
-    this.#send = send;
+    this.#delivery = delivery;
   }
 
   /** A condition arose while none was pending. */
@@ -62,9 +73,10 @@ export class EventMessage {
   /** Software wrote the control register: unmasking sends what waits. */
   controlWritten(): void {
     const { control, data, address, upperAddress } = this.#registers;
-    if (this.#file.get(control, IP) === 0 || this.#file.get(control, IM) === 1) return;
+    if (this.#resting || this.#file.get(control, IP) === 0 || this.#file.get(control, IM) === 1) return;
     this.#file.set(control, IP, 0);
-    this.#send({
+    this.#rest();
+    this.#delivery.send({
       address: this.#file.get(address, EventAddress.fields.MA) * 4,
       addressHigh: this.#file.get(upperAddress, EventUpperAddress.fields.MUA),
       data: this.#file.get(data, EventData.fields.IMD),
@@ -74,5 +86,15 @@ export class EventMessage {
   /** Everything that was reported has been cleared. */
   serviced(): void {
     this.#file.set(this.#registers.control, IP, 0);
+  }
+
+  #rest(): void {
+    const { scheduler, intervalMilliseconds } = this.#delivery;
+    if (intervalMilliseconds === 0) return;
+    this.#resting = true;
+    scheduler.after(intervalMilliseconds, () => {
+      this.#resting = false;
+      this.controlWritten();
+    });
   }
 }

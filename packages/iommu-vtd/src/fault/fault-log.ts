@@ -5,11 +5,10 @@
  * interrupt remapping are both off.
  */
 
-import type { MsiSink } from "@iommu-kit/iommu-core";
 import type { RegisterFile } from "../registers/register-file.js";
 import { faultCode } from "../spec/fault-reasons.js";
 import { FRCD, FSTS } from "../spec/registers-event.js";
-import { EventMessage, FAULT_EVENT } from "./event-message.js";
+import { type EventDelivery, EventMessage, FAULT_EVENT } from "./event-message.js";
 
 /** What a record says. */
 export interface FaultRecord {
@@ -40,11 +39,11 @@ export class FaultLog {
   readonly #firstWord: number;
   #next = 0;
 
-  constructor(file: RegisterFile, recordCount: number, send: MsiSink) {
+  constructor(file: RegisterFile, recordCount: number, delivery: EventDelivery) {
     this.#file = file;
     this.#recordCount = recordCount;
     this.#firstWord = file.wordOf("FRCD");
-    this.event = new EventMessage(file, FAULT_EVENT, send);
+    this.event = new EventMessage(file, FAULT_EVENT, delivery);
   }
 
   /** The record that is written next. */
