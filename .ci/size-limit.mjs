@@ -10,7 +10,7 @@ import { publishedPackages, root } from "./workspace.mjs";
  * @type {Record<string, number>}
  */
 const budgets = {
-  "@iommu-kit/iommu-core": 17,
+  "@iommu-kit/iommu-core": 19,
   "@iommu-kit/iommu-core/di": 1.5,
   "@iommu-kit/iommu-core/testing": 16,
   "@iommu-kit/iommu-vtd": 32,

@@ -110,5 +110,7 @@ it("10,000 lives of a machine hold memory flat, and leave no listener, timer, en
   expect(left).toBe(0);
   // 100 bytes a life would be 800 kB.
   expect(late - early).toBeLessThan(400_000);
+  // A registry that nobody refers to tells nothing.
+  expect(graveyard).toBeInstanceOf(FinalizationRegistry);
   expect(graves.filled).toBeGreaterThan(CYCLES - 10);
 });
