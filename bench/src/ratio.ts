@@ -7,6 +7,10 @@
 
 import assert from "node:assert/strict";
 
+// Compilers and caches settle in the first; the second gives hundreds of pairs where a batch is short. A smoke run (few pairs) does without.
+const WARM_MILLISECONDS = 300;
+const MEASURE_MILLISECONDS = 1500;
+
 /** One batch: how long it took, and what came out. */
 export interface Sample {
   readonly nanoseconds: number;
@@ -22,6 +26,7 @@ export interface Candidate {
 export interface Repeats {
   /** Units of work in a batch of either side. */
   readonly units: number;
+  /** Pairs of batches at least; short batches are repeated for as long as `MEASURE_MILLISECONDS`. */
   readonly pairs: number;
   /** What every batch of both sides must answer; `undefined` where each side checks itself. */
   readonly check: number | undefined;
@@ -55,14 +60,17 @@ export async function compare(subject: Candidate, baseline: Candidate, repeats: 
     if (check !== undefined) assert.equal(sample.check, check, "a batch computed something else");
     return sample.nanoseconds;
   };
-  for (let i = 0; i < 2; i++) {
+  const smoke = pairs <= 2;
+  const warm = performance.now() + (smoke ? 0 : WARM_MILLISECONDS);
+  for (let i = 0; i < 2 || performance.now() < warm; i++) {
     await run(subject);
     await run(baseline);
   }
   const ratios: number[] = [];
   const subjects: number[] = [];
   const baselines: number[] = [];
-  for (let i = 0; i < pairs; i++) {
+  const end = performance.now() + (smoke ? 0 : MEASURE_MILLISECONDS);
+  for (let i = 0; i < pairs || performance.now() < end; i++) {
     const a = await run(subject);
     const b = (await run(baseline)) + (await run(baseline));
     const a2 = await run(subject);

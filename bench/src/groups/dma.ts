@@ -87,7 +87,7 @@ async function large(guest: BenchGuest, size: Size, report: (row: Row) => void):
 /** Transfers of 512 bytes, each in a page of its own, at scattered places. */
 async function small(guest: BenchGuest, size: Size, report: (row: Row) => void): Promise<void> {
   const length = 512;
-  const count = PAGES * 4;
+  const count = PAGES;
   const buffer = new Uint8Array(length);
   const { bytes } = guest;
   const { dma } = guest.unit.addressSpace(DEVICE);
@@ -140,7 +140,7 @@ async function throughput(
 ): Promise<void> {
   const { check } = await baseline.batch();
   assert.equal((await subject.batch()).check, check);
-  const ratio = await compare(subject, baseline, { units: count, pairs: size.pairs * 5, check });
+  const ratio = await compare(subject, baseline, { units: count, pairs: size.pairs, check });
   const [low, high] = ratio.quartiles;
   report({
     what: `a device ${what}, warm`,

@@ -98,7 +98,10 @@ export class AddressSpace implements Requester {
   request(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): boolean {
     if (this.#plugged) this.#backend.translate(this, iovaPfn, access, out, address);
     else out.refuse(UNPLUGGED, "unplugged");
-    if (out.reason === 0) return true;
+    return out.reason === 0 || this.#refused(iovaPfn, access, out, address);
+  }
+
+  #refused(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): false {
     if (this.#hub.observers.wants(this, "fault")) {
       this.#hub.observers.emit("fault", {
         space: this,

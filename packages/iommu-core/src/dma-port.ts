@@ -6,11 +6,11 @@
 
 import { Access } from "./access.js";
 import type { AddressSpace } from "./address-space.js";
-import { type ByteAddress, offsetInPage, PAGE_BYTES, pfnOf } from "./address.js";
+import { type ByteAddress, FRAME_LIMIT, offsetInPage, PAGE_BYTES, pfnOf } from "./address.js";
 import type { MessageWindow } from "./backend.js";
 import type { Lease, LeaseTable, Segment } from "./lease.js";
 import type { GuestMemory } from "./ports.js";
-import { contains } from "./range.js";
+import { RamReader } from "./ram-reader.js";
 import { Translation } from "./translation.js";
 
 /** One piece of a scatter list. */
@@ -33,7 +33,11 @@ export interface DmaFailure {
 export class DmaPort {
   readonly #space: AddressSpace;
   readonly #memory: GuestMemory;
+  readonly #ram: RamReader;
   readonly #window: MessageWindow | undefined;
+  // The window's first frame, and the first behind it: both at the end of the space where there is none.
+  readonly #windowFirst: number;
+  readonly #windowEnd: number;
   readonly #leases: LeaseTable;
   readonly #translation = new Translation();
   #failure: DmaFailure | undefined;
@@ -42,7 +46,10 @@ export class DmaPort {
   constructor(space: AddressSpace, memory: GuestMemory, window: MessageWindow | undefined, leases: LeaseTable) {
     this.#space = space;
     this.#memory = memory;
+    this.#ram = new RamReader(memory);
     this.#window = window;
+    this.#windowFirst = window?.range.firstPfn ?? FRAME_LIMIT;
+    this.#windowEnd = this.#windowFirst + (window?.range.pageCount ?? 0);
     this.#leases = leases;
   }
 
@@ -121,16 +128,19 @@ export class DmaPort {
       if (this.#inWindow(pfn)) return this.#message(pfn, iova, at === 0 ? bytes : bytes.subarray(at), access);
       if (!this.#space.request(pfn, access, translation, at === 0 ? iova : undefined))
         return this.#refused(pfn) ?? false;
-      const pages = this.#pagesFrom(pfn, translation.pageCount);
+      const pages = translation.pageCount === 1 ? 1 : this.#pagesFrom(pfn, translation.pageCount);
       const length = Math.min(bytes.length - at, pages * PAGE_BYTES - offset);
-      const piece = length === bytes.length ? bytes : bytes.subarray(at, at + length);
       const gpa = translation.gpaPfn * PAGE_BYTES + offset;
-      const done = access === Access.read ? this.#memory.read(gpa, piece) : this.#memory.write(gpa, piece);
-      // A write that fails half-way has written something.
-      if (access === Access.write) this.#space.wrote(pfn, translation.gpaPfn, length + offset);
-      if (!done) return this.#fail(pfn, 0, "no memory at the target");
+      if (access === Access.read) {
+        if (!this.#ram.read(gpa, bytes, at, length)) return this.#noMemory(pfn);
+      } else {
+        const done = this.#memory.write(gpa, length === bytes.length ? bytes : bytes.subarray(at, at + length));
+        // A write that fails half-way has written something.
+        this.#space.wrote(pfn, translation.gpaPfn, length + offset);
+        if (!done) return this.#noMemory(pfn);
+      }
       at += length;
-      pfn += Math.floor((offset + length) / PAGE_BYTES);
+      pfn += pages;
       offset = 0;
     }
     return true;
@@ -139,12 +149,11 @@ export class DmaPort {
   /** Pages that the answer holds for from `pfn` on, not reaching into the message window. */
   #pagesFrom(pfn: number, blockPages: number): number {
     const pages = blockPages - (pfn % blockPages);
-    const first = this.#window?.range.firstPfn ?? 0;
-    return pfn < first ? Math.min(pages, first - pfn) : pages;
+    return pfn < this.#windowFirst ? Math.min(pages, this.#windowFirst - pfn) : pages;
   }
 
   #inWindow(pfn: number): boolean {
-    return this.#window !== undefined && contains(this.#window.range, pfn);
+    return pfn >= this.#windowFirst && pfn < this.#windowEnd;
   }
 
   #message(pfn: number, iova: ByteAddress, bytes: Uint8Array, access: Access): boolean {
@@ -153,6 +162,10 @@ export class DmaPort {
     const done =
       access === Access.write ? window?.write(this.#space, address, bytes) : window?.read(this.#space, address, bytes);
     return done === true || this.#fail(pfn, 0, "message refused");
+  }
+
+  #noMemory(pfn: number): false {
+    return this.#fail(pfn, 0, "no memory at the target");
   }
 
   #noLease(pfn: number): undefined {

@@ -103,7 +103,7 @@ export interface VtdConfig {
   readonly iotlbEntries?: number;
   /** Context entries cached; 0 for none. Default 256. */
   readonly contextEntries?: number;
-  /** Interrupt entries cached; 0 for none. Default 256. */
+  /** Interrupt entries cached, rounded up to a power of two; 0 for none. Default 256. */
   readonly interruptEntries?: number;
   /** Milliseconds until an ATS device that does not answer an invalidation gives a time-out (ITE). Default 2,000. */
   readonly deviceTlbDeadline?: number;

@@ -4,16 +4,21 @@
  * Remapping off -> pass. Format -> index -> entry (cache or table) -> source check -> remapped message or posting. Every refusal becomes a recorded fault here.
  */
 
-import type { GuestMemory, MsiMessage, MsiSink } from "@iommu-kit/iommu-core";
+import { BitAccess, type GuestMemory, type MsiMessage, type MsiSink } from "@iommu-kit/iommu-core";
 import type { FaultLog } from "../fault/fault-log.js";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FaultReason, isQualified } from "../spec/fault-reasons.js";
-import { CompatibilityAddress, RemappableAddress, RemappableData, SourceValidation } from "../spec/interrupt.js";
+import { RemappableAddress, RemappableData, SourceValidation } from "../spec/interrupt.js";
 import { ignoredFunctionBits } from "../spec/invalidation.js";
 import { ECAP } from "../spec/registers-capability.js";
 import { FaultRequestType, interruptFaultInformation } from "../spec/registers-event.js";
 import { AddressType } from "../spec/encodings.js";
-import { type InterruptEntry, InterruptEntryCache, type SourceRule } from "./interrupt-entry-cache.js";
+import {
+  type InterruptEntry,
+  InterruptEntryCache,
+  type PostedInterrupt,
+  type SourceRule,
+} from "./interrupt-entry-cache.js";
 import { type InterruptPointer, InterruptTable } from "./interrupt-table.js";
 import { InterruptPosting } from "./posted-interrupt.js";
 
@@ -25,12 +30,6 @@ export interface RemapResult {
   readonly message: MsiMessage | undefined;
 }
 
-interface Refusal {
-  readonly reason: number;
-  readonly index: number;
-  readonly faultsDisabled: boolean;
-}
-
 /** What remapping works with. */
 export interface RemapParts {
   readonly memory: GuestMemory;
@@ -39,6 +38,11 @@ export interface RemapParts {
   readonly entryCount: number;
   readonly send: MsiSink;
 }
+
+const { HANDLE_HI, HANDLE_LO, SHV, FORMAT } = RemappableAddress.fields;
+const { SUBHANDLE } = RemappableData.fields;
+/** Bits of the data that a message with a subhandle must not have. */
+const STRAY_DATA = RemappableData.mask(BitAccess.RESERVED)[0] ?? 0;
 
 /** See the file's header. */
 export class InterruptRemap {
@@ -53,30 +57,41 @@ export class InterruptRemap {
   readonly #table: InterruptTable;
   readonly #posting: InterruptPosting;
   readonly #parts: RemapParts;
+  /** EIMER: extended mode is required. IRREQ: remapping is. */
+  readonly #extendedRequired: boolean;
+  readonly #remappingRequired: boolean;
   readonly #words = new Int32Array(2);
+  // What the last `#find` found: its index (-1: none was named), its entry (none for a message that passes as it is), and FPD of an entry that refused.
+  #index = -1;
+  #entry: InterruptEntry | undefined;
+  #faultsDisabled = false;
 
   constructor(parts: RemapParts) {
+    const { ecap } = parts.capabilities;
     this.#parts = parts;
     this.cache = new InterruptEntryCache(parts.entryCount);
     this.#table = new InterruptTable(parts.memory, parts.capabilities);
     this.#posting = new InterruptPosting(parts.memory);
+    this.#extendedRequired = ECAP.fields.EIMER.get(ecap, 0) === 1;
+    this.#remappingRequired = ECAP.fields.IRREQ.get(ecap, 0) === 1;
   }
 
   /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse). `false`: refused. */
   request(requesterId: number | undefined, message: MsiMessage): boolean {
-    const refusal = this.#deliver(requesterId, message);
-    if (refusal === undefined) return true;
-    if (!refusal.faultsDisabled || !isQualified(refusal.reason))
-      this.#record(requesterId ?? 0, refusal.reason, refusal.index);
+    const reason = this.pointer.enabled ? this.#remap(requesterId, message) : this.#pass(message);
+    if (reason === 0) return true;
+    if (!this.#faultsDisabled || !isQualified(reason)) this.#record(requesterId ?? 0, reason, this.#index);
     return false;
   }
 
   /** Translates a message for a host that caches routes: no delivery, no posting, no fault record. Valid until the next interrupt-entry invalidation of its index. */
   translate(requesterId: number | undefined, message: MsiMessage): RemapResult {
     if (!this.pointer.enabled) return { reason: 0, message };
-    const found = this.#find(requesterId, message);
-    if ("reason" in found) return { reason: found.reason, message: undefined };
-    return { reason: 0, message: found.entry === undefined ? message : messageOf(found.entry) };
+    const reason = this.#find(requesterId, message);
+    if (reason !== 0) return { reason, message: undefined };
+    const entry = this.#entry;
+    if (entry === undefined) return { reason: 0, message };
+    return { reason: 0, message: entry.kind === "remapped" ? entry.message : undefined };
   }
 
   /** A request to the window that is not an interrupt: reason 29h. */
@@ -84,71 +99,74 @@ export class InterruptRemap {
     this.#record(requesterId, FaultReason.INTERRUPT_MALFORMED, -1);
   }
 
-  #deliver(requesterId: number | undefined, message: MsiMessage): Refusal | undefined {
-    const { send, capabilities } = this.#parts;
-    if (!this.pointer.enabled) {
-      if (ECAP.fields.IRREQ.get(capabilities.ecap, 0) === 1) return unindexed(FaultReason.INTERRUPT_REMAPPING_REQUIRED);
-      send(message);
-      return undefined;
-    }
-    const found = this.#find(requesterId, message);
-    if ("reason" in found) return found;
-    const { entry, index } = found;
-    if (entry === undefined) {
-      send(message);
-      return undefined;
-    }
-    if (entry.kind === "remapped") {
-      send(messageOf(entry) ?? message);
-      return undefined;
-    }
-    const posted = this.#posting.post(entry, this.pointer.extended);
-    if (typeof posted === "number") return { reason: posted, index, faultsDisabled: entry.faultsDisabled };
-    if (posted !== undefined) send(posted);
-    return undefined;
+  /** Remapping is off. */
+  #pass(message: MsiMessage): number {
+    this.#index = -1;
+    this.#faultsDisabled = false;
+    if (this.#remappingRequired) return FaultReason.INTERRUPT_REMAPPING_REQUIRED;
+    this.#parts.send(message);
+    return 0;
   }
 
-  /** The entry for a message, or `undefined` for one that passes as it is, or why it is refused. */
-  #find(
-    requesterId: number | undefined,
-    message: MsiMessage,
-  ): Refusal | { readonly entry: InterruptEntry | undefined; readonly index: number } {
+  /** Remaps and delivers; answers 0 or a reason. */
+  #remap(requesterId: number | undefined, message: MsiMessage): number {
+    const reason = this.#find(requesterId, message);
+    if (reason !== 0) return reason;
+    const entry = this.#entry;
+    if (entry?.kind === "posted") return this.#post(entry);
+    this.#parts.send(entry === undefined ? message : entry.message);
+    return 0;
+  }
+
+  #post(entry: PostedInterrupt): number {
+    const posted = this.#posting.post(entry, this.pointer.extended);
+    if (typeof posted === "number") {
+      this.#faultsDisabled = entry.faultsDisabled;
+      return posted;
+    }
+    if (posted !== undefined) this.#parts.send(posted);
+    return 0;
+  }
+
+  /** Finds the entry for a message; answers 0 or a reason. Checks format, reserved bits, index, entry, source, in that order. */
+  #find(requesterId: number | undefined, message: MsiMessage): number {
     const { pointer } = this;
     const words = this.#words;
     words[0] = message.address;
     words[1] = message.data;
-    if (ECAP.fields.EIMER.get(this.#parts.capabilities.ecap, 0) === 1 && !pointer.extended)
-      return unindexed(FaultReason.INTERRUPT_EXTENDED_REQUIRED);
-    if (CompatibilityAddress.fields.FORMAT.get(words, 0) === 0) {
-      const passes = pointer.compatibility && !pointer.extended;
-      return passes ? { entry: undefined, index: 0 } : unindexed(FaultReason.INTERRUPT_COMPATIBILITY);
-    }
-    const { HANDLE_HI, HANDLE_LO, SHV } = RemappableAddress.fields;
-    const handle = HANDLE_HI.get(words, 0) * 2 ** 15 + HANDLE_LO.get(words, 0);
+    this.#index = -1;
+    this.#entry = undefined;
+    this.#faultsDisabled = false;
+    if (this.#extendedRequired && !pointer.extended) return FaultReason.INTERRUPT_EXTENDED_REQUIRED;
+    if (FORMAT.get(words, 0) === 0)
+      return pointer.compatibility && !pointer.extended ? 0 : FaultReason.INTERRUPT_COMPATIBILITY;
     const withSubhandle = SHV.get(words, 0) === 1;
-    const stray = withSubhandle && (RemappableData.mask(RESERVED_BITS)[0] ?? 0) & message.data;
-    if (message.addressHigh !== 0 || stray) return unindexed(FaultReason.INTERRUPT_REQUEST_RESERVED);
+    if (message.addressHigh !== 0 || (withSubhandle && (message.data & STRAY_DATA) !== 0))
+      return FaultReason.INTERRUPT_REQUEST_RESERVED;
     // The sum does not wrap at 16 bits: 65535 + 1 is out of range.
-    const index = handle + (withSubhandle ? RemappableData.fields.SUBHANDLE.get(words, 1) : 0);
-    if (index >= pointer.entryCount) return { reason: FaultReason.INTERRUPT_INDEX, index, faultsDisabled: false };
-    return this.#checked(requesterId, index);
+    const handle = HANDLE_HI.get(words, 0) * 2 ** 15 + HANDLE_LO.get(words, 0);
+    const index = handle + (withSubhandle ? SUBHANDLE.get(words, 1) : 0);
+    this.#index = index;
+    if (index >= pointer.entryCount) return FaultReason.INTERRUPT_INDEX;
+    const entry = this.cache.lookup(index);
+    return entry === undefined ? this.#fetch(requesterId, index) : this.#check(requesterId, entry);
   }
 
-  #checked(
-    requesterId: number | undefined,
-    index: number,
-  ): Refusal | { readonly entry: InterruptEntry; readonly index: number } {
-    let entry = this.cache.lookup(index);
-    if (entry === undefined) {
-      const result = this.#table.fetch(this.pointer, index);
-      if ("reason" in result) return { ...result, index };
-      entry = result.entry;
-      this.cache.fill(index, entry);
+  #fetch(requesterId: number | undefined, index: number): number {
+    const result = this.#table.fetch(this.pointer, index);
+    if ("reason" in result) {
+      this.#faultsDisabled = result.faultsDisabled;
+      return result.reason;
     }
-    if (requesterId !== undefined && !allows(entry.sourceValidation, requesterId)) {
-      return { reason: FaultReason.INTERRUPT_SOURCE, index, faultsDisabled: entry.faultsDisabled };
-    }
-    return { entry, index };
+    this.cache.fill(index, result.entry);
+    return this.#check(requesterId, result.entry);
+  }
+
+  #check(requesterId: number | undefined, entry: InterruptEntry): number {
+    this.#entry = entry;
+    if (requesterId === undefined || allows(entry.sourceValidation, requesterId)) return 0;
+    this.#faultsDisabled = entry.faultsDisabled;
+    return FaultReason.INTERRUPT_SOURCE;
   }
 
   #record(sourceId: number, reason: number, index: number): void {
@@ -163,18 +181,6 @@ export class InterruptRemap {
       execute: false,
     });
   }
-}
-
-const RESERVED_BITS = 16;
-
-function unindexed(reason: number): Refusal {
-  return { reason, index: -1, faultsDisabled: false };
-}
-
-function messageOf(entry: InterruptEntry): MsiMessage | undefined {
-  return entry.kind === "remapped"
-    ? { address: entry.address, addressHigh: entry.addressHigh, data: entry.data }
-    : undefined;
 }
 
 /** Source validation (§9.9): none, one source-id under a mask, or a range of buses. */

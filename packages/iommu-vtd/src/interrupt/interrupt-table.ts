@@ -2,7 +2,7 @@
  * Fetches and decodes interrupt remapping entries (§9.9, §9.10): access, present, reserved bits, in that order. One 16-byte fetch.
  */
 
-import { type GuestMemory, PAGE_BYTES } from "@iommu-kit/iommu-core";
+import { type GuestMemory, type MsiMessage, PAGE_BYTES } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FaultReason } from "../spec/fault-reasons.js";
 import {
@@ -98,7 +98,7 @@ export class InterruptTable {
       kind: "remapped",
       sourceValidation,
       faultsDisabled,
-      ...interruptMessage({
+      message: interruptMessage({
         destination: destinationOf(DST.get(words, 0), extended),
         logical: DM.get(words, 0),
         redirection: RH.get(words, 0),
@@ -135,11 +135,7 @@ export interface InterruptTarget {
 }
 
 /** The message for an interrupt: destination bits 31:8 travel in the upper address (§5.1.6). */
-export function interruptMessage(target: InterruptTarget): {
-  readonly address: number;
-  readonly addressHigh: number;
-  readonly data: number;
-} {
+export function interruptMessage(target: InterruptTarget): MsiMessage {
   const address = CompatibilityAddress.pack({
     WINDOW: MESSAGE_WINDOW,
     DEST: target.destination & 0xff,
@@ -152,11 +148,11 @@ export function interruptMessage(target: InterruptTarget): {
     LEVEL: 1,
     TM: target.levelTriggered,
   });
-  return {
+  return Object.freeze({
     address: wordAt(address, 0) >>> 0,
     addressHigh: (target.destination & ~0xff) >>> 0,
     data: wordAt(data, 0) >>> 0,
-  };
+  });
 }
 
 function isDeliveryMode(value: number): boolean {

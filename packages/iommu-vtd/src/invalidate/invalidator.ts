@@ -17,7 +17,6 @@ import {
 import type { VtdDomain } from "../scan/domains.js";
 import { ignoredFunctionBits } from "../spec/invalidation.js";
 import type { Bindings } from "../translate/bindings.js";
-import type { Binding } from "../translate/binding.js";
 import type { Iotlb, IotlbTag } from "../translate/iotlb.js";
 
 /** See the file's header. */
@@ -151,7 +150,7 @@ export class Invalidator {
   /** What invalidations name a requester by: as it was last seen, or, if it was refused then, as it is now. */
   #seen(requester: Requester, domain: Domain): IotlbTag {
     // Every domain that the hub holds came from this unit's `domainOf`.
-    return isRefused(domain) ? tagOf(this.#bindings.of(requester)) : (domain as VtdDomain);
+    return isRefused(domain) ? this.#bindings.of(requester) : (domain as VtdDomain);
   }
 }
 
@@ -166,12 +165,4 @@ function isPasid(domain: Domain, pasid: number): boolean {
 
 function isRefused(domain: Domain): boolean {
   return domain.kind === "blocked";
-}
-
-function tagOf(binding: Binding): IotlbTag {
-  return {
-    domainId: binding.domainId,
-    pasid: binding.pasid,
-    firstStage: binding.kind === "first-stage" || binding.kind === "nested",
-  };
 }

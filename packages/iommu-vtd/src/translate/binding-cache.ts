@@ -10,6 +10,9 @@ export class BindingCache<T> {
   misses = 0;
   readonly #entryCount: number;
   readonly #entries = new Map<number, T>();
+  // The entry used last: a device's requests come in bursts.
+  #lastKey = -1;
+  #last: T | undefined;
 
   constructor(entryCount: number) {
     this.#entryCount = entryCount;
@@ -20,11 +23,12 @@ export class BindingCache<T> {
     return this.#entries.size;
   }
 
+  /** The value of a key, a number of at least 0. */
   lookup(key: number): T | undefined {
-    const value = this.#entries.get(key);
-    if (value === undefined) this.misses += 1;
+    if (key !== this.#lastKey) this.#use(key, this.#entries.get(key));
+    if (this.#last === undefined) this.misses += 1;
     else this.hits += 1;
-    return value;
+    return this.#last;
   }
 
   fill(key: number, value: T): void {
@@ -32,20 +36,32 @@ export class BindingCache<T> {
     if (this.#entries.size >= this.#entryCount && !this.#entries.has(key)) {
       // A Map remembers insertion order: the oldest goes.
       for (const oldest of this.#entries.keys()) {
-        this.#entries.delete(oldest);
+        this.#delete(oldest);
         break;
       }
     }
     this.#entries.set(key, value);
+    this.#use(key, value);
   }
 
   /** Drops everything. */
   invalidateAll(): void {
     this.#entries.clear();
+    this.#use(-1, undefined);
   }
 
   /** Drops what the predicate picks. */
   invalidate(picks: (key: number, value: T) => boolean): void {
-    for (const [key, value] of this.#entries) if (picks(key, value)) this.#entries.delete(key);
+    for (const [key, value] of this.#entries) if (picks(key, value)) this.#delete(key);
+  }
+
+  #delete(key: number): void {
+    this.#entries.delete(key);
+    if (key === this.#lastKey) this.#use(-1, undefined);
+  }
+
+  #use(key: number, value: T | undefined): void {
+    this.#lastKey = key;
+    this.#last = value;
   }
 }

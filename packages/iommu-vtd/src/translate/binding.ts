@@ -18,6 +18,8 @@ export interface Binding {
   readonly domainId: number;
   /** The PASID whose entry it is; 0 in legacy mode. */
   readonly pasid: number;
+  /** The first stage translates, alone or nested: page-selective invalidations of the domain treat it otherwise. */
+  readonly firstStage: boolean;
   /** Privileged requests. */
   readonly privileged: boolean;
   /** Second stage: frame of the first table, levels, and the first input frame that is out of reach. For pass-through only the limit. */
@@ -48,6 +50,7 @@ const NOTHING: Binding = {
   scalable: false,
   domainId: -1,
   pasid: 0,
+  firstStage: false,
   privileged: false,
   rootPfn: 0,
   levels: 0,
@@ -64,7 +67,7 @@ const NOTHING: Binding = {
 
 /** A binding; what is not given is absent. */
 export function bindingOf(given: Partial<Binding> & Pick<Binding, "kind">): Binding {
-  return { ...NOTHING, ...given };
+  return { ...NOTHING, firstStage: given.kind === "first-stage" || given.kind === "nested", ...given };
 }
 
 /** A refusal. */

@@ -6,47 +6,63 @@
 
 import { type GuestMemory, PAGE_BYTES, type RamWindow } from "@iommu-kit/iommu-core";
 
-const NO_WINDOW: RamWindow = { firstPfn: 0, pageCount: 0, words: new Int32Array(0) };
-
-/** A reader with the words of the entry fetched last. */
+/** A reader of the entries of tables. */
 export class EntryReader {
+  /** The entry fetched last. */
   low = 0;
   high = 0;
   readonly #memory: GuestMemory;
-  readonly #entry = new Int32Array(2);
-  #window = NO_WINDOW;
+  /** For memory that the host does not show: one entry, which no frame lies in. */
+  readonly #single: RamWindow = { firstPfn: 0, pageCount: 0, words: new Int32Array(2) };
+  #window = this.#single;
+  // Where the window lies, by itself: asking the object takes a walk much longer (bench translate).
+  #firstPfn = 0;
+  #pageCount = 0;
 
   constructor(memory: GuestMemory) {
     this.#memory = memory;
   }
 
-  /** Fetches entry `index` (0 to 511) of the table at a frame. `false`: there is no memory. */
-  fetch(tablePfn: number, index: number): boolean {
-    const window = this.#window;
-    const frame = tablePfn - window.firstPfn;
-    if (frame >= 0 && frame < window.pageCount && window.words.length > 0) {
-      const at = frame * 1024 + index * 2;
-      this.low = window.words[at] ?? 0;
-      this.high = window.words[at + 1] ?? 0;
-      return true;
-    }
-    return this.#fetchElsewhere(tablePfn, index);
+  /** The words that hold the entry located last. Read them at once: the guest may change them. */
+  get words(): Int32Array {
+    return this.#window.words;
   }
 
-  /** The window that holds a frame: read-only here, valid until `words.length` is 0. */
+  /** Where in `words` entry `index` (0 to 511) of the table at a frame is: its low word; the high word follows. -1: there is no memory. */
+  locate(tablePfn: number, index: number): number {
+    const frame = tablePfn - this.#firstPfn;
+    if (frame < 0 || frame >= this.#pageCount || this.words.length === 0) return this.#locateElsewhere(tablePfn, index);
+    return frame * 1024 + index * 2;
+  }
+
+  /** Fetches entry `index` (0 to 511) of the table at a frame. `false`: there is no memory. */
+  fetch(tablePfn: number, index: number): boolean {
+    const at = this.locate(tablePfn, index);
+    if (at < 0) return false;
+    this.low = this.words[at] ?? 0;
+    this.high = this.words[at + 1] ?? 0;
+    return true;
+  }
+
+  /** The window that holds a frame, if the host shows one: read-only here, valid until `words.length` is 0. */
   windowOf(pfn: number): RamWindow | undefined {
-    const window = this.#window;
-    if (pfn >= window.firstPfn && pfn < window.firstPfn + window.pageCount && window.words.length > 0) return window;
+    const frame = pfn - this.#firstPfn;
+    if (frame >= 0 && frame < this.#pageCount && this.words.length > 0) return this.#window;
     const found = this.#memory.window?.(pfn);
-    if (found !== undefined && found.words.length > 0) this.#window = found;
+    if (found === undefined || found.words.length === 0) return undefined;
+    this.#use(found);
     return found;
   }
 
-  #fetchElsewhere(tablePfn: number, index: number): boolean {
-    if (this.windowOf(tablePfn) !== undefined) return this.fetch(tablePfn, index);
-    if (!this.#memory.fetch(tablePfn * PAGE_BYTES + index * 8, this.#entry)) return false;
-    this.low = this.#entry[0] ?? 0;
-    this.high = this.#entry[1] ?? 0;
-    return true;
+  #locateElsewhere(tablePfn: number, index: number): number {
+    if (this.windowOf(tablePfn) !== undefined) return this.locate(tablePfn, index);
+    this.#use(this.#single);
+    return this.#memory.fetch(tablePfn * PAGE_BYTES + index * 8, this.words) ? 0 : -1;
+  }
+
+  #use(window: RamWindow): void {
+    this.#window = window;
+    this.#firstPfn = window.firstPfn;
+    this.#pageCount = window.pageCount;
   }
 }

@@ -14,7 +14,7 @@ import { EntryReader } from "./entry-reader.js";
 import { setFlags } from "./flag-update.js";
 import type { OutputFilter } from "./output-filter.js";
 import { type SecondStageWalk, WalkPurpose } from "./second-stage-walk.js";
-import { levelSpan, tableIndex } from "./table-index.js";
+import { levelSpan, offsetInBlock, tableIndex } from "./table-index.js";
 
 const ATTEMPTS = 8;
 const AGAIN = -1;
@@ -146,7 +146,7 @@ export class FirstStageWalk {
     wanted: Access,
     purpose: WalkPurpose = WalkPurpose.PAGE,
   ): number {
-    const target = leaf.frame + (iovaPfn % leaf.span);
+    const target = leaf.frame + offsetInBlock(iovaPfn, leaf.span);
     this.gpaPfn = target;
     this.pageCount = leaf.span;
     this.access = leaf.writable ? 3 : 1;

@@ -5,12 +5,13 @@
  * requester of a domain. Superpages are cached whole and dropped whole if any part of them is invalidated.
  */
 
-import type { Access } from "@iommu-kit/iommu-core";
+import type { Access, Translation } from "@iommu-kit/iommu-core";
+import { offsetInBlock } from "./table-index.js";
 
-const WAYS = 8;
+const WAYS = 4;
 const EMPTY = -1;
 /** Page sizes, smallest first: 4 KiB, 2 MiB, 1 GiB. */
-const SIZES: readonly number[] = [1, 512, 2 ** 18];
+const SIZES: readonly number[] = [1, 2 ** 9, 2 ** 18];
 
 /** What invalidations name an entry by, and how it was translated. */
 export interface IotlbTag {
@@ -29,45 +30,37 @@ export interface IotlbLeaf {
   readonly dirtyPending: boolean;
 }
 
-const FIRST_STAGE = 4;
-const DIRTY_PENDING = 8;
+// Rights of an entry: the leaf's in bits 1:0, those that need no further walk in bits 3:2, and the stage.
+const USABLE_SHIFT = 2;
+const FIRST_STAGE = 16;
 
 /** A cache of translations. With 0 entries every look-up misses. */
 export class Iotlb {
-  /** Result of the last hit: target frame of the requested page. */
-  gpaPfn = 0;
-  /** Result of the last hit. */
-  access: Access = 0;
-  /** Result of the last hit: pages of the leaf. */
-  pageCount = 1;
-  /** Result of the last hit: rights that may be used without another walk. */
-  usable: Access = 0;
   hits = 0;
   misses = 0;
+  readonly #entryCount: number;
   readonly #setMask: number;
-  readonly #owners: Float64Array;
-  readonly #frames: Float64Array;
-  readonly #targets: Float64Array;
-  readonly #rights: Uint8Array;
-  readonly #sizes: Float64Array;
-  readonly #domains: Int32Array;
-  readonly #pasids: Int32Array;
-  readonly #victims: Uint8Array;
-  /** Entries of each size: sizes that are not cached are not looked for. */
-  readonly #bySize: number[] = [0, 0, 0];
+  // Three arrays of pairs, by when they are needed: a hit touches two cache lines (one array for each field: five, and twice the time; bench translate).
+  /** First frame, and owner * 4 + index of the size: the tags of a set are one cache line. `EMPTY` as the owner: no entry. */
+  readonly #tags: Float64Array;
+  /** Target of the first frame, and rights. */
+  readonly #answers: Float64Array;
+  /** Domain-id and PASID. */
+  readonly #names: Int32Array;
+  /** Which way the next leaf replaces in a set that is full. */
+  #victim = 0;
+  // How many entries there are of each size, and of the first stage: what is not there is not looked for.
+  readonly #bySize = new Int32Array(SIZES.length);
+  #firstStageEntries = 0;
 
   constructor(entryCount: number) {
-    let sets = entryCount === 0 ? 0 : 1;
-    while (sets * WAYS < entryCount) sets *= 2;
-    this.#setMask = sets - 1;
-    this.#owners = new Float64Array(sets * WAYS).fill(EMPTY);
-    this.#frames = new Float64Array(sets * WAYS);
-    this.#targets = new Float64Array(sets * WAYS);
-    this.#sizes = new Float64Array(sets * WAYS);
-    this.#rights = new Uint8Array(sets * WAYS);
-    this.#domains = new Int32Array(sets * WAYS);
-    this.#pasids = new Int32Array(sets * WAYS);
-    this.#victims = new Uint8Array(sets);
+    let count = entryCount === 0 ? 0 : WAYS;
+    while (count < entryCount) count *= 2;
+    this.#entryCount = count;
+    this.#setMask = count / WAYS - 1;
+    this.#tags = new Float64Array(count * 2).fill(EMPTY);
+    this.#answers = new Float64Array(count * 2);
+    this.#names = new Int32Array(count * 2);
   }
 
   /** Entries in use. */
@@ -75,138 +68,172 @@ export class Iotlb {
     return this.#bySize.reduce((sum, count) => sum + count, 0);
   }
 
-  /** Looks up a page of a requester (`owner`: any number that names one). */
-  lookup(owner: number, iovaPfn: number): boolean {
-    // Sizes spelled out: a loop over them costs as much as the look-up (bench iotlb).
-    let at = this.#bySize[0] === 0 ? -1 : this.#find(owner, iovaPfn, 1);
-    if (at < 0 && this.#bySize[1] !== 0) at = this.#find(owner, iovaPfn - (iovaPfn % 512), 512);
-    if (at < 0 && this.#bySize[2] !== 0) at = this.#find(owner, iovaPfn - (iovaPfn % 2 ** 18), 2 ** 18);
-    if (at < 0) {
-      this.misses += 1;
-      return false;
-    }
-    const flags = this.#rights[at] ?? 0;
-    this.gpaPfn = (this.#targets[at] ?? 0) + iovaPfn - (this.#frames[at] ?? 0);
-    this.access = (flags & 3) as Access;
-    this.usable = ((flags & DIRTY_PENDING) === 0 ? flags & 3 : flags & 1) as Access;
-    this.pageCount = this.#sizes[at] ?? 1;
-    this.hits += 1;
-    return true;
+  /**
+   * Answers a request for `access` (not 0) to a page of a requester (`owner`: any number below 2^50 that names one). `false`, with `out` unchanged, if no leaf that may be
+   * used for that is cached: a leaf without the right, or one whose dirty flag a write has still to set, needs a walk.
+   */
+  lookup(owner: number, iovaPfn: number, access: Access, out: Translation): boolean {
+    const at = this.#find(owner, iovaPfn, 0);
+    if (at < 0) return this.#lookupSuperpage(owner, iovaPfn, access, out);
+    return this.#answer(at, 0, access, out);
   }
 
-  /** Caches a leaf. `iovaPfn` and `gpaPfn` are the requested page's; `size` is 1, 512 or 2^18. */
+  /** Caches a leaf. `iovaPfn` and `gpaPfn` are the requested page's; its size is 1, 512 or 2^18. */
   fill(owner: number, tag: IotlbTag, iovaPfn: number, leaf: IotlbLeaf): void {
-    if (this.#victims.length === 0) return;
-    const size = leaf.pageCount;
-    const offset = iovaPfn % size;
-    const first = iovaPfn - offset;
-    let at = this.#find(owner, first, size);
-    if (at < 0) at = this.#room(this.#setOf(first, size));
-    else this.#drop(at);
-    this.#owners[at] = owner;
-    this.#frames[at] = first;
-    this.#targets[at] = leaf.gpaPfn - offset;
-    this.#rights[at] = leaf.access | (tag.firstStage ? FIRST_STAGE : 0) | (leaf.dirtyPending ? DIRTY_PENDING : 0);
-    this.#sizes[at] = size;
-    this.#domains[at] = tag.domainId;
-    this.#pasids[at] = tag.pasid;
-    this.#count(size, 1);
+    if (this.#entryCount === 0) return;
+    const s = leaf.pageCount === 1 ? 0 : SIZES.indexOf(leaf.pageCount);
+    const offset = offsetInBlock(iovaPfn, leaf.pageCount);
+    const at = this.#room(owner, iovaPfn - offset, s);
+    const usable = leaf.dirtyPending ? leaf.access & 1 : leaf.access;
+    this.#tags[at] = iovaPfn - offset;
+    this.#tags[at + 1] = owner * 4 + s;
+    this.#answers[at] = leaf.gpaPfn - offset;
+    this.#answers[at + 1] = leaf.access | (usable << USABLE_SHIFT) | (tag.firstStage ? FIRST_STAGE : 0);
+    this.#names[at] = tag.domainId;
+    this.#names[at + 1] = tag.pasid;
+    this.#count(at, 1);
   }
 
   /** Drops everything. */
   invalidateAll(): void {
     if (this.size === 0) return;
-    this.#owners.fill(EMPTY);
+    this.#tags.fill(EMPTY);
     this.#bySize.fill(0);
+    this.#firstStageEntries = 0;
   }
 
   /** Drops everything of a domain. */
   invalidateDomain(domainId: number): void {
-    if (this.size === 0) return;
-    for (let at = 0; at < this.#owners.length; at++) {
-      if (this.#owners[at] !== EMPTY && this.#domains[at] === domainId) this.#drop(at);
-    }
+    this.#sweep((at) => this.#names[at] === domainId);
   }
 
   /** Drops every leaf of a domain that has a frame in the range. */
   invalidatePages(domainId: number, firstPfn: number, pageCount: number): void {
-    if (this.size === 0) return;
-    if (pageCount * WAYS * SIZES.length >= this.#owners.length) {
-      for (let at = 0; at < this.#owners.length; at++) this.#dropIfIn(at, domainId, firstPfn, pageCount);
+    if (pageCount * WAYS * SIZES.length >= this.#entryCount) {
+      this.#sweep((at) => this.#names[at] === domainId && this.#touches(at, firstPfn, pageCount));
       return;
     }
     for (let s = 0; s < SIZES.length; s++) {
       if (this.#bySize[s] === 0) continue;
-      const size = SIZES[s] ?? 1;
-      for (let first = firstPfn - (firstPfn % size); first < firstPfn + pageCount; first += size) {
-        const set = this.#setOf(first, size);
-        for (let at = set; at < set + WAYS; at++) this.#dropIfIn(at, domainId, firstPfn, pageCount);
+      const size = SIZES[s] as number;
+      for (let first = firstPfn - offsetInBlock(firstPfn, size); first < firstPfn + pageCount; first += size) {
+        this.#sweepSet(
+          this.#setOf(first, s),
+          (at) => this.#names[at] === domainId && this.#touches(at, firstPfn, pageCount),
+        );
       }
     }
   }
 
   /** Drops first-stage and nested entries of a domain: what a page-selective invalidation of the domain does to them (§6.5.2.3). */
   invalidateFirstStage(domainId: number): void {
-    this.#sweep((at) => this.#domains[at] === domainId && ((this.#rights[at] ?? 0) & FIRST_STAGE) !== 0);
+    if (this.#firstStageEntries === 0) return;
+    this.#sweep((at) => this.#names[at] === domainId && this.#isFirstStage(at));
   }
 
   /** Drops everything of a PASID in a domain. */
   invalidatePasid(domainId: number, pasid: number): void {
-    this.#sweep((at) => this.#domains[at] === domainId && this.#pasids[at] === pasid);
+    this.#sweep((at) => this.#names[at] === domainId && this.#names[at + 1] === pasid);
   }
 
   /** Drops first-stage and nested leaves of a PASID that have a frame in the range. Second-stage entries stay (§6.5.2.4). */
   invalidatePasidPages(domainId: number, pasid: number, firstPfn: number, pageCount: number): void {
-    this.#sweep((at) => {
-      if (this.#domains[at] !== domainId || this.#pasids[at] !== pasid) return false;
-      if (((this.#rights[at] ?? 0) & FIRST_STAGE) === 0) return false;
-      const first = this.#frames[at] ?? 0;
-      return first < firstPfn + pageCount && first + (this.#sizes[at] ?? 0) > firstPfn;
-    });
+    this.#sweep(
+      (at) =>
+        this.#names[at] === domainId &&
+        this.#names[at + 1] === pasid &&
+        this.#isFirstStage(at) &&
+        this.#touches(at, firstPfn, pageCount),
+    );
   }
 
+  #lookupSuperpage(owner: number, iovaPfn: number, access: Access, out: Translation): boolean {
+    for (let s = 1; s < SIZES.length; s++) {
+      if (this.#bySize[s] === 0) continue;
+      const offset = offsetInBlock(iovaPfn, SIZES[s] as number);
+      const at = this.#find(owner, iovaPfn - offset, s);
+      if (at >= 0) return this.#answer(at, offset, access, out);
+    }
+    this.misses += 1;
+    return false;
+  }
+
+  #answer(at: number, offset: number, access: Access, out: Translation): boolean {
+    const rights = this.#answers[at + 1] as number;
+    if ((access & ~(rights >> USABLE_SHIFT)) !== 0) {
+      this.misses += 1;
+      return false;
+    }
+    const pageCount = SIZES[(this.#tags[at + 1] as number) & 3] as number;
+    out.allow((this.#answers[at] as number) + offset, pageCount, (rights & 3) as Access);
+    this.hits += 1;
+    return true;
+  }
+
+  /** Drops what is picked of all entries. */
   #sweep(picks: (at: number) => boolean): void {
     if (this.size === 0) return;
-    for (let at = 0; at < this.#owners.length; at++) if (this.#owners[at] !== EMPTY && picks(at)) this.#drop(at);
+    for (let set = 0; set < this.#tags.length; set += WAYS * 2) this.#sweepSet(set, picks);
   }
 
-  #setOf(firstPfn: number, size: number): number {
-    // Multiplying spreads superpages, whose frames are all multiples of 512.
-    const mixed = Math.imul((firstPfn / size) | 0, 0x9e3779b1) ^ Math.floor(firstPfn / 2 ** 31);
-    return ((mixed ^ (mixed >>> 15)) & this.#setMask) * WAYS;
+  #sweepSet(set: number, picks: (at: number) => boolean): void {
+    for (let at = set; at < set + WAYS * 2; at += 2) if (this.#tags[at + 1] !== EMPTY && picks(at)) this.#drop(at);
   }
 
-  #find(owner: number, firstPfn: number, size: number): number {
-    if (this.#victims.length === 0) return -1;
-    const set = this.#setOf(firstPfn, size);
-    for (let at = set; at < set + WAYS; at++) {
-      if (this.#frames[at] === firstPfn && this.#owners[at] === owner && this.#sizes[at] === size) return at;
+  /** Where a set begins in the arrays. */
+  #setOf(firstPfn: number, s: number): number {
+    // Multiplying spreads frames that are multiples of something. Frames 2^32 apart share a set.
+    const mixed = Math.imul(s === 0 ? firstPfn : firstPfn / (SIZES[s] as number), 0x9e3779b1);
+    return ((mixed >>> 10) & this.#setMask) * (WAYS * 2);
+  }
+
+  #find(owner: number, firstPfn: number, s: number): number {
+    const tags = this.#tags;
+    const set = this.#setOf(firstPfn, s);
+    for (let at = set; at < set + WAYS * 2; at += 2) {
+      if (tags[at] === firstPfn && tags[at + 1] === owner * 4 + s) return at;
     }
     return -1;
   }
 
-  #room(set: number): number {
-    for (let at = set; at < set + WAYS; at++) if (this.#owners[at] === EMPTY) return at;
-    const index = set / WAYS;
-    const victim = this.#victims[index] ?? 0;
-    this.#victims[index] = (victim + 1) % WAYS;
-    this.#drop(set + victim);
-    return set + victim;
+  /** Where a leaf goes: where it is already, a free entry, or that of the next victim. */
+  #room(owner: number, firstPfn: number, s: number): number {
+    const tags = this.#tags;
+    const set = this.#setOf(firstPfn, s);
+    let free = -1;
+    for (let at = set; at < set + WAYS * 2; at += 2) {
+      const holder = tags[at + 1];
+      if (holder === EMPTY) {
+        if (free < 0) free = at;
+      } else if (holder === owner * 4 + s && tags[at] === firstPfn) {
+        this.#drop(at);
+        return at;
+      }
+    }
+    if (free >= 0) return free;
+    this.#victim = (this.#victim + 2) % (WAYS * 2);
+    this.#drop(set + this.#victim);
+    return set + this.#victim;
   }
 
-  #dropIfIn(at: number, domainId: number, firstPfn: number, pageCount: number): void {
-    if (this.#owners[at] === EMPTY || this.#domains[at] !== domainId) return;
-    const first = this.#frames[at] ?? 0;
-    if (first < firstPfn + pageCount && first + (this.#sizes[at] ?? 0) > firstPfn) this.#drop(at);
+  #isFirstStage(at: number): boolean {
+    return ((this.#answers[at + 1] as number) & FIRST_STAGE) !== 0;
+  }
+
+  #touches(at: number, firstPfn: number, pageCount: number): boolean {
+    const first = this.#tags[at] as number;
+    const size = SIZES[(this.#tags[at + 1] as number) & 3] as number;
+    return first < firstPfn + pageCount && first + size > firstPfn;
   }
 
   #drop(at: number): void {
-    this.#owners[at] = EMPTY;
-    this.#count(this.#sizes[at] ?? 1, -1);
+    this.#count(at, -1);
+    this.#tags[at + 1] = EMPTY;
   }
 
-  #count(size: number, by: number): void {
-    const s = SIZES.indexOf(size);
-    this.#bySize[s] = (this.#bySize[s] ?? 0) + by;
+  #count(at: number, by: number): void {
+    const s = (this.#tags[at + 1] as number) & 3;
+    this.#bySize[s] = (this.#bySize[s] as number) + by;
+    if (this.#isFirstStage(at)) this.#firstStageEntries += by;
   }
 }

@@ -21,7 +21,7 @@ import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
 import { setFlags } from "./flag-update.js";
 import type { OutputFilter } from "./output-filter.js";
-import { levelSpan, tableIndex } from "./table-index.js";
+import { levelSpan, offsetInBlock, tableIndex } from "./table-index.js";
 
 /** Walks that a guest may spoil by changing an entry under its flag update. */
 const ATTEMPTS = 8;
@@ -63,10 +63,9 @@ export class SecondStageWalk {
 
   /** Walks the second stage of a binding; answers 0 or a reason. `wanted` 0 is a zero-length read. */
   walk(binding: Binding, iovaPfn: number, wanted: Access, purpose: WalkPurpose = WalkPurpose.PAGE): number {
+    if (!binding.scalable) return this.#legacy(binding, iovaPfn, wanted);
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      const reason = binding.scalable
-        ? this.#scalable(binding, iovaPfn, wanted, purpose)
-        : this.#legacy(binding, iovaPfn, wanted);
+      const reason = this.#scalable(binding, iovaPfn, wanted, purpose);
       if (reason !== AGAIN) return reason;
     }
     return FaultReason.SSS_6;
@@ -77,10 +76,10 @@ export class SecondStageWalk {
     let tablePfn = binding.rootPfn;
     let rights = 3;
     for (let level = binding.levels; ; level--) {
-      if (!reader.fetch(tablePfn, tableIndex(iovaPfn, level))) {
-        return level === binding.levels ? FaultReason.LCT_4_3 : FaultReason.LSS_1;
-      }
-      const { low, high } = reader;
+      const at = reader.locate(tablePfn, tableIndex(iovaPfn, level));
+      if (at < 0) return level === binding.levels ? FaultReason.LCT_4_3 : FaultReason.LSS_1;
+      const low = reader.words[at] as number;
+      const high = reader.words[at + 1] as number;
       rights &= low;
       const missing = this.#missing(rights, wanted);
       if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.LGN_2 : FaultReason.LGN_3;
@@ -142,7 +141,7 @@ export class SecondStageWalk {
 
   #found(frame: number, low: number, iovaPfn: number, level: number, rights: number): number {
     const span = levelSpan(level);
-    this.gpaPfn = frame + (iovaPfn % span);
+    this.gpaPfn = frame + offsetInBlock(iovaPfn, span);
     this.pageCount = span;
     this.access = rights as Access;
     this.snooped = (low & SECOND_STAGE_SNOOP) !== 0;

@@ -11,5 +11,12 @@ export function levelSpan(level: number): number {
 
 /** Index (0 to 511) into the table of this level. */
 export function tableIndex(iovaPfn: number, level: number): number {
-  return Math.floor(iovaPfn / levelSpan(level)) % 512;
+  // Bit operators cut to 32 bits: enough for the indexes of the three lower levels, bits 26:0. Half the time of a walk was `floor` and `%` (bench translate).
+  if (level <= 3) return (iovaPfn >>> (level * 9 - 9)) & 511;
+  return (iovaPfn / (level === 4 ? 2 ** 27 : 2 ** 36)) & 511;
+}
+
+/** Where a frame lies in its naturally aligned block of `pageCount` frames, a power of two up to 2^31. */
+export function offsetInBlock(pfn: number, pageCount: number): number {
+  return pfn & (pageCount - 1);
 }

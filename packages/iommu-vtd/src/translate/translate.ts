@@ -20,6 +20,7 @@ import type { Iotlb } from "./iotlb.js";
 import type { OutputFilter } from "./output-filter.js";
 import type { RootPointer } from "./root-pointer.js";
 import { SecondStageWalk } from "./second-stage-walk.js";
+import { offsetInBlock } from "./table-index.js";
 
 /** Untranslated requests are answered in blocks of 1 GiB. */
 const PASS_PAGES = 2 ** 18;
@@ -39,9 +40,17 @@ export interface TranslateParts {
   readonly widestInputBits: number;
 }
 
+interface RefusedRequest {
+  readonly reason: number;
+  readonly iovaPfn: number;
+  readonly access: Access;
+}
+
 /** See the file's header. */
 export class Translator {
   readonly #parts: TranslateParts;
+  readonly #root: RootPointer;
+  readonly #iotlb: Iotlb;
   readonly #secondStage: SecondStageWalk;
   readonly #firstStage: FirstStageWalk;
   readonly #recordedFrames: number;
@@ -51,29 +60,36 @@ export class Translator {
   constructor(parts: TranslateParts) {
     this.#parts = parts;
     const { memory, capabilities, filter } = parts;
+    this.#root = parts.root;
+    this.#iotlb = parts.iotlb;
     this.#secondStage = new SecondStageWalk(memory, capabilities, filter);
     this.#firstStage = new FirstStageWalk(memory, capabilities, this.#secondStage, filter);
     this.#recordedFrames = 2 ** (parts.widestInputBits - 12);
   }
 
   translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
-    const { root, iotlb, bindings } = this.#parts;
+    // The IOTLB answers first: what it holds was checked when it was filled, and pages that are messages are never filled.
+    const cached = access !== 0 && this.#root.enabled && this.#iotlb.lookup(requester.key, iovaPfn, access, out);
+    if (!cached) this.#translateUncached(requester, iovaPfn, access, out);
+  }
+
+  #translateUncached(requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
     if (requester.pasid === undefined && inInterruptWindow(iovaPfn)) {
       // Messages never come here (§3.15): who asks would take the page for memory. Nothing was requested, so nothing is recorded.
       out.refuse(faultCode(FaultReason.INTERRUPT_MALFORMED), "interrupt window");
       return;
     }
-    if (!root.enabled) {
+    if (!this.#root.enabled) {
       if (this.#pass(iovaPfn, out) !== 0) out.refuse(PROTECTED_MEMORY, "protected memory");
       return;
     }
-    if (access !== 0 && iotlb.lookup(requester.key, iovaPfn) && (access & ~iotlb.usable) === 0) {
-      out.allow(iotlb.gpaPfn, iotlb.pageCount, iotlb.access);
-      return;
-    }
-    const binding = bindings.of(requester);
+    const binding = this.#parts.bindings.of(requester);
     const reason = this.resolve(requester, binding, iovaPfn, access, out);
-    if (reason === 0) return;
+    if (reason !== 0) this.#refuse(requester, binding, { reason, iovaPfn, access }, out);
+  }
+
+  #refuse(requester: Requester, binding: Binding, request: RefusedRequest, out: Translation): void {
+    const { reason, iovaPfn, access } = request;
     if (reason === PROTECTED_MEMORY) {
       out.refuse(PROTECTED_MEMORY, "protected memory");
       return;
@@ -88,20 +104,16 @@ export class Translator {
     if (binding.kind === "refused") return binding.reason;
     this.snooped = binding.pageSnoop;
     if (binding.kind === "pass-through") return this.#passThrough(binding, iovaPfn, out);
-    const first = binding.kind !== "second-stage";
-    const walk = first ? this.#firstStage : this.#secondStage;
-    if (!first && iovaPfn >= binding.limitPfn) return binding.scalable ? FaultReason.SGN_5 : FaultReason.LGN_1_1;
+    const walk = binding.firstStage ? this.#firstStage : this.#secondStage;
+    if (!binding.firstStage && iovaPfn >= binding.limitPfn)
+      return binding.scalable ? FaultReason.SGN_5 : FaultReason.LGN_1_1;
     const reason = walk.walk(binding, iovaPfn, access);
     if (reason !== 0) return reason;
     this.snooped ||= walk.snooped;
     const { filter } = this.#parts;
     if (filter.blocks(walk.gpaPfn)) return blockedOutput(filter, walk.gpaPfn, binding);
-    // A superpage that contains a blocked target is good for every other page: cached page by page.
-    const blockTarget = walk.gpaPfn - (iovaPfn % walk.pageCount);
-    if (walk.pageCount > 1 && (filter.touches(blockTarget, walk.pageCount) || holdsMessages(requester, iovaPfn, walk)))
-      walk.pageCount = 1;
-    const tag = { domainId: binding.domainId, pasid: binding.pasid, firstStage: first };
-    this.#parts.iotlb.fill(requester.key, tag, iovaPfn, walk);
+    if (walk.pageCount > 1 && holdsOtherPages(filter, requester, iovaPfn, walk)) walk.pageCount = 1;
+    this.#iotlb.fill(requester.key, binding, iovaPfn, walk);
     out.allow(walk.gpaPfn, walk.pageCount, walk.access);
     return 0;
   }
@@ -143,11 +155,19 @@ export class Translator {
   }
 }
 
-/** Whether the block around a page contains the interrupt window as an input: nobody may take those pages for memory. */
-function holdsMessages(requester: Requester, iovaPfn: number, block: { readonly pageCount: number }): boolean {
-  return (
-    requester.pasid === undefined && touchesInterruptWindow(iovaPfn - (iovaPfn % block.pageCount), block.pageCount)
-  );
+/**
+ * Whether the superpage around a page has a blocked target, or is in part the interrupt window as an input, which nobody may take for memory. It is then good for every
+ * other page: cached page by page.
+ */
+function holdsOtherPages(
+  filter: OutputFilter,
+  requester: Requester,
+  iovaPfn: number,
+  { gpaPfn, pageCount }: SecondStageWalk | FirstStageWalk,
+): boolean {
+  const offset = offsetInBlock(iovaPfn, pageCount);
+  if (filter.touches(gpaPfn - offset, pageCount)) return true;
+  return requester.pasid === undefined && touchesInterruptWindow(iovaPfn - offset, pageCount);
 }
 
 function blockedOutput(filter: OutputFilter, gpaPfn: number, binding: Binding): number {
