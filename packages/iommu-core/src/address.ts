@@ -21,7 +21,7 @@ export function pfnOf(address: ByteAddress): number {
 /** The offset of a byte address in its page, in [0, 4096). */
 export function offsetInPage(address: ByteAddress): number {
   if (typeof address === "bigint") return Number(address & 0xfffn);
-  // Not `%`: on numbers above 2^31 that is a call, and takes as long as a look-up in a cache.
+  // Not `%`: on numbers above 2^31 that is a call.
   return address - Math.floor(address / PAGE_BYTES) * PAGE_BYTES;
 }
 

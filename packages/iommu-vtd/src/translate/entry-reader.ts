@@ -15,7 +15,7 @@ export class EntryReader {
   /** For memory that the host does not show: one entry, which no frame lies in. */
   readonly #single: RamWindow = { firstPfn: 0, pageCount: 0, words: new Int32Array(2) };
   #window = this.#single;
-  // Where the window lies, by itself: asking the object takes a walk much longer (bench translate).
+  // Where the window lies, kept beside it: one look less at each level of a walk (bench translate).
   #firstPfn = 0;
   #pageCount = 0;
 

@@ -40,7 +40,7 @@ export class Iotlb {
   misses = 0;
   readonly #entryCount: number;
   readonly #setMask: number;
-  // Three arrays of pairs, by when they are needed: a hit touches two cache lines (one array for each field: five, and twice the time; bench translate).
+  // Three arrays of pairs, by when they are needed: a hit touches two cache lines (with one array for each field, five).
   /** First frame, and owner * 4 + index of the size: the tags of a set are one cache line. `EMPTY` as the owner: no entry. */
   readonly #tags: Float64Array;
   /** Target of the first frame, and rights. */

@@ -11,7 +11,7 @@ export function levelSpan(level: number): number {
 
 /** Index (0 to 511) into the table of this level. */
 export function tableIndex(iovaPfn: number, level: number): number {
-  // Bit operators cut to 32 bits: enough for the indexes of the three lower levels, bits 26:0. Half the time of a walk was `floor` and `%` (bench translate).
+  // Bit operators cut to 32 bits: enough for the indexes of the three lower levels, bits 26:0. `%` on frames above 2^31 would be a call.
   if (level <= 3) return (iovaPfn >>> (level * 9 - 9)) & 511;
   return (iovaPfn / (level === 4 ? 2 ** 27 : 2 ** 36)) & 511;
 }
