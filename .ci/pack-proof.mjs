@@ -9,18 +9,17 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeF
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { guideNames, readGuide } from "../docs/site/src/guide.mjs";
+import { npmInstall, Proofs } from "./proofs.mjs";
 import { packAll, publishedPackages, root, run } from "./workspace.mjs";
 
 /**
  * @typedef {import("./workspace.mjs").Package} Package
  * @typedef {import("./workspace.mjs").Entry} Entry
- * @typedef {{ package: string, proof: string, ok: boolean, output: string }} Proof
  */
 
 const packages = publishedPackages();
 const workspace = mkdtempSync(join(tmpdir(), "iommu-kit-proof-"));
-/** @type {Proof[]} */
-const proofs = [];
+const proofs = new Proofs();
 
 const build = await run(["tsc", "-b", ...packages.map(({ directory }) => directory)]);
 if (build.code !== 0) throw new Error(`the packages do not compile:\n${build.output}`);
@@ -30,16 +29,9 @@ const isWanted = (/** @type {string} */ name) => wanted.length === 0 || wanted.i
 for (const pkg of packages.filter(({ shortName }) => isWanted(shortName))) await provePackage(pkg);
 for (const guide of guideNames().filter(isWanted)) await followGuide(guide);
 
-const failed = proofs.filter(({ ok }) => !ok).length;
-const passed = proofs.length - failed;
-const jsonFlag = process.argv.indexOf("--json");
-const jsonFile = process.argv[jsonFlag + 1];
-if (jsonFlag > 0 && jsonFile !== undefined)
-  writeFileSync(jsonFile, JSON.stringify({ passed, failed, proofs }, null, 2));
 if (process.argv.includes("--keep")) console.log(`the projects are in ${workspace}`);
 else rmSync(workspace, { recursive: true, force: true });
-console.log(`\n${passed} passed, ${failed} failed`);
-process.exitCode = failed === 0 ? 0 : 1;
+proofs.finish();
 
 /** @param {Package} pkg */
 async function provePackage(pkg) {
@@ -55,7 +47,12 @@ async function provePackage(pkg) {
     project,
     npmInstall(withDependencies(pkg).map((name) => tarballs.get(name) ?? name)),
   );
-  record(pkg, "brings nothing but eventemitter3", strangers(project).length === 0, strangers(project).join(", "));
+  proofs.record(
+    pkg.shortName,
+    "brings nothing but eventemitter3",
+    strangers(project).length === 0,
+    strangers(project).join(", "),
+  );
   for (const entry of pkg.entries.filter(isPlain)) await proveEntry(pkg, entry, project);
   await prove(pkg, "works by plain new", project, ["node", "plain.mjs"]);
   await prove(pkg, "works from CommonJS", project, ["node", "require.cjs"]);
@@ -79,12 +76,12 @@ async function followGuide(guide) {
       files.push(step.name);
     } else if (step.kind === "output") {
       const same = output === step.text;
-      recordGuide(guide, "prints what it says", same, `expected:\n${step.text}got:\n${output}`);
+      proofs.record(`guide ${guide}`, "prints what it says", same, `expected:\n${step.text}got:\n${output}`);
     } else {
       for (const command of step.commands) {
         const outcome = await run(withTarballs(command), { cwd: project, env: plainEnvironment() });
         output = outcome.output;
-        recordGuide(guide, command, outcome.code === 0, output);
+        proofs.record(`guide ${guide}`, command, outcome.code === 0, output);
       }
     }
   }
@@ -99,7 +96,7 @@ async function followGuide(guide) {
   };
   writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
   const { code, output: findings } = await run(["tsc", "-p", "tsconfig.json"], { cwd: project });
-  recordGuide(guide, "type-checks", code === 0, findings);
+  proofs.record(`guide ${guide}`, "type-checks", code === 0, findings);
 }
 
 /**
@@ -119,21 +116,6 @@ function withTarballs(command) {
 function plainEnvironment() {
   const added = Object.keys(process.env).filter((name) => name.toLowerCase().startsWith("npm_"));
   return { ...Object.fromEntries(added.map((name) => [name, undefined])), npm_config_update_notifier: "false" };
-}
-
-/**
- * @param {string} guide
- * @param {string} proof
- * @param {boolean} ok
- * @param {string} output
- */
-function recordGuide(guide, proof, ok, output) {
-  report({ package: `guide ${guide}`, proof, ok, output: ok ? "" : output });
-}
-
-/** @param {string[]} specs */
-function npmInstall(specs) {
-  return ["npm", "install", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error", ...specs];
 }
 
 /**
@@ -210,23 +192,5 @@ async function proveTypes(pkg, project) {
  * @param {string[]} command
  */
 async function prove(pkg, proof, cwd, command) {
-  const { code, output } = await run(command, { cwd });
-  record(pkg, proof, code === 0, output);
-}
-
-/**
- * @param {Package} pkg
- * @param {string} proof
- * @param {boolean} ok
- * @param {string} output
- */
-function record(pkg, proof, ok, output) {
-  report({ package: pkg.shortName, proof, ok, output: ok ? "" : output });
-}
-
-/** @param {Proof} proof */
-function report(proof) {
-  proofs.push(proof);
-  console.log(`${proof.ok ? "ok    " : "FAILED"} ${proof.package}: ${proof.proof}`);
-  if (!proof.ok) console.log(proof.output.trimEnd().replaceAll(/^/gm, "  | "));
+  await proofs.prove(pkg.shortName, proof, command, { cwd });
 }

@@ -31,11 +31,15 @@ const INTERRUPT_CODES = 2;
 
 /** The newest record is the one in front of `next`; they are in the order of the registers. */
 export function inspectFaults({ file, config }: Unit, most: number): FaultInspection[] {
-  const first = file.wordOf("FRCD");
+  return faultsOf(file.words, file.wordOf("FRCD"), Math.min(config.faultRecords, most));
+}
+
+/** The records that have been written among `count` from a word of the block on. */
+export function faultsOf(words: Int32Array, firstWord: number, count: number): FaultInspection[] {
   const faults: FaultInspection[] = [];
-  for (let index = 0; index < Math.min(config.faultRecords, most); index++) {
-    const at = first + index * FRCD.wordCount;
-    const get = (name: keyof typeof FRCD.fields): number => FRCD.fields[name].get(file.words, at);
+  for (let index = 0; index < count; index++) {
+    const at = firstWord + index * FRCD.wordCount;
+    const get = (name: keyof typeof FRCD.fields): number => FRCD.fields[name].get(words, at);
     const code = get("FR");
     if (code === 0) continue;
     const rows = faultTable().filter((row) => row.code === code);

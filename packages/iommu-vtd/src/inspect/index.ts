@@ -8,4 +8,5 @@ export type { DeviceInspection, EntryInspection, NotifierInspection, ViewInspect
 export type { FaultInspection } from "./faults.js";
 export type { MappingRange, Mappings } from "./mappings.js";
 export type { DescriptorInspection, QueueInspection } from "./queue.js";
+export { inspectRegisterBlock, type RegisterBlockInspection } from "./register-block.js";
 export type { RegisterInspection } from "./registers.js";

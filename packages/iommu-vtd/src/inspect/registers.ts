@@ -21,12 +21,19 @@ export interface RegisterInspection {
 
 /** Every register that the unit has, by offset. Fault records are in `faults`. */
 export function inspectRegisters({ file, config }: Unit): RegisterInspection[] {
-  const { cap, ecap } = config.capabilities;
+  return registersOf(config.capabilities, (word) => file.read(word));
+}
+
+/** The registers that a unit with these capabilities has; `read` answers the words of its block. */
+export function registersOf(
+  { cap, ecap }: { readonly cap: Int32Array; readonly ecap: Int32Array },
+  read: (word: number) => number,
+): RegisterInspection[] {
   const shown: RegisterInspection[] = [];
   for (const { name, offsetBytes, layout } of registerMap(cap, ecap)) {
     if (name === "FRCD") continue;
     const text = registerTexts[name];
-    const words = Int32Array.from({ length: layout.wordCount }, (_, word) => file.read(offsetBytes / 4 + word));
+    const words = Int32Array.from({ length: layout.wordCount }, (_, word) => read(offsetBytes / 4 + word));
     shown.push({
       name,
       title: text.title,
