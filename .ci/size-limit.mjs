@@ -53,7 +53,7 @@ const alone = packages.flatMap(({ name, entries }) => {
 const together = {
   name: "core and vtd, main entries together",
   path: fromHere("packages/iommu-vtd/dist/index.js"),
-  limit: "48 kB",
+  limit: "49 kB",
   gzip: true,
   modifyEsbuildConfig: (config) => ({
     ...keepExports(config),
