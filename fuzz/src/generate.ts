@@ -46,7 +46,7 @@ export function randomUnit(random: Random): UnitPlan {
     firstStage1G: flag(),
     superpages: random.pick([[], ["2M"], ["2M", "1G"], ["2M", "1G"]]),
     snoopControl: flag(),
-    passThrough: mode === "scalable" || !random.chance(5),
+    passThrough: !random.chance(5),
     nested: !random.chance(4),
     pasidBits: random.pick([8, 16, 20]),
     requestPasid: flag(),

@@ -271,6 +271,7 @@ function configOf(
     snoopControl: plan.snoopControl,
     cachingMode: plan.cachingMode,
     zeroLengthRead: plan.zeroLengthRead,
+    passThrough: plan.passThrough,
     deviceTlb: plan.deviceTlb,
     faultRecords: plan.faultRecords,
     protectedRegions: plan.protectedRegions ? (["low", "high"] as const) : [],
@@ -278,7 +279,7 @@ function configOf(
     contextEntries: plan.caches,
     interruptEntries: plan.caches,
   };
-  if (plan.mode === "legacy") return { ...common, passThrough: plan.passThrough };
+  if (plan.mode === "legacy") return common;
   return {
     ...common,
     scalableMode: true,

@@ -190,7 +190,8 @@ function decode({ unit }: ModelContext, q: readonly bigint[], pasid: number, pri
   const width = 30 + 9 * Number(bits(q0, 4, 2));
   const mode = bits(q2, 3, 2);
   const withSecond = type === 2 || type === 3;
-  if (type === 0 || type > 4 || (type === 3 && !unit.nested)) throw new Refused(0x5b);
+  if (type === 0 || type > 4 || (type === 3 && !unit.nested) || (type === 4 && !unit.passThrough))
+    throw new Refused(0x5b);
   if (withSecond && !unit.widths.some((offered) => offered === width)) throw new Refused(0x5b);
   if ((type === 1 || type === 3) && (mode > 1n || (mode === 1n && !unit.fiveLevels))) throw new Refused(0x5b);
   const limitBits = BigInt(Math.min(width, unit.guestBits));
