@@ -16,7 +16,7 @@ const START_SECONDS = 90;
 
 /** A registry that runs. */
 export class LocalRegistry {
-  /** @type {import("node:child_process").ChildProcess} */
+  /** @readonly @type {import("node:child_process").ChildProcess} */
   #process;
   /** Where it is. */
   url;

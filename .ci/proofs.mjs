@@ -6,7 +6,7 @@ import { run } from "./workspace.mjs";
 
 /** Gathers proofs. */
 export class Proofs {
-  /** @type {Proof[]} */
+  /** @readonly @type {Proof[]} */
   #done = [];
 
   /**
