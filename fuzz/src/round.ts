@@ -501,6 +501,8 @@ class Round {
     const busy = machine.scheduler.deferredCount > 0 || machine.memory.armed > 0 || machine.history.edits > 0;
     const waiting = [...machine.consumers.values()].some(({ notifier }) => notifier.answers.size > 0);
     if (!queued || busy || waiting || machine.read32(Offset.IQH) !== machine.read32(Offset.IQT)) return;
+    // Scalable mode takes descriptors of 256 bits only (IQEI 5).
+    if (machine.latched.mode !== 0 && (machine.read32(Offset.IQA) & 0x800) === 0) return;
     const way = machine.model.wayOf(machine.latched, machine.read, who);
     const gpa = this.#entryOnTheWay(who, pfn, step.level);
     if (way?.kind !== "table" || gpa === undefined) return;
