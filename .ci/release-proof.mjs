@@ -66,6 +66,9 @@ async function copyRepository() {
     writeFileSync(file, readFileSync(file, "utf8").replace(/,\s*"provenance": true/, ""));
   }
   git(copy, "init", "--quiet", "--initial-branch=main");
+  // For commits of ours and for tags of the publisher, on a machine where git knows nobody.
+  git(copy, "config", "user.name", "proof");
+  git(copy, "config", "user.email", "proof@localhost");
   commit("everything");
   writeFileSync(join(copy, ".npmrc"), registry.publisherNpmrc);
   const install = [
@@ -308,7 +311,7 @@ function pnpmFolder() {
 /** @param {string} message */
 function commit(message) {
   git(copy, "add", "--all");
-  git(copy, "-c", "user.name=proof", "-c", "user.email=proof@localhost", "commit", "--quiet", "--message", message);
+  git(copy, "commit", "--quiet", "--message", message);
 }
 
 /**
