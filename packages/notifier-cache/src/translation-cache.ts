@@ -75,7 +75,7 @@ export class TranslationCache {
   *entries(): Generator<CachedBlock> {
     const { info, firstPfns, gpaPfns } = this.#storage;
     for (let slot = 0; slot < this.capacity; slot++) {
-      const word = info[slot] ?? 0;
+      const word = at(info, slot);
       if (word === 0) continue;
       const [iovaPfn = 0, gpaPfn = 0] = [firstPfns[slot], gpaPfns[slot]];
       yield { iovaPfn, pageCount: spanOf(word), gpaPfn, access: rightsOf(word) };

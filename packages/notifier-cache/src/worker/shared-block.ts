@@ -88,12 +88,13 @@ export function createSharedBlock(given: CacheShape): SharedBlock {
 /** Opens a block on the other side. @throws {IommuError} `bad-option` for a buffer of another version of this package. */
 export function openSharedBlock(buffer: SharedArrayBuffer): SharedBlock {
   const words = new Int32Array(buffer, 0, HEADER_WORDS);
-  if (words[Word.FORMAT] !== FORMAT) {
-    throw new IommuError("bad-option", `shared cache: expected format ${FORMAT}, got ${words[Word.FORMAT] ?? 0}`, {
+  const header = (word: number): number => words[word] ?? 0;
+  if (header(Word.FORMAT) !== FORMAT) {
+    throw new IommuError("bad-option", `shared cache: expected format ${FORMAT}, got ${header(Word.FORMAT)}`, {
       hint: "use the same version of @iommu-kit/notifier-cache on both sides, and give the worker `setup` as it is",
     });
   }
-  const shape = { entries: words[Word.ENTRIES] ?? 0, ways: words[Word.WAYS] ?? 0 };
+  const shape = { entries: header(Word.ENTRIES), ways: header(Word.WAYS) };
   return {
     buffer,
     words,
