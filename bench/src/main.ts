@@ -1,9 +1,4 @@
-/**
- * `pnpm bench [--small] [--only WORDS] [--json FILE] [--update]`
- *
- * --small: few pages and pairs, to see that every row is correct. --only: groups or rows whose group is named, separated by commas. --json: the rows for programs.
- * --update: writes the table into README.md. Each group runs in a process of its own.
- */
+/** `pnpm bench`: every group of rows in a process of its own. `--help` names the options. */
 
 import { fork } from "node:child_process";
 import { once } from "node:events";
@@ -42,18 +37,35 @@ const GROUPS: readonly Group[] = [
 const FULL: Size = { pages: 2 ** 20, manyPages: 2 ** 24, pairs: 11 };
 const SMALL: Size = { pages: 2 ** 14, manyPages: 2 ** 16, pairs: 2 };
 
-const { values } = parseArgs({
-  options: {
-    small: { type: "boolean", default: false },
-    only: { type: "string" },
-    json: { type: "string" },
-    update: { type: "boolean", default: false },
-    group: { type: "string" },
-  },
-});
+const OPTIONS = {
+  help: { type: "boolean", short: "h", default: false },
+  small: { type: "boolean", default: false },
+  only: { type: "string" },
+  json: { type: "string" },
+  update: { type: "boolean", default: false },
+  group: { type: "string" },
+} as const;
+const USAGE = `usage: pnpm bench [--small] [--only GROUP,...] [--json FILE] [--update]
+  --small   few pages and pairs: proves that every row is correct, says nothing about time
+  --only    only these groups: ${GROUPS.map(({ name }) => name).join(", ")}
+  --json    writes the rows for programs
+  --update  writes the table into bench/README.md`;
 
-if (values.group === undefined) await runAll();
+const values = readOptions();
+
+if (values.help) console.log(USAGE);
+else if (values.group === undefined) await runAll();
 else await runGroup(values.group);
+
+/** What was asked for. Ends the process with the usage if it cannot be understood. */
+function readOptions() {
+  try {
+    return parseArgs({ options: OPTIONS }).values;
+  } catch (error) {
+    console.error(`${error instanceof Error ? error.message : String(error)}\n${USAGE}`);
+    return process.exit(2);
+  }
+}
 
 /** A group, in the process that was started for it: rows go to the parent. */
 async function runGroup(name: string): Promise<void> {
@@ -66,10 +78,12 @@ async function runAll(): Promise<void> {
   const wanted = values.only?.split(",") ?? GROUPS.map(({ name }) => name);
   const unknown = wanted.filter((name) => GROUPS.every((group) => group.name !== name));
   if (unknown.length > 0) {
-    throw new Error(`no group ${unknown.join(", ")}: expected ${GROUPS.map(({ name }) => name).join(", ")}`);
+    console.error(`no group ${unknown.join(", ")}\n${USAGE}`);
+    process.exit(2);
   }
   if (values.update && (values.small || values.only !== undefined)) {
-    throw new Error("--update: expected a full run, without --small and --only");
+    console.error(`--update writes a full run: leave out --small and --only\n${USAGE}`);
+    process.exit(2);
   }
   const machine = describeMachine();
   console.log(`${machine}; medians of paired ratios\n`);

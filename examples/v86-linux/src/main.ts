@@ -1,22 +1,12 @@
-/**
- * `pnpm linux`: boots Linux in v86 on our unit, once for each scenario, and ends with a verdict.
- *
- *   --scenario NAME   only this one (may be repeated; `snapshot` and `boot-time` are names as well)
- *   --kernel FILE     boot this bzImage instead of building one
- *   --refresh         look for newer Debian packages although the cache has what is needed
- *   --pairs N         pairs of boots for the comparison (default 5)
- *   --quiet           without the guest's console
- *   --json            one JSON object on standard output, everything else on standard error
- *   --list            the names
- */
+/** `pnpm linux`: boots Linux in v86 on our unit, once for each scenario, and ends with a verdict. `--help` names the options. */
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { type BootComparison, compareBoots } from "./boot-time.js";
 import { BuildProblem } from "./guest/build-problem.js";
 import { type GuestFiles, guestFiles } from "./guest/guest-files.js";
+import { readOptions, USAGE } from "./options.js";
 import type { ScenarioResult } from "./run-scenario.js";
 import type { Check } from "./scenario.js";
 import { runJob } from "./scenario-process.js";
@@ -37,36 +27,17 @@ const SNAPSHOT = "snapshot";
 const BOOT_TIME = "boot-time";
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      scenario: { type: "string", multiple: true },
-      kernel: { type: "string" },
-      refresh: { type: "boolean", default: false },
-      pairs: { type: "string", default: "5" },
-      quiet: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      list: { type: "boolean", default: false },
-    },
-  });
   const names = [...SCENARIOS.map(({ name }) => name), SNAPSHOT, BOOT_TIME];
-  if (values.list) {
-    for (const name of names) console.log(name);
-    return;
-  }
-  const chosen = values.scenario ?? names;
-  const unknown = chosen.find((name) => !names.includes(name));
-  if (unknown !== undefined)
-    throw new BuildProblem("bad-option", `There is no scenario "${unknown}": the names are ${names.join(", ")}.`);
-  const pairCount = Number(values.pairs);
-  if (!Number.isInteger(pairCount) || pairCount < 1)
-    throw new BuildProblem("bad-option", `--pairs takes a number from 1 on, and got "${values.pairs}".`);
+  const { help, list, chosen, kernel, refresh, pairs, quiet, json } = readOptions(process.argv.slice(2), names);
+  if (help) return console.log(USAGE);
+  if (list) return console.log(names.join("\n"));
 
-  const say = values.json ? (line: string) => console.error(line) : (line: string) => console.log(line);
-  const onLine = values.quiet ? () => undefined : (line: string) => say(`  | ${line}`);
+  const say = json ? (line: string) => console.error(line) : (line: string) => console.log(line);
+  const onLine = quiet ? () => undefined : (line: string) => say(`  | ${line}`);
   const files = await guestFiles({
     progress: say,
-    refresh: values.refresh,
-    ...(values.kernel === undefined ? {} : { kernel: values.kernel }),
+    refresh,
+    ...(kernel === undefined ? {} : { kernel }),
   });
   say(`kernel: ${files.kernel.version}`);
 
@@ -80,12 +51,12 @@ async function main(): Promise<void> {
     for (const line of scenarioReport(result)) say(line);
   }
   const snapshot = chosen.includes(SNAPSHOT) ? await runSnapshot(files, say, onLine) : undefined;
-  const bootTime = chosen.includes(BOOT_TIME) ? await runBoots(files, pairCount, say) : undefined;
+  const bootTime = chosen.includes(BOOT_TIME) ? await runBoots(files, pairs, say) : undefined;
   const ok =
     scenarios.every((result) => result.ok) && (snapshot === undefined || (snapshot.save.ok && snapshot.restore.ok));
   const report: Report = { ok, kernel: files.kernel.version, scenarios, snapshot, bootTime };
   for (const line of verdict(scenarios, snapshot, bootTime)) say(line);
-  if (values.json) console.log(JSON.stringify(report));
+  if (json) console.log(JSON.stringify(report));
   process.exitCode = ok ? 0 : 1;
 }
 

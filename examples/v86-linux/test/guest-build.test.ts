@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { cached, cacheRoot, recipeHash, requireSpace } from "../src/guest/build-cache.js";
 import { recogniseProblem } from "../src/guest/build-problem.js";
 import { requireTools } from "../src/guest/debian-packages.js";
+import { fromCache, type Recipe } from "../src/guest/recipe.js";
 import { inspectKernel } from "../src/guest/kernel-image.js";
 import { runCommand } from "../src/guest/run-command.js";
 
@@ -95,6 +96,20 @@ describe("what can go wrong on somebody else's machine", () => {
     await expect(requireTools(tools)).rejects.toThrow(
       "apt-get install --no-install-recommends first-package second-package",
     );
+  });
+
+  it("asks for the tools of everything that is not built yet before it builds the first", async () => {
+    const build = vi.fn(() => Promise.resolve());
+    const recipe = (entry: string, tools: Recipe["tools"]): Recipe => ({ entry, tools, build });
+    const easy = recipe("easy", { sh: "dash" });
+    const hard = [recipe("one", { "no-such-tool-1": "first" }), recipe("two", { "no-such-tool-2": "second" })];
+    await expect(fromCache([easy, ...hard])).rejects.toThrow("apt-get install --no-install-recommends first second`");
+    expect(build).not.toHaveBeenCalled();
+    await cached("two", () => Promise.resolve());
+    await expect(fromCache([easy, ...hard])).rejects.toThrow("apt-get install --no-install-recommends first`");
+    await cached("one", () => Promise.resolve());
+    expect(await fromCache([easy, ...hard])).toEqual(["easy", "one", "two"].map((name) => join(cacheRoot(), name)));
+    expect(build).toHaveBeenCalledTimes(1);
   });
 
   it("says which program is not there", async () => {

@@ -4,20 +4,19 @@
 
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { cached, recipeHash } from "./build-cache.js";
-import { requireTools } from "./debian-packages.js";
+import { recipeHash } from "./build-cache.js";
+import type { Recipe } from "./recipe.js";
 import { runCommand } from "./run-command.js";
 
 const DISK_MEGABYTES = 24;
 /** Bytes of `original.bin`. */
 const ORIGINAL_BYTES = 3 * 1024 * 1024;
 
-/** The disk image in the cache; builds it if it is not there. */
-export async function buildDisk(progress: (line: string) => void): Promise<string> {
+/** The disk image, as `disk.img`. */
+export function diskRecipe(progress: (line: string) => void): Recipe {
   const entry = `disk-${recipeHash(["ext2", String(DISK_MEGABYTES), String(ORIGINAL_BYTES), "xorshift32 seed 0x1b0b5"])}`;
-  const directory = await cached(entry, async (draft) => {
+  const build = async (draft: string): Promise<void> => {
     progress(`disk: building an ext2 image of ${DISK_MEGABYTES} MB`);
-    await requireTools({ mke2fs: "e2fsprogs" });
     const root = join(draft, "root");
     await mkdir(root);
     await writeFile(join(root, "original.bin"), pseudoRandomBytes(ORIGINAL_BYTES));
@@ -33,8 +32,8 @@ export async function buildDisk(progress: (line: string) => void): Promise<strin
       `${DISK_MEGABYTES}M`,
     ]);
     await rm(root, { recursive: true });
-  });
-  return join(directory, "disk.img");
+  };
+  return { entry, tools: { mke2fs: "e2fsprogs" }, build };
 }
 
 function pseudoRandomBytes(length: number): Uint8Array {

@@ -10,9 +10,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { cacheRoot, recipeHash } from "./build-cache.js";
 import { DebianPackages } from "./debian-packages.js";
-import { buildDisk } from "./disk-image.js";
-import { buildInitrd } from "./initrd.js";
-import { buildKernel } from "./kernel.js";
+import { diskRecipe } from "./disk-image.js";
+import { initrdRecipe } from "./initrd.js";
+import { kernelRecipe } from "./kernel.js";
+import { fromCache } from "./recipe.js";
 import { inspectKernel, type KernelImage } from "./kernel-image.js";
 
 /** Paths of files that are complete and checked. */
@@ -58,10 +59,15 @@ async function buildAll(withKernel: boolean, recipe: string, progress: (line: st
   const native = new DebianPackages("native");
   const i386 = new DebianPackages("i386");
   const bios = join(await native.unpacked("seabios"), "usr/share/seabios/bios.bin");
-  const initrd = await buildInitrd(GUEST_DIRECTORY, i386, progress);
-  const disk = await buildDisk(progress);
-  const kernel = withKernel ? await buildKernel(join(GUEST_DIRECTORY, "kernel.config"), native, progress) : "";
-  const built: BuiltFiles = { kernel, initrd, bios, disk };
+  const recipes = [await initrdRecipe(GUEST_DIRECTORY, i386, progress), diskRecipe(progress)];
+  if (withKernel) recipes.push(await kernelRecipe(join(GUEST_DIRECTORY, "kernel.config"), native, progress));
+  const [initrd = "", disk = "", kernel] = await fromCache(recipes);
+  const built: BuiltFiles = {
+    kernel: kernel === undefined ? "" : join(kernel, "bzImage"),
+    initrd: join(initrd, "initrd.gz"),
+    bios,
+    disk: join(disk, "disk.img"),
+  };
   if (withKernel) await remember(recipe, built);
   return built;
 }

@@ -6,9 +6,10 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { cached, recipeHash } from "./build-cache.js";
+import { recipeHash } from "./build-cache.js";
 import { cpioArchive, type CpioEntry } from "./cpio-archive.js";
-import { requireTools, type DebianPackages } from "./debian-packages.js";
+import type { DebianPackages } from "./debian-packages.js";
+import type { Recipe } from "./recipe.js";
 import { runCommand } from "./run-command.js";
 
 const BUSYBOX_PACKAGE = "busybox-static";
@@ -29,24 +30,23 @@ const COMPILER_OPTIONS = [
   ...["-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-Wl,--build-id=none"],
 ];
 
-/** The initrd in the cache; builds it (a second) if it is not there. `guestDirectory` is this package's `guest/`. */
-export async function buildInitrd(
+/** The initrd, as `initrd.gz`: takes a second. `guestDirectory` is this package's `guest/`. */
+export async function initrdRecipe(
   guestDirectory: string,
   packages: DebianPackages,
   progress: (line: string) => void,
-): Promise<string> {
+): Promise<Recipe> {
   const files = await guestFiles(guestDirectory);
   const version = await packages.candidateVersion(BUSYBOX_PACKAGE);
   const entry = `initrd-${recipeHash([BUSYBOX_PACKAGE, version, ...COMPILER_OPTIONS, ...files.flatMap((file) => [file.path, file.text])])}`;
-  const directory = await cached(entry, async (draft) => {
+  const build = async (draft: string): Promise<void> => {
     progress(`initrd: building (${BUSYBOX_PACKAGE} ${version}, ${files.length} files of guest/)`);
-    await requireTools({ gcc: "gcc", "/usr/include/linux/vfio.h": "linux-libc-dev" });
     const busybox = await readFile(join(await packages.unpacked(BUSYBOX_PACKAGE), "bin/busybox"));
     const program = await compileProgram(join(guestDirectory, "vfio-exercise.c"));
     const archive = cpioArchive(rootFileSystem(busybox, program, files));
     await writeFile(join(draft, "initrd.gz"), gzipSync(archive, { level: 6 }));
-  });
-  return join(directory, "initrd.gz");
+  };
+  return { entry, tools: { gcc: "gcc", "/usr/include/linux/vfio.h": "linux-libc-dev" }, build };
 }
 
 interface GuestFile {

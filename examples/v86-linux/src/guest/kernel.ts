@@ -8,9 +8,10 @@
 import { readFile, rm, writeFile, copyFile, mkdir } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { cached, recipeHash, requireSpace } from "./build-cache.js";
+import { recipeHash, requireSpace } from "./build-cache.js";
 import { BuildProblem } from "./build-problem.js";
-import { requireTools, type DebianPackages } from "./debian-packages.js";
+import type { DebianPackages } from "./debian-packages.js";
+import type { Recipe } from "./recipe.js";
 import { runCommand } from "./run-command.js";
 
 const SOURCE_PACKAGE = "linux-source-6.1";
@@ -48,33 +49,32 @@ const SOURCE_EDITS: readonly SourceEdit[] = [
   },
 ];
 
-/** The kernel's bzImage in the cache; builds it (about ten minutes) if it is not there. `progress` gets one line per step. */
-export async function buildKernel(
+/** The kernel, as `bzImage` with its `config`: takes about ten minutes. `progress` gets one line per step. */
+export async function kernelRecipe(
   configFile: string,
   packages: DebianPackages,
   progress: (line: string) => void,
-): Promise<string> {
+): Promise<Recipe> {
   const fragment = await readFile(configFile, "utf8");
   const version = await packages.candidateVersion(SOURCE_PACKAGE);
   const entry = `kernel-${recipeHash([SOURCE_PACKAGE, version, fragment, JSON.stringify(SOURCE_EDITS)])}`;
-  const directory = await cached(entry, async (draft) => {
+  const build = async (draft: string): Promise<void> => {
     progress(`kernel: building ${SOURCE_PACKAGE} ${version} (once; about ten minutes)`);
-    await requireTools(TOOLS);
     await requireSpace(BUILD_BYTES);
     const source = await unpackSource(packages, draft, progress);
     await applyEdits(source, progress);
-    const build = await configure(source, draft, configFile, fragment, progress);
-    await compile(source, build, progress);
-    await copyFile(join(build, "arch/x86/boot/bzImage"), join(draft, "bzImage"));
-    await copyFile(join(build, ".config"), join(draft, "config"));
+    const objects = await configure(source, draft, configFile, fragment, progress);
+    await compile(source, objects, progress);
+    await copyFile(join(objects, "arch/x86/boot/bzImage"), join(draft, "bzImage"));
+    await copyFile(join(objects, ".config"), join(draft, "config"));
     await writeFile(
       join(draft, "recipe.txt"),
       `${SOURCE_PACKAGE} ${version}\n${SOURCE_EDITS.map((edit) => `${edit.file}: ${edit.why}`).join("\n")}\n`,
     );
     await rm(source, { recursive: true });
-    await rm(build, { recursive: true });
-  });
-  return join(directory, "bzImage");
+    await rm(objects, { recursive: true });
+  };
+  return { entry, tools: TOOLS, build };
 }
 
 async function unpackSource(

@@ -5,9 +5,7 @@ import { BuildProblem } from "./build-problem.js";
 import { guestFiles } from "./guest-files.js";
 
 try {
-  const { values } = parseArgs({
-    options: { kernel: { type: "string" }, refresh: { type: "boolean", default: false } },
-  });
+  const { values } = options();
   const files = await guestFiles({
     refresh: values.refresh,
     progress: (line) => console.error(line),
@@ -18,4 +16,13 @@ try {
   if (!(error instanceof BuildProblem)) throw error;
   console.error(error.message);
   process.exitCode = 1;
+}
+
+function options() {
+  try {
+    return parseArgs({ options: { kernel: { type: "string" }, refresh: { type: "boolean", default: false } } });
+  } catch (cause) {
+    const what = cause instanceof Error ? cause.message.split(". ")[0] : String(cause);
+    throw new BuildProblem("bad-option", `${what}: the options are --kernel FILE and --refresh.`, cause);
+  }
 }
