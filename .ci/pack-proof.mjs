@@ -1,7 +1,7 @@
 // Proves that the packages work for a stranger: each is packed, installed by npm into an empty project together with the
 // packages of this workspace that it depends on, and used there. Entry points come from `exports`; what using a package
 // means is in .ci/consumer/<package>/: plain.mjs, require.cjs, di.mjs and types.mts, each required.
-// First without the optional peers (nothing but eventemitter3 may have come along), then with them.
+// First without the optional peers (nothing but eventemitter3 may have come along, and what misses them says so), then with them.
 // Then the guides of docs/guides are followed, word for word, each in an empty folder: files saved, commands run, output compared. Only where `npm install`
 // names one of our packages, its tarball is installed. What the guides save has to type-check, too.
 // Names of packages or guides limit it to these. Options: --json FILE writes { passed, failed, proofs } for other programs; --keep leaves the projects for a look.
@@ -57,6 +57,7 @@ async function provePackage(pkg) {
   await prove(pkg, "works by plain new", project, ["node", "plain.mjs"]);
   await prove(pkg, "works from CommonJS", project, ["node", "require.cjs"]);
 
+  await proveMissingPeers(pkg, project);
   const peers = Object.entries(pkg.manifest.peerDependencies ?? {}).map(([name, range]) => `${name}@${range}`);
   await prove(pkg, "npm installs the optional peers", project, npmInstall(peers));
   for (const entry of pkg.entries.filter((each) => !isPlain(each))) await proveEntry(pkg, entry, project);
@@ -156,6 +157,22 @@ async function proveEntry(pkg, { specifier, label }, project) {
     assert.deepEqual(names(createRequire(import.meta.url)(${JSON.stringify(specifier)})), names(imported));`,
   );
   await prove(pkg, `import and require ${specifier}`, project, ["node", file]);
+}
+
+/**
+ * Without its peers, `./di` cannot run a line of its own: docs/errors.md says what Node answers, and it does.
+ * @param {Package} pkg
+ * @param {string} project
+ */
+async function proveMissingPeers({ name, shortName }, project) {
+  const { code, output } = await run(["node", "-e", `import("${name}/di")`], { cwd: project, env: plainEnvironment() });
+  const isAsDocumented = /Cannot find package '(tsyringe|reflect-metadata)' imported from .*di\.js/.test(output);
+  proofs.record(
+    shortName,
+    "./di without its peers: Node names the package that is missing",
+    code !== 0 && isAsDocumented,
+    output,
+  );
 }
 
 /**
