@@ -110,7 +110,8 @@ export class DeviceTlb implements DeviceTlbNotifier {
 /** A consumer with its place. */
 export interface Consumer {
   readonly plan: ConsumerPlan;
-  readonly who: Who;
+  /** Whose tables it mirrors: the first of the devices that it is attached to. Another one when that is unplugged. */
+  who: Who;
   readonly notifier: WatchedNotifier | RecordingFlushNotifier | DeviceTlb;
   readonly attachments: { readonly who: Who; readonly space: AddressSpace; readonly attachment: Attachment }[];
   readonly range: FrameRange | undefined;

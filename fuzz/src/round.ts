@@ -306,7 +306,11 @@ class Round {
       if (index < 0) continue;
       consumer.leaving = true;
       consumer.attachments.splice(index, 1);
-      if (consumer.attachments.length > 0) continue;
+      const [next] = consumer.attachments;
+      if (next !== undefined) {
+        consumer.who = next.who;
+        continue;
+      }
       machine.consumers.delete(slot);
       this.#ended.push(consumer);
     }
