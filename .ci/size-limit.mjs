@@ -12,6 +12,7 @@ import { publishedPackages, root } from "./workspace.mjs";
 const budgets = {
   "@iommu-kit/iommu-core": 19,
   "@iommu-kit/iommu-core/di": 1.5,
+  "@iommu-kit/iommu-core/fd-stream": 1.5,
   "@iommu-kit/iommu-core/testing": 16,
   "@iommu-kit/iommu-vtd": 32,
   "@iommu-kit/iommu-vtd/acpi": 12,

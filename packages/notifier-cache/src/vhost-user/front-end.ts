@@ -6,7 +6,8 @@
  */
 
 import { type Access, IommuError } from "@iommu-kit/iommu-core";
-import { MessageReader, type VhostChannel } from "./channel.js";
+import type { VhostChannel } from "./channel.js";
+import { MessageReader } from "./message-reader.js";
 import { MemoryTable, type VhostRegion } from "./memory-table.js";
 import {
   type IotlbMessage,

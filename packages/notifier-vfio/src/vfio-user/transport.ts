@@ -1,49 +1,12 @@
-/**
- * The byte stream under vfio-user: a UNIX socket. Node's own sockets carry bytes only; sending file descriptors needs a native call, which the host supplies.
- */
+/** The byte stream under vfio-user: a UNIX socket. */
 
-import { IommuError, type Scheduler, timerScheduler } from "@iommu-kit/iommu-core";
+import type { Scheduler } from "@iommu-kit/iommu-core";
+import { type FdStream, fdStream, type SendWithFds, type UnixSocket } from "@iommu-kit/iommu-core/fd-stream";
 
-/** An ordered, reliable stream of bytes in both directions. */
-export interface VfioUserTransport {
-  /** Whether file descriptors can be sent. Without, the server reaches memory by messages only. */
-  readonly sendsFds: boolean;
-  /** Bytes that wait to be sent. */
-  readonly pendingBytes: number;
-  /** Sends a whole message; the file descriptors travel with its first byte and stay the caller's. May throw: the connection then ends. */
-  send(message: Uint8Array, fds: readonly number[]): void;
-  /** Ends the stream. */
-  close(): void;
-  /** Set by the client: bytes came in, in pieces of any size; they are not used again. */
-  onBytes: ((bytes: Uint8Array) => void) | undefined;
-  /** Set by the client: the stream has ended. Called once. */
-  onClose: ((error: Error | undefined) => void) | undefined;
-}
+export type { SendWithFds, UnixSocket };
 
-/** What `socketTransport` needs of a socket: Node's `net.Socket` has it. */
-export interface UnixSocket {
-  /** `written` is called once the kernel has taken the bytes. */
-  write(bytes: Uint8Array, written?: () => void): boolean;
-  destroy(): unknown;
-  readonly writableLength: number;
-  on(event: "data", listener: (bytes: Uint8Array) => void): unknown;
-  on(event: "error", listener: (error: Error) => void): unknown;
-  on(event: "close", listener: () => void): unknown;
-}
-
-/**
- * Sends bytes with file descriptors (SCM_RIGHTS) on the socket's own descriptor, which does not block. Answers how many bytes went out, 0 where the socket is full
- * (EAGAIN): what is left is sent by the transport. Throws if it fails otherwise.
- */
-export type SendWithFds = (message: Uint8Array, fds: readonly number[]) => number;
-
-interface Waiting {
-  readonly message: Uint8Array;
-  readonly fds: readonly number[];
-}
-
-/** A socket that is full for a native call tells nobody when it no longer is. */
-const FULL_SOCKET_MILLISECONDS = 1;
+/** An ordered, reliable stream of bytes in both directions. Where it sends no descriptors, the server reaches memory by messages only. */
+export type VfioUserTransport = FdStream;
 
 /**
  * A transport on a connected UNIX socket. Without `sendWithFds` it carries no file descriptors.
@@ -52,79 +15,7 @@ const FULL_SOCKET_MILLISECONDS = 1;
 export function socketTransport(
   socket: UnixSocket,
   sendWithFds?: SendWithFds,
-  scheduler: Scheduler = timerScheduler,
+  scheduler?: Scheduler,
 ): VfioUserTransport {
-  // Messages with descriptors bypass the socket's buffer, so they wait until it is empty, and everything behind them waits too.
-  const waiting: Waiting[] = [];
-  let waitingBytes = 0;
-  let failure: Error | undefined;
-  let cancelRetry: (() => void) | undefined;
-  const flush = (): void => {
-    for (let first = waiting[0]; first !== undefined; first = waiting[0]) {
-      const { message, fds } = first;
-      let sent = 0;
-      if (fds.length > 0 && sendWithFds !== undefined) {
-        // Either of them goes on from here when it is time.
-        if (cancelRetry !== undefined || socket.writableLength > 0) return;
-        sent = checkedCount(sendWithFds(message, fds), message.length);
-        if (sent === 0) {
-          cancelRetry = scheduler.after(FULL_SOCKET_MILLISECONDS, retry);
-          return;
-        }
-      }
-      waiting.shift();
-      waitingBytes -= message.length;
-      if (sent < message.length) socket.write(sent === 0 ? message : message.subarray(sent), written);
-    }
-  };
-  /** As `flush`, where nobody would hear of an error. */
-  const written = (): void => {
-    if (waiting.length === 0) return;
-    try {
-      flush();
-    } catch (error) {
-      failure = error instanceof Error ? error : new Error(String(error));
-      socket.destroy();
-    }
-  };
-  const retry = (): void => {
-    cancelRetry = undefined;
-    written();
-  };
-  const transport: VfioUserTransport = {
-    sendsFds: sendWithFds !== undefined,
-    get pendingBytes() {
-      return waitingBytes + socket.writableLength;
-    },
-    send(message, fds) {
-      if (fds.length > 0 && sendWithFds === undefined) throw cannotSendFds(fds.length);
-      waiting.push({ message, fds });
-      waitingBytes += message.length;
-      flush();
-    },
-    close: () => void socket.destroy(),
-    onBytes: undefined,
-    onClose: undefined,
-  };
-  socket.on("data", (bytes) => transport.onBytes?.(bytes));
-  socket.on("error", (error) => (failure = error));
-  socket.on("close", () => {
-    cancelRetry?.();
-    waiting.length = 0;
-    transport.onClose?.(failure);
-  });
-  return transport;
-}
-
-function checkedCount(sent: number, byteLength: number): number {
-  if (Number.isInteger(sent) && sent >= 0 && sent <= byteLength) return sent;
-  throw new IommuError("bad-option", `sendWithFds: expected a count of bytes from 0 to ${byteLength}, got ${sent}`, {
-    hint: "answer what sendmsg answered, 0 for EAGAIN, and throw for any other error",
-  });
-}
-
-function cannotSendFds(count: number): IommuError {
-  return new IommuError("not-supported", `expected a message without file descriptors, got ${count}`, {
-    hint: "give socketTransport a function that sends them",
-  });
+  return fdStream(socket, sendWithFds, scheduler);
 }
