@@ -12,7 +12,7 @@ import { writeSummary } from "./summary.mjs";
 
 /** What is mutated. @type {Record<string, readonly string[]>} */
 const targets = {
-  "iommu-core": ["packages/iommu-core/src/*.ts", "!**/index.ts", "!**/di.ts"],
+  "iommu-core": ["packages/iommu-core/src/{,dma/,notify/,diff/}*.ts", "!**/index.ts", "!**/di.ts"],
   "iommu-vtd": ["packages/iommu-vtd/src/{fault,invalidate,translate}/*.ts"],
 };
 

@@ -7,17 +7,27 @@ import { type ByteAddress, byteAddress } from "./address.js";
 import type { AttachOptions, Attachment } from "./attachment.js";
 import type { Backend, Domain, Requester } from "./backend.js";
 import type { Completion } from "./completion.js";
-import { DmaPort } from "./dma-port.js";
-import { IommuEventEmitter } from "./events.js";
-import { LeaseTable, type WriteObserver } from "./lease.js";
+import { DmaPort } from "./dma/dma-port.js";
+import { IommuEventEmitter, type Observers } from "./events.js";
+import { LeaseTable, type WriteObserver } from "./dma/lease.js";
 import type { Notifier } from "./notifier.js";
-import type { NotifierHub } from "./notifier-hub.js";
-import type { GuestMemory } from "./ports.js";
+import type { Limits } from "./limits.js";
+import type { GuestMemory, Scheduler } from "./ports.js";
 import { formatSourceId, type SourceId } from "./source-id.js";
 import type { Translation } from "./translation.js";
 
 /** Reason of every request of an address space after `unplug`: negative, so no architecture uses it. */
 export const UNPLUGGED = -1;
+
+/** @internal What an address space asks of the unit that it belongs to. */
+export interface SpaceOwner {
+  readonly scheduler: Scheduler;
+  readonly limits: Limits;
+  readonly observers: Observers;
+  attachmentsOf(space: AddressSpace): readonly Attachment[];
+  attach(space: AddressSpace, notifier: Notifier, options: AttachOptions): Attachment;
+  unplug(space: AddressSpace): Completion;
+}
 
 /** One requester's view of memory. Obtain it from `Iommu.addressSpace`; the same requester gives the same object until it is unplugged. */
 export class AddressSpace implements Requester {
@@ -33,20 +43,20 @@ export class AddressSpace implements Requester {
   /** @internal */
   readonly leases: LeaseTable;
   readonly #backend: Backend;
-  readonly #hub: NotifierHub;
+  readonly #owner: SpaceOwner;
   #plugged = true;
 
   /** @internal Use `Iommu.addressSpace`. */
-  constructor(requester: Requester, backend: Backend, memory: GuestMemory, hub: NotifierHub) {
+  constructor(requester: Requester, backend: Backend, memory: GuestMemory, owner: SpaceOwner) {
     this.sourceId = requester.sourceId;
     this.pasid = requester.pasid;
     this.privileged = requester.privileged;
     this.execute = requester.execute;
     this.key = requester.key;
     this.#backend = backend;
-    this.#hub = hub;
+    this.#owner = owner;
     const written: WriteObserver = (iovaPfn, gpaPfn, pageCount) => this.onWrite?.(iovaPfn, gpaPfn, pageCount);
-    this.leases = new LeaseTable(hub.scheduler, hub.limits.leaseDeadline, written);
+    this.leases = new LeaseTable(owner.scheduler, owner.limits.leaseDeadline, written);
     this.dma = new DmaPort(this, memory, backend.messageWindowOf?.(this), this.leases);
   }
 
@@ -69,7 +79,7 @@ export class AddressSpace implements Requester {
 
   /** The notifiers on it, in the order in which they were attached. */
   get attachments(): readonly Attachment[] {
-    return this.#hub.attachmentsOf(this);
+    return this.#owner.attachmentsOf(this);
   }
 
   /**
@@ -85,13 +95,13 @@ export class AddressSpace implements Requester {
    * @throws {IommuError} `caching-mode-required`, `not-supported`, `different-view`, `already-attached`, `bad-range`, `notifier-contract`, `reentrant-call` or `unplugged`.
    */
   attach(notifier: Notifier, options: AttachOptions = {}): Attachment {
-    return this.#hub.attach(this, notifier, options);
+    return this.#owner.attach(this, notifier, options);
   }
 
   /** Removes the device: detaches every notifier, recalls every lease, and refuses every further request. Done when the notifiers have completed. */
   unplug(): Completion {
     this.#plugged = false;
-    return this.#hub.unplug(this);
+    return this.#owner.unplug(this);
   }
 
   /** @internal As `translate`; `address` is what a fault reports. */
@@ -102,8 +112,8 @@ export class AddressSpace implements Requester {
   }
 
   #refused(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): false {
-    if (this.#hub.observers.wants(this, "fault")) {
-      this.#hub.observers.emit("fault", {
+    if (this.#owner.observers.wants(this, "fault")) {
+      this.#owner.observers.emit("fault", {
         space: this,
         address: address ?? byteAddress(iovaPfn),
         access,

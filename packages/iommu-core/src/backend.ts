@@ -9,7 +9,7 @@
 import type { Access } from "./access.js";
 import type { ByteAddress } from "./address.js";
 import type { Completion } from "./completion.js";
-import type { LeafTable } from "./leaf-table.js";
+import type { LeafTable } from "./diff/leaf-table.js";
 import type { BACKEND_CONTRACT } from "./contract.js";
 import type { FrameRange } from "./range.js";
 import type { SourceId } from "./source-id.js";

@@ -34,14 +34,14 @@ export {
   type UnmapNotifier,
 } from "./notifier.js";
 export type { Announce, Backend, Change, Domain, MappingSink, MessageWindow, Requester } from "./backend.js";
-export { DECODED, type EntryFormat, LeafTable } from "./leaf-table.js";
-export { IovaTree, Mapping, type RunVisitor } from "./iova-tree.js";
+export { DECODED, type EntryFormat, LeafTable } from "./diff/leaf-table.js";
+export { IovaTree, Mapping, type RunVisitor } from "./diff/iova-tree.js";
 export type { Attachment, AttachmentState, AttachOptions } from "./attachment.js";
 export { AddressSpace, UNPLUGGED } from "./address-space.js";
-export { type DmaFailure, DmaPort, type ScatterPiece } from "./dma-port.js";
-export type { Lease, Segment } from "./lease.js";
-export { type DirtySink, DirtyTracker } from "./dirty-tracker.js";
-export type { FrameVisitor } from "./frame-set.js";
+export { type DmaFailure, DmaPort, type ScatterPiece } from "./dma/dma-port.js";
+export type { Lease, Segment } from "./dma/lease.js";
+export { type DirtySink, DirtyTracker } from "./dma/dirty-tracker.js";
+export type { FrameVisitor } from "./dma/frame-set.js";
 export type {
   AttachmentEvent,
   BudgetEvent,

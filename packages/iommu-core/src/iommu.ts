@@ -8,7 +8,7 @@ import type { Completion } from "./completion.js";
 import { BACKEND_CONTRACT, checkContract } from "./contract.js";
 import { type IommuEventEmitter, Observers } from "./events.js";
 import { type Limits, resolveLimits } from "./limits.js";
-import { NotifierHub } from "./notifier-hub.js";
+import { NotifierHub } from "./notify/notifier-hub.js";
 import { type GuestMemory, type Scheduler, timerScheduler } from "./ports.js";
 import { checkRange, endOf, type FrameRange } from "./range.js";
 import { checkSourceId, type SourceId } from "./source-id.js";

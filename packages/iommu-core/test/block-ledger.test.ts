@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { alignedBlock, BlockLedger } from "../src/block-ledger.js";
+import { alignedBlock, BlockLedger } from "../src/notify/block-ledger.js";
 
 const step = fc.record({
   add: fc.boolean(),

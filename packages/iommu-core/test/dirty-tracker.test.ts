@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Access, type AddressSpace, DirtyTracker, IommuError } from "../src/index.js";
-import { FrameSet } from "../src/frame-set.js";
+import { FrameSet } from "../src/dma/frame-set.js";
 import { RecordingNotifier } from "../src/testing/index.js";
 import { Machine } from "./support/machine.js";
 

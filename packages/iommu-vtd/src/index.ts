@@ -1,4 +1,5 @@
-export { VtdIommu, type VtdOptions } from "./vtd-iommu.js";
+export { VtdIommu } from "./vtd-iommu.js";
+export type { VtdOptions } from "./vtd-options.js";
 export { type AddressWidth, type ResolvedConfig, resolveConfig, type VtdConfig } from "./config.js";
 export { MmioPort } from "./registers/mmio-port.js";
 export type { RemapResult } from "./interrupt/interrupt-remap.js";

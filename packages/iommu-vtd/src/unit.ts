@@ -45,7 +45,7 @@ import { Iotlb } from "./translate/iotlb.js";
 import { OutputFilter } from "./translate/output-filter.js";
 import type { RootPointer } from "./translate/root-pointer.js";
 import { Translator } from "./translate/translate.js";
-import type { VtdOptions } from "./vtd-iommu.js";
+import type { VtdOptions } from "./vtd-options.js";
 import { wordAt } from "./spec/word.js";
 
 /** @internal */

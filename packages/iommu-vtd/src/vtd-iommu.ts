@@ -11,30 +11,16 @@ import {
   type Iommu,
   IommuError,
   type IommuEventEmitter,
-  type Limits,
   type MsiMessage,
-  type MsiSink,
-  type Scheduler,
   type SourceId,
 } from "@iommu-kit/iommu-core";
 import { DeviceAts } from "./ats/device-ats.js";
-import type { ResolvedConfig, VtdConfig } from "./config.js";
+import type { ResolvedConfig } from "./config.js";
 import type { RemapResult } from "./interrupt/interrupt-remap.js";
 import type { MmioPort } from "./registers/mmio-port.js";
 import { PARTS } from "./unit-of.js";
 import { Unit } from "./unit.js";
-
-/** What a host supplies, and its decisions about the unit. */
-export interface VtdOptions extends VtdConfig {
-  readonly memory: GuestMemory;
-  /** Receives remapped interrupts and the unit's own events. */
-  readonly msi: MsiSink;
-  /** Default: the host's timers. */
-  readonly scheduler?: Scheduler;
-  /** What is mapped onto itself while translation is off or passed through. Default: RAM. */
-  readonly regions?: readonly FrameRange[];
-  readonly limits?: Partial<Limits>;
-}
+import type { VtdOptions } from "./vtd-options.js";
 
 /** An Intel VT-d remapping unit. */
 export class VtdIommu implements Iommu {

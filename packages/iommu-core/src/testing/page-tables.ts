@@ -8,7 +8,7 @@
 import type { Access } from "../access.js";
 import { PAGE_BYTES } from "../address.js";
 import { IommuError } from "../errors.js";
-import { FANOUT, slotHigh, slotLow, slotSpan, slotTarget } from "../slot.js";
+import { FANOUT, slotHigh, slotLow, slotSpan, slotTarget } from "../diff/slot.js";
 import type { FakeMemory } from "./fake-memory.js";
 
 /** Bit 7: the entry maps a large page. */

@@ -4,8 +4,8 @@
  * Writes never go this way: a host may have to know of them (compiled guest code, dirty pages).
  */
 
-import { PAGE_BYTES } from "./address.js";
-import type { GuestMemory, RamWindow } from "./ports.js";
+import { PAGE_BYTES } from "../address.js";
+import type { GuestMemory, RamWindow } from "../ports.js";
 
 /** A reader that keeps the window used last. */
 export class RamReader {

@@ -2,7 +2,7 @@
  * A node of the IOVA tree: 512 slots, and above level 1 children that may stand in a slot's place.
  */
 
-import { accessOf, type Access } from "./access.js";
+import { accessOf, type Access } from "../access.js";
 import type { EntryFormat, LeafTable } from "./leaf-table.js";
 import { FANOUT, fillSlots, slotHigh, slotLow, slotSpan, slotTarget } from "./slot.js";
 

@@ -5,8 +5,8 @@
  * Invariants: a slot and a child never stand at the same index; no node but the root is empty.
  */
 
-import type { Access } from "./access.js";
-import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "./range.js";
+import type { Access } from "../access.js";
+import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "../range.js";
 import { FANOUT, slotSpan } from "./slot.js";
 import { TreeNode } from "./tree-node.js";
 

@@ -6,8 +6,8 @@
  * reported by frame only. While a tracker runs, `unmap` events carry the target that the pages had. Devices behind a MAP notifier write past this package: ask the notifier.
  */
 
-import type { AddressSpace } from "./address-space.js";
-import { IommuError } from "./errors.js";
+import type { AddressSpace } from "../address-space.js";
+import { IommuError } from "../errors.js";
 import { type FrameVisitor, FrameSet } from "./frame-set.js";
 
 /** Where a collection goes. Runs come in ascending order, each page once. */

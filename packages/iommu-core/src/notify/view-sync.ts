@@ -5,17 +5,17 @@
  * sync: tree -> tables; replay to a newcomer: nothing -> tree; move: old tree -> new tree; detach: tree -> nothing.
  */
 
-import type { Access } from "./access.js";
-import { Access as Rights } from "./access.js";
-import type { AddressSpace } from "./address-space.js";
-import type { Domain, MappingSink } from "./backend.js";
-import type { CompletionGroup } from "./completion.js";
-import type { IommuEvents, Observers } from "./events.js";
-import { IovaTree } from "./iova-tree.js";
+import type { Access } from "../access.js";
+import { Access as Rights } from "../access.js";
+import type { AddressSpace } from "../address-space.js";
+import type { Domain, MappingSink } from "../backend.js";
+import type { CompletionGroup } from "../completion.js";
+import type { IommuEvents, Observers } from "../events.js";
+import { IovaTree } from "../diff/iova-tree.js";
 import type { JobQueue } from "./job-queue.js";
-import type { Limits } from "./limits.js";
-import { ALL_FRAMES, endOf, type FrameRange, intersect } from "./range.js";
-import { scanTree, Transition, TransitionScratch, type TransitionPlan } from "./transition.js";
+import type { Limits } from "../limits.js";
+import { ALL_FRAMES, endOf, type FrameRange, intersect } from "../range.js";
+import { scanTree, Transition, TransitionScratch, type TransitionPlan } from "../diff/transition.js";
 import { type Member, View } from "./view.js";
 
 type Steps<T> = Generator<void, T, void>;

@@ -5,13 +5,13 @@
  * granularities. State of one consumer lives here, never in the tree (design D5).
  */
 
-import type { Access } from "./access.js";
+import type { Access } from "../access.js";
 import { threw } from "./consumer-guard.js";
-import { type Completion, CompletionGroup } from "./completion.js";
-import { IommuError } from "./errors.js";
-import { IovaTree, Mapping } from "./iova-tree.js";
-import { type MapAnswer, type MapNotifier, notifierName } from "./notifier.js";
-import { type FrameRange, intersect } from "./range.js";
+import { type Completion, CompletionGroup } from "../completion.js";
+import { IommuError } from "../errors.js";
+import { IovaTree, Mapping } from "../diff/iova-tree.js";
+import { type MapAnswer, type MapNotifier, notifierName } from "../notifier.js";
+import { type FrameRange, intersect } from "../range.js";
 
 /** What is announced at this moment of a pass: new below the cursor, old from there on. */
 export interface AnnouncedState {

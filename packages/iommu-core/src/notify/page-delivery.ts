@@ -2,10 +2,10 @@
  * A MAP notifier that can unmap any part of what it holds: it gets every difference as it is, around what it refused.
  */
 
-import type { Access } from "./access.js";
+import type { Access } from "../access.js";
 import { alignedBlock } from "./block-ledger.js";
 import { MapDelivery } from "./map-delivery.js";
-import { endOf, type FrameRange } from "./range.js";
+import { endOf, type FrameRange } from "../range.js";
 
 /** See the file's header. */
 export class PageDelivery extends MapDelivery {

@@ -4,8 +4,8 @@
  * Caches of the unit have been dropped before a change comes here, so what is late is only what notifiers hear, and with it the completion that the guest polls.
  */
 
-import type { Completion } from "./completion.js";
-import { endOf, type FrameRange } from "./range.js";
+import type { Completion } from "../completion.js";
+import { endOf, type FrameRange } from "../range.js";
 
 /** What waits for those under way: whom it concerns, and the smallest range around all of it. */
 interface Waiting<Key> {

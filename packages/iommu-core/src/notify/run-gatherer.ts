@@ -2,9 +2,9 @@
  * Runs that are shorter than a leaf table wait here until their table is complete: within one table, removals are told first.
  */
 
-import type { Access } from "./access.js";
-import { LeafTable } from "./leaf-table.js";
-import { FANOUT, fillSlots } from "./slot.js";
+import type { Access } from "../access.js";
+import { LeafTable } from "../diff/leaf-table.js";
+import { FANOUT, fillSlots } from "../diff/slot.js";
 
 /** The table that is being gathered. */
 export class RunGatherer {

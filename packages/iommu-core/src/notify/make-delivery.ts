@@ -5,12 +5,12 @@
 import type { AttachmentRecord } from "./attachment-record.js";
 import { BlockDelivery } from "./block-delivery.js";
 import type { ConsumerGuard } from "./consumer-guard.js";
-import type { IommuError } from "./errors.js";
-import type { IommuEvents, Observers } from "./events.js";
+import type { IommuError } from "../errors.js";
+import type { IommuEvents, Observers } from "../events.js";
 import type { DeliveryReports, MapDelivery } from "./map-delivery.js";
-import type { MapNotifier } from "./notifier.js";
+import type { MapNotifier } from "../notifier.js";
 import { PageDelivery } from "./page-delivery.js";
-import type { FrameRange } from "./range.js";
+import type { FrameRange } from "../range.js";
 
 /** What a delivery is wired to. */
 export interface DeliveryWiring {

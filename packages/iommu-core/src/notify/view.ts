@@ -2,9 +2,9 @@
  * A domain view: the announced state that address spaces with the same domain share (design D5). One tree, one scan, however many devices.
  */
 
-import type { AddressSpace } from "./address-space.js";
-import type { Domain } from "./backend.js";
-import { IovaTree } from "./iova-tree.js";
+import type { AddressSpace } from "../address-space.js";
+import type { Domain } from "../backend.js";
+import { IovaTree } from "../diff/iova-tree.js";
 import type { MapDelivery } from "./map-delivery.js";
 
 /** A MAP notifier with the address spaces that it serves. */

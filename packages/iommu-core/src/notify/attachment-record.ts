@@ -2,12 +2,12 @@
  * The hub's side of an attachment.
  */
 
-import type { AddressSpace } from "./address-space.js";
-import type { Attachment, AttachmentState } from "./attachment.js";
-import type { Completion } from "./completion.js";
-import type { IommuError } from "./errors.js";
-import type { Notifier } from "./notifier.js";
-import type { FrameRange } from "./range.js";
+import type { AddressSpace } from "../address-space.js";
+import type { Attachment, AttachmentState } from "../attachment.js";
+import type { Completion } from "../completion.js";
+import type { IommuError } from "../errors.js";
+import type { Notifier } from "../notifier.js";
+import type { FrameRange } from "../range.js";
 import type { Member } from "./view.js";
 
 /** What a record asks of the hub. */

@@ -4,7 +4,7 @@
  * The shape is that of the tables which most guests write. The other bits are as the guest's entry had them, so a leaf can be compared with a table page word by word.
  */
 
-import type { Access } from "./access.js";
+import type { Access } from "../access.js";
 
 /** Slots in a node, entries in a table. */
 export const FANOUT = 512;

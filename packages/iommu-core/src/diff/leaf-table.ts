@@ -4,8 +4,8 @@
  * The hub keeps the words that it saw and compares the next time: equal words in the same format need no second look (design D4).
  */
 
-import { type Access, accessOf } from "./access.js";
-import { endOf, type FrameRange, intersect } from "./range.js";
+import { type Access, accessOf } from "../access.js";
+import { endOf, type FrameRange, intersect } from "../range.js";
 import { FANOUT, slotTarget } from "./slot.js";
 
 /** What entries mean. The same object promises that the same words decode alike, so a backend makes a new one when its rules change. */

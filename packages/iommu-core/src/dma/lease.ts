@@ -5,13 +5,13 @@
  * the lease is released, or is revoked at its deadline: a completed unmap means that nothing touches the page through it.
  */
 
-import type { Completion } from "./completion.js";
-import { CompletionGroup } from "./completion.js";
-import type { Scheduler } from "./ports.js";
-import { Access } from "./access.js";
-import { PAGE_BYTES } from "./address.js";
-import type { FrameRange } from "./range.js";
-import { intersect } from "./range.js";
+import type { Completion } from "../completion.js";
+import { CompletionGroup } from "../completion.js";
+import type { Scheduler } from "../ports.js";
+import { Access } from "../access.js";
+import { PAGE_BYTES } from "../address.js";
+import type { FrameRange } from "../range.js";
+import { intersect } from "../range.js";
 
 /** A piece of guest memory: bytes. */
 export interface Segment {

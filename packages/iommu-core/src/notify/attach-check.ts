@@ -2,12 +2,12 @@
  * What a host may get wrong when it attaches a notifier.
  */
 
-import type { AddressSpace } from "./address-space.js";
-import type { Attachment } from "./attachment.js";
-import { checkContract, NOTIFIER_CONTRACT } from "./contract.js";
-import { IommuError } from "./errors.js";
-import { type Notifier, notifierName } from "./notifier.js";
-import { checkRange, type FrameRange } from "./range.js";
+import type { AddressSpace } from "../address-space.js";
+import type { Attachment } from "../attachment.js";
+import { checkContract, NOTIFIER_CONTRACT } from "../contract.js";
+import { IommuError } from "../errors.js";
+import { type Notifier, notifierName } from "../notifier.js";
+import { checkRange, type FrameRange } from "../range.js";
 
 /**
  * Checks everything that does not depend on what the notifier's other address spaces see.

@@ -4,7 +4,7 @@
  * Blocks are naturally aligned powers of two. One byte a frame, at the block's first frame: 0, or 1 + log2 of its pages. Leaves of 512 bytes exist only where blocks start.
  */
 
-import { FANOUT } from "./slot.js";
+import { FANOUT } from "../diff/slot.js";
 
 interface Leaf {
   readonly codes: Uint8Array;

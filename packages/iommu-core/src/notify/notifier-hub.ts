@@ -5,23 +5,23 @@
  * views of MAP notifiers are brought in step, one job at a time. Each notifier's failure is its own.
  */
 
-import type { AddressSpace } from "./address-space.js";
+import type { AddressSpace } from "../address-space.js";
 import { checkAttach } from "./attach-check.js";
-import type { AttachOptions, Attachment } from "./attachment.js";
+import type { AttachOptions, Attachment } from "../attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
 import { Backlog } from "./backlog.js";
-import type { Backend, Change, Domain } from "./backend.js";
-import { type Completion, CompletionGroup } from "./completion.js";
+import type { Backend, Change, Domain } from "../backend.js";
+import { type Completion, CompletionGroup } from "../completion.js";
 import { ConsumerGuard, isolate, threw } from "./consumer-guard.js";
-import { IommuError } from "./errors.js";
-import type { Observers } from "./events.js";
+import { IommuError } from "../errors.js";
+import type { Observers } from "../events.js";
 import { JobQueue } from "./job-queue.js";
-import type { Limits } from "./limits.js";
+import type { Limits } from "../limits.js";
 import { makeDelivery } from "./make-delivery.js";
 import type { MapDelivery } from "./map-delivery.js";
-import { type MapNotifier, type Notifier, notifierName } from "./notifier.js";
-import type { Scheduler } from "./ports.js";
-import { ALL_FRAMES, type FrameRange, formatRange, intersect } from "./range.js";
+import { type MapNotifier, type Notifier, notifierName } from "../notifier.js";
+import type { Scheduler } from "../ports.js";
+import { ALL_FRAMES, type FrameRange, formatRange, intersect } from "../range.js";
 import type { Member, View } from "./view.js";
 import { ViewSync } from "./view-sync.js";
 

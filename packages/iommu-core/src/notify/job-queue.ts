@@ -5,9 +5,9 @@
  * Jobs never overtake each other, so every notifier hears of changes in the order in which the guest announced them.
  */
 
-import { type Completion, CompletionGroup } from "./completion.js";
-import type { Limits } from "./limits.js";
-import type { Scheduler } from "./ports.js";
+import { type Completion, CompletionGroup } from "../completion.js";
+import type { Limits } from "../limits.js";
+import type { Scheduler } from "../ports.js";
 
 /** Work that may be done before the guest goes on: counted, never timed. */
 export interface Slice {

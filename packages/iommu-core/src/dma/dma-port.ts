@@ -4,14 +4,13 @@
  * A request is split at page boundaries and each page is checked on its own, so a refused request may have transferred the pages before the refusal.
  */
 
-import { Access } from "./access.js";
-import type { AddressSpace } from "./address-space.js";
-import { type ByteAddress, FRAME_LIMIT, offsetInPage, PAGE_BYTES, pfnOf } from "./address.js";
-import type { MessageWindow } from "./backend.js";
+import { Access } from "../access.js";
+import { type ByteAddress, FRAME_LIMIT, offsetInPage, PAGE_BYTES, pfnOf } from "../address.js";
+import type { MessageWindow, Requester } from "../backend.js";
 import type { Lease, LeaseTable, Segment } from "./lease.js";
-import type { GuestMemory } from "./ports.js";
+import type { GuestMemory } from "../ports.js";
 import { RamReader } from "./ram-reader.js";
-import { Translation } from "./translation.js";
+import { Translation } from "../translation.js";
 
 /** One piece of a scatter list. */
 export interface ScatterPiece {
@@ -29,9 +28,17 @@ export interface DmaFailure {
   readonly cause: string;
 }
 
+/** @internal What a port asks of the address space that it belongs to. */
+export interface PortSpace extends Requester {
+  /** Translates one page, for a transfer at `address`. */
+  request(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): boolean;
+  /** Up to `byteLength` bytes from the start of a page on were written. */
+  wrote(iovaPfn: number, gpaPfn: number, byteLength: number): void;
+}
+
 /** Memory as one device reaches it. */
 export class DmaPort {
-  readonly #space: AddressSpace;
+  readonly #space: PortSpace;
   readonly #memory: GuestMemory;
   readonly #ram: RamReader;
   readonly #window: MessageWindow | undefined;
@@ -43,7 +50,7 @@ export class DmaPort {
   #failure: DmaFailure | undefined;
 
   /** @internal Use `AddressSpace.dma`. */
-  constructor(space: AddressSpace, memory: GuestMemory, window: MessageWindow | undefined, leases: LeaseTable) {
+  constructor(space: PortSpace, memory: GuestMemory, window: MessageWindow | undefined, leases: LeaseTable) {
     this.#space = space;
     this.#memory = memory;
     this.#ram = new RamReader(memory);

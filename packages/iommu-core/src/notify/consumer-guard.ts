@@ -2,9 +2,9 @@
  * Bounds how long a consumer may keep the guest waiting (design D7): one that does not answer in time is cut off, and the guest's wait completes.
  */
 
-import { IommuError } from "./errors.js";
-import { type Notifier, notifierName } from "./notifier.js";
-import type { Scheduler } from "./ports.js";
+import { IommuError } from "../errors.js";
+import { type Notifier, notifierName } from "../notifier.js";
+import type { Scheduler } from "../ports.js";
 
 /** See the file's header. */
 export class ConsumerGuard {

@@ -5,12 +5,12 @@
  * announced at this moment of the pass, and the frames that were briefly unmapped are reported as a `window`.
  */
 
-import type { Access } from "./access.js";
+import type { Access } from "../access.js";
 import { alignedBlock, BlockLedger } from "./block-ledger.js";
-import { type IovaTree, Mapping } from "./iova-tree.js";
+import { type IovaTree, Mapping } from "../diff/iova-tree.js";
 import { type AnnouncedState, MapDelivery } from "./map-delivery.js";
-import { endOf, type FrameRange } from "./range.js";
-import { FANOUT } from "./slot.js";
+import { endOf, type FrameRange } from "../range.js";
+import { FANOUT } from "../diff/slot.js";
 
 /** See the file's header. */
 export class BlockDelivery extends MapDelivery {

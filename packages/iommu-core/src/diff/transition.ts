@@ -5,15 +5,15 @@
  * order is removals, changes, additions. The pass can stop between any two calls, when its slice is spent, and goes on from `cursor` later.
  */
 
-import { type Access, accessOf } from "./access.js";
-import type { MappingSink } from "./backend.js";
+import { type Access, accessOf } from "../access.js";
+import type { MappingSink } from "../backend.js";
 import { type IovaTree, Mapping } from "./iova-tree.js";
-import type { AnnouncedState, MapDelivery } from "./map-delivery.js";
-import type { Slice } from "./job-queue.js";
+import type { AnnouncedState, MapDelivery } from "../notify/map-delivery.js";
+import type { Slice } from "../notify/job-queue.js";
 import { Difference, LeafDiff } from "./leaf-diff.js";
 import { DECODED, LeafTable } from "./leaf-table.js";
-import { contains, endOf, type FrameRange } from "./range.js";
-import { RunGatherer } from "./run-gatherer.js";
+import { contains, endOf, type FrameRange } from "../range.js";
+import { RunGatherer } from "../notify/run-gatherer.js";
 import { FANOUT, fillSlots, slotSpan, slotTarget } from "./slot.js";
 
 /** Told what the pass does, for observation. */

@@ -1,0 +1,16 @@
+/** What a unit is made of. */
+
+import type { FrameRange, GuestMemory, Limits, MsiSink, Scheduler } from "@iommu-kit/iommu-core";
+import type { VtdConfig } from "./config.js";
+
+/** What a host supplies, and its decisions about the unit. */
+export interface VtdOptions extends VtdConfig {
+  readonly memory: GuestMemory;
+  /** Receives remapped interrupts and the unit's own events. */
+  readonly msi: MsiSink;
+  /** Default: the host's timers. */
+  readonly scheduler?: Scheduler;
+  /** What is mapped onto itself while translation is off or passed through. Default: RAM. */
+  readonly regions?: readonly FrameRange[];
+  readonly limits?: Partial<Limits>;
+}
