@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BackendIommu } from "../src/index.js";
+import { BackendIommu, sourceId } from "../src/index.js";
 import {
   FakeMemory,
   ManualScheduler,
@@ -329,6 +329,24 @@ describe("a container that serves several devices", () => {
     void machine.backend.assign(machine.disk, other);
     expect(attachments.map(({ state }) => state)).toEqual(["active", "active"]);
     expect(notifier.held()).toEqual([run(3, 4, 103)]);
+  });
+
+  it("is replayed when they agree again by a change that finds another view as it should be", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 5, 100);
+    const container = new RecordingNotifier();
+    const gpu = sourceId(0, 5, 0);
+    const other = domainOf("other", [3, 4, 103]);
+    void machine.backend.assign(gpu, other);
+    machine.nicSpace.attach(container);
+    machine.diskSpace.attach(container);
+    const settled = new RecordingNotifier();
+    machine.unit.addressSpace(gpu).attach(settled);
+    void machine.backend.assign(machine.nic, other);
+    expect(container.pageCount).toBe(0);
+    void machine.backend.assign(machine.disk, other, false);
+    void machine.backend.invalidateAll();
+    expect(container.held()).toEqual(settled.held());
   });
 
   it("is served again when the device that disagreed is detached or unplugged", () => {

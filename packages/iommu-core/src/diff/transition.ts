@@ -6,8 +6,8 @@
  */
 
 import { type Access, accessOf } from "../access.js";
-import type { MappingSink } from "../backend.js";
-import { type IovaTree, Mapping } from "./iova-tree.js";
+import type { Domain, MappingSink } from "../backend.js";
+import { IovaTree, Mapping } from "./iova-tree.js";
 import type { AnnouncedState, MapDelivery } from "../notify/map-delivery.js";
 import type { Slice } from "../notify/job-queue.js";
 import { Difference, LeafDiff } from "./leaf-diff.js";
@@ -24,6 +24,9 @@ export interface TransitionObserver {
   removed?(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void;
 }
 
+/** The other side of a pass: see `Domain.scan`. */
+export type Scanned = Pick<Domain, "scan">;
+
 /** What a pass works on. */
 export interface TransitionPlan {
   readonly range: FrameRange;
@@ -34,68 +37,85 @@ export interface TransitionPlan {
   readonly deliveries: readonly MapDelivery[];
   readonly holes: readonly FrameRange[];
   readonly observer: TransitionObserver | undefined;
-  /** Optional: whether what has been announced, after reading so many table entries, is more than the view may have. The pass stops there as if its slice were spent. */
-  readonly isTooMuch?: (entriesRead: number) => boolean;
+  /** What `before` is brought to. */
+  readonly source: Scanned;
+  /** Whether what has been announced, after reading so many table entries, is more than the view may have. The pass stops there as if its slice were spent. */
+  readonly isTooMuch: ((entriesRead: number) => boolean) | undefined;
 }
 
 /** Levels at which a slot may stand, largest first. */
 const SUPERPAGE_LEVELS = [4, 3, 2];
 
-/** Work space that passes share, one after the other: nothing is allocated for an invalidation. */
-export class TransitionScratch {
-  readonly diff = new LeafDiff();
-  readonly gatherer = new RunGatherer();
-  /** A superpage spelled out as single frames. */
-  readonly spelled = new Int32Array(FANOUT * 2);
-}
-
 const NOTHING = new LeafTable();
 NOTHING.words = new Int32Array(FANOUT * 2);
 
-/** See the file's header. */
+const NO_PLAN: TransitionPlan = {
+  range: { firstPfn: 0, pageCount: 0 },
+  before: new IovaTree(),
+  after: undefined,
+  deliveries: [],
+  holes: [],
+  observer: undefined,
+  source: { scan: () => undefined },
+  isTooMuch: undefined,
+};
+
+/** See the file's header. One object carries out one pass after the other: nothing is allocated for an invalidation. */
 export class Transition implements MappingSink, AnnouncedState {
-  readonly #plan: TransitionPlan;
-  readonly #end: number;
-  readonly #diff: LeafDiff;
-  readonly #gatherer: RunGatherer;
-  readonly #spelled: Int32Array;
+  readonly #diff = new LeafDiff();
+  readonly #gatherer = new RunGatherer();
+  /** A superpage spelled out as single frames. */
+  readonly #spelled = new Int32Array(FANOUT * 2);
   readonly #slot = new Mapping();
   readonly #slice: Slice;
+  #plan = NO_PLAN;
+  #end = 0;
   /** The smallest block that any delivery takes: one call for each that a superpage is cut into. */
-  readonly #blockPages: number;
+  #blockPages = 0;
+  pass = 0;
   /** Every frame below it is done. */
-  cursor: number;
+  cursor = 0;
   /** Table entries read so far by the scan, those of a table that it had to enter again counted once. */
   entriesRead = 0;
+  /** Whether the scan has told everything. */
+  #scanned = false;
   /** Whether the last scan was told to stop: there is more to come from the cursor on. */
-  stopped = false;
+  #stopped = false;
   #from = 0;
 
-  constructor(plan: TransitionPlan, slice: Slice, scratch: TransitionScratch) {
-    this.#diff = scratch.diff;
-    this.#gatherer = scratch.gatherer;
-    this.#gatherer.end();
-    this.#spelled = scratch.spelled;
-    this.#plan = plan;
+  constructor(slice: Slice) {
     this.#slice = slice;
+  }
+
+  /** Begins a pass; `step` carries it out. */
+  start(plan: TransitionPlan): void {
+    this.#plan = plan;
+    this.#gatherer.end();
+    this.pass += 1;
     this.cursor = plan.range.firstPfn;
     this.#end = endOf(plan.range);
+    this.entriesRead = 0;
+    this.#scanned = false;
     let blockPages = Infinity;
     for (const delivery of plan.deliveries) blockPages = Math.min(blockPages, delivery.largestBlock);
     this.#blockPages = blockPages;
   }
 
-  /** To be called before each scan. Whatever is left of the slice, a scan that begins gets one step further. */
-  begin(): void {
+  /** Goes on until the pass is done or its slice is spent. Whatever is left of the slice, a step gets further. `true`: the pass is done. */
+  step(): boolean {
     this.#from = this.cursor;
-    this.stopped = false;
-  }
-
-  /** Nothing further is mapped: removes what is left of the range. `true`: the pass is done. */
-  finish(): boolean {
-    this.#from = this.cursor;
+    if (!this.#scanned) {
+      this.#stopped = false;
+      this.#plan.source.scan({ firstPfn: this.cursor, pageCount: this.#end - this.cursor }, this);
+      if (this.#stopped) return false;
+      this.#scanned = true;
+      this.#from = this.cursor;
+    }
+    // Nothing further is mapped: what is left of the range goes.
     this.#release();
-    return this.#removeUpTo(this.#end);
+    if (!this.#removeUpTo(this.#end)) return false;
+    this.#plan = NO_PLAN;
+    return true;
   }
 
   get told(): IovaTree {
@@ -150,7 +170,7 @@ export class Transition implements MappingSink, AnnouncedState {
   }
 
   #stop(): false {
-    this.stopped = true;
+    this.#stopped = true;
     return false;
   }
 

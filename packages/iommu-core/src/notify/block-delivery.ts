@@ -9,7 +9,6 @@ import type { Access } from "../access.js";
 import { alignedBlock, BlockLedger } from "./block-ledger.js";
 import { type IovaTree, Mapping } from "../diff/iova-tree.js";
 import { type AnnouncedState, MapDelivery } from "./map-delivery.js";
-import { endOf, type FrameRange } from "../range.js";
 import { FANOUT } from "../diff/slot.js";
 
 /** See the file's header. */
@@ -19,7 +18,7 @@ export class BlockDelivery extends MapDelivery {
   /** Blocks put back at this position of the pass: they say what is new already, and the changes that are told next are not news to them. */
   readonly #fresh = new Set<number>();
   #freshCursor = -1;
-  #freshIn: AnnouncedState | undefined;
+  #freshIn = -1;
 
   /** Blocks the consumer holds. */
   get blockCount(): number {
@@ -31,17 +30,23 @@ export class BlockDelivery extends MapDelivery {
     this.dropUnheld(iovaPfn, pageCount);
   }
 
-  protected override changePart(part: FrameRange, gpaPfn: number, access: Access, state: AnnouncedState): void {
-    const end = endOf(part);
-    let at = part.firstPfn;
-    for (const first of this.#ledger.touching(part.firstPfn, part.pageCount)) {
+  protected override changePart(
+    iovaPfn: number,
+    pageCount: number,
+    gpaPfn: number,
+    access: Access,
+    state: AnnouncedState,
+  ): void {
+    const end = iovaPfn + pageCount;
+    let at = iovaPfn;
+    for (const first of this.#ledger.touching(iovaPfn, pageCount)) {
       if (first > at) this.#offerAnew(at, first, state);
       const pages = this.#ledger.pagesAt(first);
       at = first + pages;
       if (this.#freshAt(state).has(first)) continue;
-      const whole = first >= part.firstPfn && at <= end;
+      const whole = first >= iovaPfn && at <= end;
       if (whole && this.notifier.replace !== undefined)
-        this.tellReplace(first, pages, gpaPfn + (first - part.firstPfn), access);
+        this.tellReplace(first, pages, gpaPfn + (first - iovaPfn), access);
       else this.#rebuild(first, state);
     }
     if (at < end) this.#offerAnew(at, end, state);
@@ -62,7 +67,7 @@ export class BlockDelivery extends MapDelivery {
 
   protected override forget(): void {
     this.#ledger.clear();
-    this.#freshIn = undefined;
+    this.#freshIn = -1;
   }
 
   /** Frames that change and that the consumer had refused. */
@@ -96,7 +101,7 @@ export class BlockDelivery extends MapDelivery {
       const { gpaPfn, access, pageCount } = slot;
       const start = Math.max(at, slot.firstPfn);
       at = Math.min(end, slot.firstPfn + pageCount);
-      this.addPart({ firstPfn: start, pageCount: at - start }, gpaPfn, access, pageCount);
+      this.addPart(start, at - start, gpaPfn, access, pageCount);
       if (start !== windowEnd) {
         if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
         windowFirst = start;
@@ -108,8 +113,8 @@ export class BlockDelivery extends MapDelivery {
 
   /** The blocks put back at this position of this pass. */
   #freshAt(state: AnnouncedState): Set<number> {
-    if (this.#freshIn !== state || this.#freshCursor !== state.cursor) {
-      this.#freshIn = state;
+    if (this.#freshIn !== state.pass || this.#freshCursor !== state.cursor) {
+      this.#freshIn = state.pass;
       this.#freshCursor = state.cursor;
       this.#fresh.clear();
     }

@@ -1,7 +1,7 @@
 /**
  * Work in slices, in order: the queue behind every sync, replay and move (design D7, D9).
  *
- * A job is a generator that yields when its slice is spent. The first slice runs inside the call that caused it; the rest run from the host's event loop.
+ * A job yields when its slice is spent. The first slice runs inside the call that caused it; the rest run from the host's event loop.
  * Jobs never overtake each other, so every notifier hears of changes in the order in which the guest announced them.
  */
 
@@ -15,8 +15,11 @@ export interface Slice {
   mappingsLeft: number;
 }
 
-/** Yields when its slice is spent; puts what is pending with consumers into the group. */
-export type Job = (group: CompletionGroup) => Iterator<void, void, void>;
+/** What is left of some work: yields when its slice is spent. `undefined`: nothing is left, and nothing was allocated for it. */
+export type Rest = Generator<void, void, void> | undefined;
+
+/** Called in its turn, and may do work at once; puts what is pending with consumers into the group. */
+export type Job = (group: CompletionGroup) => Rest;
 
 /** Says when consumers owe so many answers that nothing more is asked of them. */
 export interface Gate {
@@ -26,8 +29,10 @@ export interface Gate {
 }
 
 interface Entry {
-  readonly steps: Iterator<void, void, void>;
+  readonly job: Job;
   readonly group: CompletionGroup;
+  /** Once it has begun. */
+  rest: Rest;
   done: (() => void) | undefined;
 }
 
@@ -78,7 +83,7 @@ export class JobQueue {
   /** Runs a job, now if nothing waits. Done when the job and all that it left with consumers is done. */
   run(job: Job): Completion {
     const group = new CompletionGroup();
-    const entry: Entry = { steps: job(group), group, done: undefined };
+    const entry: Entry = { job, group, rest: undefined, done: undefined };
     if (this.#waiting.length === 0 && !this.#running && !this.#gate.closed) {
       if (!this.#paced) this.#renew();
       if (this.#step(entry)) return group.take();
@@ -90,12 +95,10 @@ export class JobQueue {
 
   /** Runs a job of one step, in its turn. */
   runOnce(task: (group: CompletionGroup) => void): Completion {
-    return this.run((group) => ({
-      next: () => {
-        task(group);
-        return { done: true, value: undefined };
-      },
-    }));
+    return this.run((group) => {
+      task(group);
+      return undefined;
+    });
   }
 
   #renew(): void {
@@ -106,7 +109,8 @@ export class JobQueue {
   #step(entry: Entry): boolean {
     this.#running = true;
     try {
-      return entry.steps.next().done === true;
+      entry.rest ??= entry.job(entry.group);
+      return entry.rest === undefined || entry.rest.next().done === true;
     } finally {
       this.#running = false;
       if (this.#waiting.length > 0) this.#schedule();

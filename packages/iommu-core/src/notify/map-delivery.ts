@@ -11,10 +11,12 @@ import { type Completion, CompletionGroup } from "../completion.js";
 import { IommuError } from "../errors.js";
 import { IovaTree, Mapping } from "../diff/iova-tree.js";
 import { type MapAnswer, type MapNotifier, notifierName } from "../notifier.js";
-import { type FrameRange, intersect } from "../range.js";
+import { endOf, type FrameRange } from "../range.js";
 
 /** What is announced at this moment of a pass: new below the cursor, old from there on. */
 export interface AnnouncedState {
+  /** A number of this pass, another than any before it. */
+  readonly pass: number;
   readonly cursor: number;
   /** Right for frames below the cursor. */
   readonly told: IovaTree;
@@ -57,6 +59,8 @@ export abstract class MapDelivery {
   /** The block offered last found no room. */
   #noRoom = false;
   readonly #slot = new Mapping();
+  readonly #firstPfn: number;
+  readonly #endPfn: number;
   /** Frames the consumer may hold: its budget in its own largest blocks. */
   readonly #mostPages: number;
   /** Frames the consumer holds. */
@@ -66,6 +70,8 @@ export abstract class MapDelivery {
   constructor(notifier: MapNotifier, range: FrameRange, reports: DeliveryReports, mostBlocks = Infinity) {
     this.notifier = notifier;
     this.range = range;
+    this.#firstPfn = range.firstPfn;
+    this.#endPfn = endOf(range);
     this.reports = reports;
     this.largestBlock = notifier.largestBlock ?? 2 ** 52;
     this.#mostPages = mostBlocks * this.largestBlock;
@@ -82,26 +88,29 @@ export abstract class MapDelivery {
 
   /** These frames are not mapped any more; all of them were. */
   remove(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
-    const part = intersect({ firstPfn: iovaPfn, pageCount }, this.range);
-    if (part.pageCount > 0 && !this.#failed) this.removePart(part.firstPfn, part.pageCount, state);
+    const first = Math.max(iovaPfn, this.#firstPfn);
+    const count = Math.min(iovaPfn + pageCount, this.#endPfn) - first;
+    if (count > 0 && !this.#failed) this.removePart(first, count, state);
   }
 
   /** These frames map elsewhere or with other rights; all of them were mapped. */
   change(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, state: AnnouncedState): void {
-    const part = intersect({ firstPfn: iovaPfn, pageCount }, this.range);
-    if (part.pageCount > 0 && !this.#failed) this.changePart(part, gpaPfn + (part.firstPfn - iovaPfn), access, state);
+    const first = Math.max(iovaPfn, this.#firstPfn);
+    const count = Math.min(iovaPfn + pageCount, this.#endPfn) - first;
+    if (count > 0 && !this.#failed) this.changePart(first, count, gpaPfn + (first - iovaPfn), access, state);
   }
 
   /** These frames are mapped now; none of them was. `slotPages` is the size of the table entries they come from. */
   add(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, slotPages: number): void {
-    const part = intersect({ firstPfn: iovaPfn, pageCount }, this.range);
-    if (part.pageCount > 0 && !this.#failed) this.addPart(part, gpaPfn + (part.firstPfn - iovaPfn), access, slotPages);
+    const first = Math.max(iovaPfn, this.#firstPfn);
+    const count = Math.min(iovaPfn + pageCount, this.#endPfn) - first;
+    if (count > 0 && !this.#failed) this.addPart(first, count, gpaPfn + (first - iovaPfn), access, slotPages);
   }
 
   /** Ends the events of one invalidation; done when the consumer has completed all of them. */
   finish(group: CompletionGroup): void {
     if (this.#retryWanted) this.retry();
-    if (this.#begun && !this.#failed) this.#await(this.#call(() => this.notifier.commit?.()));
+    if (this.#begun && !this.#failed) this.#commit();
     this.#begun = false;
     group.add(this.#pending.take());
   }
@@ -115,7 +124,7 @@ export abstract class MapDelivery {
       at = firstPfn + pageCount;
       if (this.#unsupported.find(firstPfn, slot)) continue;
       this.unheld.remove(firstPfn, pageCount);
-      this.addPart({ firstPfn, pageCount }, gpaPfn, access, pageCount);
+      this.addPart(firstPfn, pageCount, gpaPfn, access, pageCount);
       // Still full: the rest would be refused as well.
       if (this.unheld.find(firstPfn, slot) && !this.#unsupported.find(firstPfn, slot)) return;
     }
@@ -149,7 +158,13 @@ export abstract class MapDelivery {
   }
 
   protected abstract removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void;
-  protected abstract changePart(part: FrameRange, gpaPfn: number, access: Access, state: AnnouncedState): void;
+  protected abstract changePart(
+    iovaPfn: number,
+    pageCount: number,
+    gpaPfn: number,
+    access: Access,
+    state: AnnouncedState,
+  ): void;
   /** Pages of the block that is offered next, of `left` that are still to come. */
   protected abstract pieceAt(pfn: number, left: number, slotPages: number): number;
   /** A block is about to be offered. */
@@ -162,14 +177,14 @@ export abstract class MapDelivery {
    * Offers these frames, none of which is held, in blocks. Where one finds no room, the rest of the part has none either and is not offered: a superpage
    * costs a full consumer of small blocks one call, however many blocks it is.
    */
-  protected addPart({ firstPfn, pageCount }: FrameRange, gpaPfn: number, access: Access, slotPages: number): void {
-    const end = firstPfn + pageCount;
+  protected addPart(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, slotPages: number): void {
+    const end = iovaPfn + pageCount;
     // A replacement that found no room says nothing about this part: entries may have gone since.
     this.#noRoom = false;
-    for (let at = firstPfn; at < end && !this.#failed;) {
+    for (let at = iovaPfn; at < end && !this.#failed;) {
       const left = end - at;
       const pages = this.pieceAt(at, left, slotPages);
-      const target = gpaPfn + (at - firstPfn);
+      const target = gpaPfn + (at - iovaPfn);
       if (this.#noRoom || this.heldPages + pages > this.#mostPages) {
         this.#noRoom = false;
         this.#keepBack({ firstPfn: at, pageCount: left }, target, access, "full");
@@ -194,28 +209,52 @@ export abstract class MapDelivery {
     this.#unmaps += 1;
     if (this.unheld.slotCount > 0) this.#retryWanted = true;
     if (this.#asked.slotCount > 0) this.#asked.remove(iovaPfn, pageCount);
-    this.#await(this.#call(() => this.notifier.unmap(iovaPfn, pageCount)));
+    let answer: Completion;
+    try {
+      this.#begin();
+      answer = this.notifier.unmap(iovaPfn, pageCount);
+    } catch (cause) {
+      this.fail(threw(this.notifier, cause));
+    }
+    this.#await(answer);
   }
 
   /** Whether the consumer holds the frames now, as far as is known. */
   protected tellMap(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
     if (this.#failed) return false;
     this.heldPages += pageCount;
-    const answer = this.#call(() => this.notifier.map(iovaPfn, pageCount, gpaPfn, access));
-    return this.#heed(answer, { firstPfn: iovaPfn, pageCount }, gpaPfn, access);
+    return this.#offer(false, iovaPfn, pageCount, gpaPfn, access);
   }
 
   /** As `tellMap`. A consumer that refuses the new target does not hold the old one either. */
   protected tellReplace(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
-    if (this.#failed) return false;
-    const answer = this.#call(() => this.notifier.replace?.(iovaPfn, pageCount, gpaPfn, access));
-    return this.#heed(answer, { firstPfn: iovaPfn, pageCount }, gpaPfn, access);
+    return !this.#failed && this.#offer(true, iovaPfn, pageCount, gpaPfn, access);
+  }
+
+  #offer(held: boolean, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
+    const { notifier } = this;
+    let answer: MapAnswer | Promise<MapAnswer>;
+    try {
+      this.#begin();
+      if (held) answer = notifier.replace?.(iovaPfn, pageCount, gpaPfn, access);
+      else answer = notifier.map(iovaPfn, pageCount, gpaPfn, access);
+    } catch (cause) {
+      this.fail(threw(notifier, cause));
+    }
+    return this.#heed(answer, iovaPfn, pageCount, gpaPfn, access);
   }
 
   /** Takes the answer to an offer, now or later. */
-  #heed(answer: MapAnswer | Promise<MapAnswer>, range: FrameRange, gpaPfn: number, access: Access): boolean {
+  #heed(
+    answer: MapAnswer | Promise<MapAnswer>,
+    iovaPfn: number,
+    pageCount: number,
+    gpaPfn: number,
+    access: Access,
+  ): boolean {
     if (this.#failed) return false;
     if (answer === undefined) return true;
+    const range = { firstPfn: iovaPfn, pageCount };
     if (!(answer instanceof Promise)) {
       this.#refused(range, gpaPfn, access, answer);
       this.#noRoom = answer === "full";
@@ -266,22 +305,24 @@ export abstract class MapDelivery {
     return left;
   }
 
+  #commit(): void {
+    let answer: Completion;
+    try {
+      answer = this.notifier.commit?.();
+    } catch (cause) {
+      this.fail(threw(this.notifier, cause));
+    }
+    this.#await(answer);
+  }
+
   #await(answer: Completion): void {
     if (answer instanceof Promise) this.#pending.add(this.reports.guard(answer, () => undefined));
   }
 
-  /** Calls the consumer: its failure is its own. `undefined` if it failed. */
-  #call<T>(tell: () => T): T | undefined {
-    if (this.#failed) return undefined;
-    try {
-      if (!this.#begun) {
-        this.#begun = true;
-        this.notifier.begin?.();
-      }
-      return tell();
-    } catch (cause) {
-      this.fail(threw(this.notifier, cause));
-      return undefined;
-    }
+  /** Before anything is told: the events of one invalidation are enclosed. */
+  #begin(): void {
+    if (this.#begun) return;
+    this.#begun = true;
+    this.notifier.begin?.();
   }
 }

@@ -23,6 +23,7 @@ import { type MapNotifier, type Notifier, notifierName } from "../notifier.js";
 import type { Scheduler } from "../ports.js";
 import { ALL_FRAMES, type FrameRange, formatRange, intersect } from "../range.js";
 import type { Member, View } from "./view.js";
+import { ViewJobs } from "./view-jobs.js";
 import { ViewSync } from "./view-sync.js";
 
 /** What the hub knows of an address space. */
@@ -54,6 +55,7 @@ export class NotifierHub {
   readonly queue: JobQueue;
   readonly #backend: Backend;
   readonly #sync: ViewSync;
+  readonly #jobs: ViewJobs;
   readonly #records = new Map<AddressSpace, SpaceRecord>();
   readonly #members = new Map<MapNotifier, Member>();
   readonly #guard: ConsumerGuard;
@@ -77,6 +79,7 @@ export class NotifierHub {
     });
     this.#backlog = new Backlog(limits.invalidationsInFlight, (records, range) => this.#carryOut(records, range));
     this.#sync = new ViewSync(this.queue, options.limits, options.observers, options.regions);
+    this.#jobs = new ViewJobs(this.#sync, (space) => this.#records.get(space)?.domain);
   }
 
   /** Whether a notifier is being called right now: registers may not be written, nothing attached. */
@@ -112,7 +115,7 @@ export class NotifierHub {
     this.#rebound(record);
     // The newcomer would see a domain that the others have not been brought to: they hear of it first.
     if (from !== undefined && from !== record.domain) {
-      void this.queue.run((pending) => this.#syncJob([record], ALL_FRAMES, pending));
+      void this.queue.run((pending) => this.#jobs.sync([record], ALL_FRAMES, pending));
     }
     const member = notifier.kind === "map" ? this.#memberFor(notifier, range, record) : undefined;
     const attachment = new AttachmentRecord(space, notifier, range, member, {
@@ -156,10 +159,12 @@ export class NotifierHub {
     const concerned = named.filter((record) => this.#records.get(record.space) === record);
     for (const record of concerned) if (record.domain !== undefined) this.#rebound(record);
     const group = new CompletionGroup();
-    for (const record of concerned) this.#flushRecord(record, range, group);
-    if (concerned.some((record) => record.attachments.some((attachment) => attachment.member !== undefined))) {
-      group.add(this.queue.run((pending) => this.#syncJob(concerned, range, pending)));
+    let mapped = false;
+    for (const record of concerned) {
+      this.#flushRecord(record, range, group);
+      for (const attachment of record.attachments) if (attachment.member !== undefined) mapped = true;
     }
+    if (mapped) group.add(this.queue.run((pending) => this.#jobs.sync(concerned, range, pending)));
     return group.take();
   }
 
@@ -188,46 +193,9 @@ export class NotifierHub {
     return this.announce({ range: ALL_FRAMES, concerns: (_requester, domain) => domain.kind === "bypass" });
   }
 
-  *#syncJob(concerned: readonly SpaceRecord[], range: FrameRange, group: CompletionGroup): Generator<void, void, void> {
-    const members = new Set<Member>();
-    for (const record of concerned)
-      for (const { member } of record.attachments) if (member !== undefined) members.add(member);
-    const views = new Set<View>();
-    for (const member of members) if (member.view !== undefined) views.add(member.view);
-    for (const view of views) {
-      this.#sync.prune(view);
-      const whole = yield* this.#sync.rebind(view, (member) => this.#agreedDomain(member));
-      if (!whole && view.members.size > 0) yield* this.#sync.sync(view, range);
-      for (const member of view.members) members.add(member);
-    }
-    for (const member of members) {
-      const domain = member.view === undefined && !member.delivery.failed ? this.#agreedDomain(member) : undefined;
-      if (domain !== undefined) yield* this.#sync.join(member, domain);
-    }
-    this.#sync.finish(members, group);
-  }
-
-  /** After an address space has left: nobody is left to serve, or those who are left agree again. */
-  *#settleJob(member: Member, left: AddressSpace, group: CompletionGroup): Generator<void, void, void> {
-    const domain = this.#agreedDomain(member);
-    if (member.spaces.size === 0) yield* this.#sync.leave(member, [left]);
-    else if (member.view === undefined && domain !== undefined && !member.delivery.failed)
-      yield* this.#sync.join(member, domain);
-    this.#sync.finish(member.view?.members ?? [member], group);
-  }
-
   #join(attachment: AttachmentRecord, member: Member): Completion {
     if (member.spaces.size > 1) return this.queue.busy ? this.queue.runOnce(() => undefined) : undefined;
-    const sync = this.#sync;
-    const agreed = (): Domain | undefined => this.#agreedDomain(member);
-    return this.queue.run(function* join(group) {
-      const domain = agreed();
-      // An invalidation announced before this job may have brought the newcomer in already.
-      const { view } = member;
-      if (attachment.detached || view !== undefined || domain === undefined) return;
-      yield* sync.join(member, domain);
-      sync.finish(member.view?.members ?? [member], group);
-    });
+    return this.queue.run((group) => (attachment.detached ? undefined : this.#jobs.join(member, group)));
   }
 
   #detach(attachment: AttachmentRecord): Completion {
@@ -248,7 +216,7 @@ export class NotifierHub {
     } else {
       member.spaces.delete(space);
       if (member.spaces.size === 0) this.#members.delete(member.delivery.notifier);
-      done = this.queue.run((group) => this.#settleJob(member, space, group));
+      done = this.queue.run((group) => this.#jobs.settle(member, space, group));
     }
     this.observers.emit("detach", { space, attachment });
     return done;
@@ -264,17 +232,6 @@ export class NotifierHub {
       delivery.retry();
       delivery.finish(group);
     });
-  }
-
-  /** The domain that all address spaces of a member see, or `undefined` while they disagree. */
-  #agreedDomain(member: Member): Domain | undefined {
-    let agreed: Domain | undefined;
-    for (const space of member.spaces) {
-      const domain = this.#records.get(space)?.domain;
-      if (agreed !== undefined && domain !== agreed) return undefined;
-      agreed = domain;
-    }
-    return agreed;
   }
 
   #rebound(record: SpaceRecord): void {
@@ -358,7 +315,7 @@ export class NotifierHub {
         { hint: "one container holds one range: give this range a notifier of its own" },
       );
     }
-    const agreed = this.#agreedDomain(known);
+    const agreed = this.#jobs.agreedDomain(known);
     if (agreed !== record.domain) {
       const other = [...known.spaces].map((space) => space.label).join(", ");
       throw new IommuError(

@@ -5,27 +5,38 @@
 import type { Access } from "../access.js";
 import { alignedBlock } from "./block-ledger.js";
 import { MapDelivery } from "./map-delivery.js";
-import { endOf, type FrameRange } from "../range.js";
+import type { FrameRange } from "../range.js";
+
+interface Part extends FrameRange {
+  readonly held: boolean;
+}
 
 /** See the file's header. */
 export class PageDelivery extends MapDelivery {
   protected override removePart(iovaPfn: number, pageCount: number): void {
-    this.#heldRuns(iovaPfn, pageCount, (first, count, held) => {
-      if (held) this.tellUnmap(first, count);
-    });
+    if (this.unheld.slotCount === 0) {
+      this.tellUnmap(iovaPfn, pageCount);
+      return;
+    }
+    for (const { firstPfn, pageCount: count, held } of this.#partsOf(iovaPfn, pageCount))
+      if (held) this.tellUnmap(firstPfn, count);
     this.dropUnheld(iovaPfn, pageCount);
   }
 
-  protected override changePart(part: FrameRange, gpaPfn: number, access: Access): void {
-    this.#heldRuns(part.firstPfn, part.pageCount, (first, count, held) => {
-      const target = gpaPfn + (first - part.firstPfn);
+  protected override changePart(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
+    if (this.unheld.slotCount === 0) {
+      this.#changeHeld(iovaPfn, pageCount, gpaPfn, access);
+      return;
+    }
+    for (const { firstPfn, pageCount: count, held } of this.#partsOf(iovaPfn, pageCount)) {
+      const target = gpaPfn + (firstPfn - iovaPfn);
       if (held) {
-        this.#pieces(first, count, (at, pages) => this.#change(at, pages, target + (at - first), access));
+        this.#changeHeld(firstPfn, count, target, access);
       } else {
-        this.dropUnheld(first, count);
-        this.addPart({ firstPfn: first, pageCount: count }, target, access, count);
+        this.dropUnheld(firstPfn, count);
+        this.addPart(firstPfn, count, target, access, count);
       }
-    });
+    }
   }
 
   /** Blocks may cross table entries: only the consumer's own limit cuts them. */
@@ -54,33 +65,30 @@ export class PageDelivery extends MapDelivery {
     if (this.tellMap(iovaPfn, pageCount, gpaPfn, access)) this.reports.window(iovaPfn, pageCount);
   }
 
-  /** Cuts a range into pieces that the consumer takes at once. */
-  #pieces(iovaPfn: number, pageCount: number, visit: (at: number, pages: number) => void): void {
+  /** In pieces that the consumer takes at once. */
+  #changeHeld(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
     const end = iovaPfn + pageCount;
     for (let at = iovaPfn; at < end;) {
       const pages = this.pieceAt(at, end - at);
-      visit(at, pages);
+      this.#change(at, pages, gpaPfn + (at - iovaPfn), access);
       at += pages;
     }
   }
 
   /** Splits a range into what the consumer holds and what it refused. */
-  #heldRuns(iovaPfn: number, pageCount: number, visit: (first: number, count: number, held: boolean) => void): void {
-    if (this.unheld.slotCount === 0) {
-      visit(iovaPfn, pageCount, true);
-      return;
-    }
-    const refused: FrameRange[] = [];
-    this.unheld.runs((firstPfn, count) => void refused.push({ firstPfn, pageCount: count }), {
-      firstPfn: iovaPfn,
-      pageCount,
-    });
+  #partsOf(iovaPfn: number, pageCount: number): Part[] {
+    const parts: Part[] = [];
     let at = iovaPfn;
-    for (const run of refused) {
-      if (run.firstPfn > at) visit(at, run.firstPfn - at, true);
-      visit(run.firstPfn, run.pageCount, false);
-      at = endOf(run);
-    }
-    if (at < iovaPfn + pageCount) visit(at, iovaPfn + pageCount - at, true);
+    this.unheld.runs(
+      (firstPfn, count) => {
+        if (firstPfn > at) parts.push({ firstPfn: at, pageCount: firstPfn - at, held: true });
+        parts.push({ firstPfn, pageCount: count, held: false });
+        at = firstPfn + count;
+      },
+      { firstPfn: iovaPfn, pageCount },
+    );
+    const end = iovaPfn + pageCount;
+    if (at < end) parts.push({ firstPfn: at, pageCount: end - at, held: true });
+    return parts;
   }
 }

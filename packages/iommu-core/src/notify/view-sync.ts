@@ -8,33 +8,43 @@
 import type { Access } from "../access.js";
 import { Access as Rights } from "../access.js";
 import type { AddressSpace } from "../address-space.js";
-import type { Domain, MappingSink } from "../backend.js";
+import type { Domain } from "../backend.js";
 import type { CompletionGroup } from "../completion.js";
 import type { IommuEvents, Observers } from "../events.js";
 import { IovaTree } from "../diff/iova-tree.js";
-import type { JobQueue } from "./job-queue.js";
+import type { JobQueue, Rest } from "./job-queue.js";
 import type { Limits } from "../limits.js";
-import { ALL_FRAMES, endOf, type FrameRange, intersect } from "../range.js";
-import { scanTree, Transition, TransitionScratch, type TransitionPlan } from "../diff/transition.js";
+import { ALL_FRAMES, type FrameRange, intersect } from "../range.js";
+import { type Scanned, scanTree, Transition, type TransitionPlan } from "../diff/transition.js";
 import { type Member, View } from "./view.js";
 
 type Steps<T> = Generator<void, T, void>;
-type Scan = (range: FrameRange, sink: MappingSink) => void;
 
-const NOTHING: Scan = () => undefined;
+/** Maps nothing. */
+const NOTHING: Scanned = { scan: () => undefined };
+const NO_STEPS: Iterable<void> = [];
 
 /** The views of one unit. */
 export class ViewSync {
-  readonly #queue: JobQueue;
-  readonly #scratch = new TransitionScratch();
   readonly #limits: Limits;
   readonly #observers: Observers;
+  /** Jobs come one after the other, and so do their passes. */
+  readonly #pass: Transition;
   readonly #views = new Map<Domain, View>();
+  /** What `bypass` domains map. */
+  readonly #identity: Scanned = {
+    scan: (range, sink) => {
+      for (const region of this.regions) {
+        const part = intersect(region, range);
+        if (part.pageCount > 0 && !sink.run(part.firstPfn, part.pageCount, part.firstPfn, Rights.readWrite)) return;
+      }
+    },
+  };
   /** What `bypass` domains map onto itself. Ascending and disjoint. */
   regions: readonly FrameRange[];
 
   constructor(queue: JobQueue, limits: Limits, observers: Observers, regions: readonly FrameRange[]) {
-    this.#queue = queue;
+    this.#pass = new Transition(queue.slice);
     this.#limits = limits;
     this.#observers = observers;
     this.regions = regions;
@@ -50,29 +60,13 @@ export class ViewSync {
     return this.#views.get(domain);
   }
 
-  /** Brings a view to its domain's tables over a range. */
-  *sync(view: View, range: FrameRange): Steps<void> {
+  /** Brings a view to its domain's tables over a range, at once as far as the slice goes. */
+  sync(view: View, range: FrameRange): Rest {
     const wanted = view.overBudget ? ALL_FRAMES : range;
     view.overBudget = false;
-    const plan = {
-      ...this.#planFor(view, wanted),
-      isTooMuch: (read: number) => this.#exceeded(view, read) !== undefined,
-    };
-    const pass = new Transition(plan, this.#queue.slice, this.#scratch);
-    try {
-      yield* this.#drive(pass, this.#scanOf(view.domain), endOf(wanted), () => this.#spends(view, pass));
-    } catch (error) {
-      // The memory port or the backend threw: what the tables say is not known, so nothing is mapped until the next invalidation. The host hears of it.
-      view.overBudget = true;
-      view.spent = undefined;
-      this.#observers.report(error);
-    }
-    if (view.overBudget)
-      yield* this.#drive(
-        new Transition(this.#planFor(view, ALL_FRAMES), this.#queue.slice, this.#scratch),
-        NOTHING,
-        endOf(ALL_FRAMES),
-      );
+    this.#pass.start(this.#planFor(view, wanted, this.#sourceOf(view.domain)));
+    if (!this.#syncStep(view)) return this.#syncRest(view);
+    return view.overBudget ? this.#close(view) : undefined;
   }
 
   /** Announces to a newcomer, alone, what the view of `domain` says; others hear only what had been pending. */
@@ -80,21 +74,21 @@ export class ViewSync {
     const view = this.#views.get(domain);
     member.view = view ?? this.#create(domain);
     if (view !== undefined) {
-      yield* this.sync(view, ALL_FRAMES);
+      yield* this.sync(view, ALL_FRAMES) ?? NO_STEPS;
       const served = view.spaces;
       const news = [...member.spaces].filter((space) => !served.has(space));
       this.#reportBudget(view, news);
       yield* this.#between(new IovaTree(), view.tree, [member], news);
     }
-    member.view.members.add(member);
-    if (view === undefined) yield* this.sync(member.view, ALL_FRAMES);
+    member.view.add(member);
+    if (view === undefined) yield* this.sync(member.view, ALL_FRAMES) ?? NO_STEPS;
   }
 
   /** Unmaps everything that a member holds, and takes it out of its view. `spaces` are those that it served. */
   *leave(member: Member, spaces: Iterable<AddressSpace> = member.spaces): Steps<void> {
     const view = member.view;
     if (view === undefined) return;
-    view.members.delete(member);
+    view.remove(member);
     member.view = undefined;
     const served = view.spaces;
     const left = [...spaces].filter((space) => !served.has(space));
@@ -113,7 +107,7 @@ export class ViewSync {
     if (targets.size === 1 && only === view.domain) return false;
     if (targets.size === 1 && only !== undefined && !this.#views.has(only)) {
       this.#rekey(view, only);
-      yield* this.sync(view, ALL_FRAMES);
+      yield* this.sync(view, ALL_FRAMES) ?? NO_STEPS;
       return true;
     }
     for (const [domain, members] of targets) {
@@ -128,7 +122,7 @@ export class ViewSync {
   prune(view: View): void {
     for (const member of view.members) {
       if (!member.delivery.failed) continue;
-      view.members.delete(member);
+      view.remove(member);
       member.view = undefined;
     }
     this.#dropIfEmpty(view);
@@ -142,7 +136,7 @@ export class ViewSync {
   *#move(from: View, domain: Domain, members: readonly Member[]): Steps<void> {
     let to = this.#views.get(domain);
     to ??= this.#create(domain);
-    yield* this.sync(to, ALL_FRAMES);
+    yield* this.sync(to, ALL_FRAMES) ?? NO_STEPS;
     const spaces = new Set(members.flatMap((member) => [...member.spaces]));
     const served = to.spaces;
     this.#reportBudget(
@@ -151,8 +145,8 @@ export class ViewSync {
     );
     yield* this.#between(from.tree, to.tree, members, spaces);
     for (const member of members) {
-      from.members.delete(member);
-      to.members.add(member);
+      from.remove(member);
+      to.add(member);
       member.view = to;
     }
   }
@@ -166,54 +160,68 @@ export class ViewSync {
   ): Steps<void> {
     const deliveries = members.map((member) => member.delivery);
     const observer = this.#observerOf(spaces);
-    const plan: TransitionPlan = { range: ALL_FRAMES, before, after, deliveries, holes: [], observer };
-    yield* this.#drive(
-      new Transition(plan, this.#queue.slice, this.#scratch),
-      (range, sink) => scanTree(after, range, sink),
-      endOf(ALL_FRAMES),
-    );
+    const pass = this.#pass;
+    pass.start({
+      range: ALL_FRAMES,
+      before,
+      after,
+      deliveries,
+      holes: [],
+      observer,
+      source: { scan: (range, sink) => scanTree(after, range, sink) },
+      isTooMuch: undefined,
+    });
+    while (!pass.step()) yield;
   }
 
-  /** Runs one pass to its end, yielding whenever the slice is spent. */
-  *#drive(pass: Transition, scan: Scan, end: number, tooMuch: () => boolean = () => false): Steps<void> {
-    for (let scanned = false; ;) {
-      if (!scanned) {
-        pass.begin();
-        scan({ firstPfn: pass.cursor, pageCount: end - pass.cursor }, pass);
-        scanned = !pass.stopped;
-      }
-      const done = scanned && pass.finish();
-      if (tooMuch() || done) return;
-      yield;
+  /** A slice of a view's sync. `true`: it is done, or has failed. */
+  #syncStep(view: View): boolean {
+    try {
+      const done = this.#pass.step();
+      return this.#spends(view) || done;
+    } catch (error) {
+      // The memory port or the backend threw: what the tables say is not known, so nothing is mapped until the next invalidation. The host hears of it.
+      view.overBudget = true;
+      view.spent = undefined;
+      this.#observers.report(error);
+      return true;
     }
   }
 
-  #planFor(view: View, range: FrameRange): TransitionPlan {
-    const { tree: before, deliveries } = view;
+  *#syncRest(view: View): Steps<void> {
+    do yield;
+    while (!this.#syncStep(view));
+    if (view.overBudget) yield* this.#close(view);
+  }
+
+  /** Takes back everything that a view has announced. */
+  *#close(view: View): Steps<void> {
+    this.#pass.start(this.#planFor(view, ALL_FRAMES, NOTHING));
+    while (!this.#pass.step()) yield;
+  }
+
+  #planFor(view: View, range: FrameRange, source: Scanned): TransitionPlan {
+    const { tree, deliveries, domain } = view;
     return {
       range,
-      before,
+      before: tree,
       after: undefined,
       deliveries,
-      holes: view.domain.holes,
-      observer: this.#observerOf(view.spaces),
+      holes: domain.holes,
+      observer: this.#isWatched(view) ? this.#observerOf(view.spaces) : undefined,
+      source,
+      isTooMuch: source === NOTHING ? undefined : (read) => this.#exceeded(view, read) !== undefined,
     };
   }
 
-  #scanOf(domain: Domain): Scan {
-    if (domain.kind === "blocked") return NOTHING;
-    if (domain.kind === "table") return (range, sink) => domain.scan(range, sink);
-    return (range, sink) => {
-      for (const region of this.regions) {
-        const part = intersect(region, range);
-        if (part.pageCount > 0 && !sink.run(part.firstPfn, part.pageCount, part.firstPfn, Rights.readWrite)) return;
-      }
-    };
+  #sourceOf(domain: Domain): Scanned {
+    if (domain.kind === "table") return domain;
+    return domain.kind === "blocked" ? NOTHING : this.#identity;
   }
 
   /** Whether the guest's tables describe more than this view may announce; then the view fails closed. */
-  #spends(view: View, pass: Transition): boolean {
-    const spent = this.#exceeded(view, pass.entriesRead);
+  #spends(view: View): boolean {
+    const spent = this.#exceeded(view, this.#pass.entriesRead);
     if (spent === undefined) return false;
     view.overBudget = true;
     view.spent = spent;
@@ -236,11 +244,20 @@ export class ViewSync {
       if (this.#observers.wants(space, "budget")) this.#observers.emit("budget", { space, ...spent });
   }
 
+  /** Whether anybody listens to what happens in a view. */
+  #isWatched(view: View): boolean {
+    for (const member of view.members) for (const space of member.spaces) if (this.#wantsMappings(space)) return true;
+    return false;
+  }
+
+  #wantsMappings(space: AddressSpace): boolean {
+    for (const name of mappingEvents) if (this.#observers.wants(space, name)) return true;
+    return false;
+  }
+
   #observerOf(spaces: Iterable<AddressSpace>): TransitionPlan["observer"] {
     const watched: AddressSpace[] = [];
-    for (const space of spaces) {
-      if (mappingEvents.some((name) => this.#observers.wants(space, name))) watched.push(space);
-    }
+    for (const space of spaces) if (this.#wantsMappings(space)) watched.push(space);
     if (watched.length === 0) return undefined;
     const targets = watched.some((space) => space.onWrite !== undefined);
     return {

@@ -20,7 +20,9 @@ export class View {
   /** What the tree is brought to. Reassigned when every member moves together: the tree stays, only differences are told. */
   domain: Domain;
   readonly tree = new IovaTree();
-  readonly members = new Set<Member>();
+  /** Who receives differences. A new list when that changes. */
+  deliveries: readonly MapDelivery[] = [];
+  readonly #members = new Set<Member>();
   /** Set when the guest's tables describe more than the budget allows: nothing is announced until the next pass over the whole view fits. */
   overBudget = false;
   /** Which budget it met last. */
@@ -30,15 +32,24 @@ export class View {
     this.domain = domain;
   }
 
-  /** Who receives differences. */
-  get deliveries(): MapDelivery[] {
-    return [...this.members].map((member) => member.delivery);
+  get members(): ReadonlySet<Member> {
+    return this.#members;
+  }
+
+  add(member: Member): void {
+    this.#members.add(member);
+    this.deliveries = [...this.deliveries, member.delivery];
+  }
+
+  remove(member: Member): void {
+    this.#members.delete(member);
+    this.deliveries = this.deliveries.filter((delivery) => delivery !== member.delivery);
   }
 
   /** The address spaces served through it, each once. */
   get spaces(): Set<AddressSpace> {
     const spaces = new Set<AddressSpace>();
-    for (const member of this.members) for (const space of member.spaces) spaces.add(space);
+    for (const member of this.#members) for (const space of member.spaces) spaces.add(space);
     return spaces;
   }
 }
