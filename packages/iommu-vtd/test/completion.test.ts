@@ -50,6 +50,17 @@ describe("a notifier that answers later", () => {
     expect(guest.unit.mmio.read32(0x80)).toBe(guest.queue.tailBytes);
   });
 
+  it("is waited for before a wait finds that its status cannot be stored; the head then points at that wait", async () => {
+    const { guest, settle } = await slow();
+    const before = guest.unit.mmio.read32(0x80);
+    guest.queue.submit(descriptor.domain(5), descriptor.wait({ status: { gpa: 0x7000_0000, value: 1 } }));
+    expect(guest.faultStatus).toBe(0);
+    await settle();
+    expect(guest.faultStatus & 0x10).toBe(0x10);
+    expect(guest.unit.mmio.read32(0xb0) & 15).toBe(2);
+    expect(guest.unit.mmio.read32(0x80)).toBe(before + 16);
+  });
+
   it("does not delay invalidations that have no wait between them", async () => {
     const { guest, notifier, settle } = await slow();
     notifier.take();

@@ -52,6 +52,19 @@ describe("a record", () => {
     expect(guest.takeFaults()).toMatchObject([{ reason: 0x05, page: 7, type: 3 }]);
   });
 
+  it("says nothing of the one that was there before", () => {
+    const guest = new GuestDriver({ scalableMode: true, pasidWidth: 20, supervisorRequests: true });
+    guest.start("scalable");
+    ask(guest.device("ff:1f.7", { pasid: 0xf_ffff, privileged: true, execute: true }), 2 ** 36 - 1, 2);
+    expect(guest.takeFaults()).toMatchObject([{ pasid: 0xf_ffff, privileged: true, execute: true }]);
+    ask(guest.device("00:00.0"), 0, 1);
+    expect(guest.takeFaults()).toMatchObject([{ page: 0, pasid: undefined, privileged: false, execute: false }]);
+    const words = [0, 4, 8, 12].map((at) => guest.unit.mmio.read32(guest.unit.config.faultRecordOffset + at));
+    // Reason 0x39 of a read, without PASID, cleared.
+    expect(words.slice(0, 3)).toEqual([0, 0, 0]);
+    expect(((words[3] ?? 0) & 0xff).toString(16)).toBe("39");
+  });
+
   it("is read and cleared in halves of 32 bits, as Linux does", () => {
     const guest = started();
     fault(guest, "00:04.0");

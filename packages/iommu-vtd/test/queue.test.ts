@@ -98,6 +98,14 @@ describe("the queue", () => {
     expect(head(guest)).toBe(0);
   });
 
+  it("lies where IQA says; address bits above the host address width are ignored", () => {
+    const guest = new GuestDriver({ hostAddressWidth: 40 });
+    guest.queue.setUp();
+    guest.unit.mmio.write64(IQA, BigInt(guest.queue.basePfn) * 4096n + 2n ** 41n);
+    guest.command(QIE);
+    expect(guest.queue.run(descriptor.all())).toBe(true);
+  });
+
   it("may lie anywhere in RAM; without memory behind it, it reports that it cannot fetch", () => {
     const guest = new GuestDriver();
     guest.unit.mmio.write64(IQA, 0x7000_0000n);
@@ -122,6 +130,7 @@ describe("a queue error", () => {
     ["reserved bits of a context invalidation", 4, Int32Array.of(0x11, 0, 1, 0)],
     ["reserved bits of an IOTLB invalidation", 4, Int32Array.of(0x12, 1, 0, 0)],
     ["reserved bits of an interrupt-entry invalidation", 4, Int32Array.of(0x4, 0, 0, 1)],
+    ["a wait for nothing: no status, no event, no fence", 4, descriptor.wait({})],
     ["reserved bits of a wait", 4, Int32Array.of(0x35, 0, 1, 0)],
     ["a wait that drains page requests without PDS", 4, Int32Array.of(0xa5, 0, 0, 0)],
   ];
@@ -145,12 +154,23 @@ describe("a queue error", () => {
     expect(guest.unit.mmio.read32(IQT)).toBe(4096);
   });
 
-  it("5 is a narrow queue in scalable mode, or a wide one on a unit that has none", () => {
+  it("5 is a narrow queue in scalable mode", () => {
     const guest = new GuestDriver({ scalableMode: true });
     guest.setRoot("scalable");
     guest.enableQueue({ wide: false });
     guest.invalidate.all();
     expect(error(guest)).toBe(5);
+  });
+
+  it("5 never comes of a wide queue on a unit without scalable mode: the width cannot be written", () => {
+    const guest = new GuestDriver();
+    guest.setRoot();
+    guest.queue.setUp({ wide: true });
+    guest.command(QIE);
+    expect((guest.unit.mmio.read64(IQA) >> 11n) & 1n).toBe(0n);
+    // The upper half of a wide descriptor is the next descriptor of a narrow queue.
+    guest.queue.submit(descriptor.all());
+    expect([head(guest), error(guest)]).toEqual([16, 3]);
   });
 
   it("6 is a tail in the middle of a wide descriptor, or a head there", () => {
@@ -191,6 +211,14 @@ describe("a queue error", () => {
     expect(guest.memory.peek(guest.queue.statusGpa)).toBe(3);
     expect(head(guest)).toBe(48);
     expect(guest.faultStatus & IQE).toBe(0);
+  });
+
+  it("stands until it is cleared, even if the bad descriptor has been mended and the tail is written again", () => {
+    const guest = started();
+    guest.queue.submit(type(0x1f), guest.queue.waitFor(2));
+    guest.memory.poke(guest.queue.basePfn * 4096, 0x12);
+    guest.queue.kick();
+    expect([head(guest), guest.memory.peek(guest.queue.statusGpa)]).toEqual([0, 0]);
   });
 
   it("comes again when the bad descriptor is still there", () => {
@@ -238,6 +266,18 @@ describe("a wait", () => {
     guest.queue.submit(descriptor.wait({ fence: true }), guest.queue.waitFor(3));
     expect(guest.memory.peek(guest.queue.statusGpa)).toBe(3);
     expect(guest.faultStatus).toBe(0);
+  });
+
+  it("does what its flags say and nothing else: a status without SW is not written, without IF there is no event", () => {
+    const guest = started();
+    guest.unit.mmio.write32(IECTL, 0);
+    // FN alone, with a status and an address.
+    guest.queue.submit(Int32Array.of(0x45, 77, guest.queue.statusGpa, 0));
+    expect(head(guest)).toBe(16);
+    expect(guest.memory.peek(guest.queue.statusGpa)).toBe(0);
+    expect(guest.queue.run(descriptor.all())).toBe(true);
+    expect(guest.unit.mmio.read32(ICS)).toBe(0);
+    expect(guest.messages).toEqual([]);
   });
 
   it("raises no second event while IWC stands; clearing IWC drops a masked one", () => {
@@ -298,6 +338,14 @@ describe("pages that a descriptor names", () => {
     guest.map(5, { iovaPfn: 512, gpaPfn: 0x2000, leafPages: 512 });
     guest.invalidate.page(5, 512 + 511);
     expect(ask(guest.device(NIC), 700)).toBe(0x2000 + 188);
+  });
+
+  it("may be as many as MAMV says", () => {
+    const guest = started({ pageSelective: 4 });
+    ask(guest.device(NIC), 1);
+    guest.map(5, { iovaPfn: 1, gpaPfn: 0x101 });
+    expect(guest.invalidate.page(5, 0, 4)).toBe(true);
+    expect(ask(guest.device(NIC), 1)).toBe(0x101);
   });
 
   it("may not be more than MAMV says: error 4, nothing is dropped", () => {

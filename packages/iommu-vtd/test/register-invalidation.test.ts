@@ -92,6 +92,22 @@ describe("an IOTLB command", () => {
   });
 });
 
+describe("a command register that is written without its start bit", () => {
+  it("starts nothing and reports nothing", () => {
+    const guest = stale();
+    guest.unit.mmio.write64(0xf8, 1n << 60n);
+    expect(guest.registers.iotlbOutcome()).toBe(0);
+    expect(ask(guest.device(NIC), 1)).toBe(0x100);
+    const other = uncached();
+    other.map(6, { iovaPfn: 1, gpaPfn: 0x200 });
+    ask(other.device(NIC), 1);
+    other.context(NIC, { did: 6 });
+    other.unit.mmio.write64(0x28, 1n << 61n);
+    expect(other.registers.contextOutcome()).toBe(0);
+    expect(ask(other.device(NIC), 1)).toBe(0x101);
+  });
+});
+
 describe("a command that cannot be carried out clears its start bit and reports granularity 0", () => {
   const commands = [
     (guest: GuestDriver) => guest.registers.all(),

@@ -107,11 +107,11 @@ function isEqual(announced: Int32Array, words: Int32Array, firstWord: number): b
   let difference = 0;
   for (let i = 0; i < FANOUT * 2; i += 4) {
     const at = firstWord + i;
-    difference |=
-      ((words[at] as number) ^ (announced[i] as number)) |
-      ((words[at + 1] as number) ^ (announced[i + 1] as number)) |
-      ((words[at + 2] as number) ^ (announced[i + 2] as number)) |
-      ((words[at + 3] as number) ^ (announced[i + 3] as number));
+    const first = (words[at] as number) ^ (announced[i] as number);
+    const second = (words[at + 1] as number) ^ (announced[i + 1] as number);
+    const third = (words[at + 2] as number) ^ (announced[i + 2] as number);
+    const fourth = (words[at + 3] as number) ^ (announced[i + 3] as number);
+    difference |= first | second | third | fourth;
   }
   return difference === 0;
 }

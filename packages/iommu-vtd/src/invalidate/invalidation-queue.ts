@@ -17,7 +17,6 @@ import {
   queueBytes,
   QueueError,
 } from "../spec/invalidation.js";
-import { ECAP } from "../spec/registers-capability.js";
 import { FSTS } from "../spec/registers-event.js";
 import { IQA, IQERCD, IQH, IQT } from "../spec/registers-invalidation.js";
 import { anyBit } from "../translate/context-lookup.js";
@@ -167,7 +166,7 @@ export class InvalidationQueue {
     if (!memory.fetch(base * PAGE_BYTES + head, words)) return QueueError.FETCH;
     const type = descriptorType(words, 0);
     const reserved = this.#reserved[type];
-    if (type === 0 || type > largestDescriptorType(root.mode, wide) || reserved === undefined) return QueueError.TYPE;
+    if (type > largestDescriptorType(root.mode, wide) || reserved === undefined) return QueueError.TYPE;
     if (anyBit(words, reserved)) return QueueError.RESERVED_FIELD;
     if (handler.isWait(type)) return this.#wait(head, words);
     const outcome = handler.handle(type, words);
@@ -227,14 +226,11 @@ export class InvalidationQueue {
 
   /** Errors that lie in the registers, not in a descriptor (§11.4.9.9). */
   #checkSetup(wide: boolean, head: number): QueueError {
-    const { file, capabilities, root } = this.#parts;
-    const { SMTS, ADMS } = ECAP.fields;
+    const { file, root } = this.#parts;
     const tail = file.get("IQT", IQT.fields.QT) * NARROW_BYTES;
     if (root.mode !== TableMode.LEGACY && root.mode !== TableMode.SCALABLE && root.mode !== TableMode.ABORT)
       return QueueError.TABLE_MODE;
     if (root.mode !== TableMode.LEGACY && !wide) return QueueError.DESCRIPTOR_WIDTH;
-    if (wide && SMTS.get(capabilities.ecap, 0) === 0 && ADMS.get(capabilities.ecap, 0) === 0)
-      return QueueError.DESCRIPTOR_WIDTH;
     // A head that is not aligned, because the width changed under it, would never meet the tail.
     if (wide && (tail % WIDE_BYTES !== 0 || head % WIDE_BYTES !== 0)) return QueueError.TAIL_ALIGNMENT;
     if (tail >= queueBytes(file.get("IQA", IQA.fields.QS))) return QueueError.TAIL_BEYOND_QUEUE;

@@ -191,6 +191,33 @@ describe("a wait behind a device-TLB invalidation", () => {
     expect(guest.queue.completed).toBe(true);
   });
 
+  it("is aborted once: a device that fails after its deadline is not reported again", async () => {
+    const { guest } = legacyGuest();
+    const tlb = new RecordingTlb("manual");
+    guest.device(NIC).attach(tlb);
+    guest.queue.run(deviceTlb(SID, 0x10));
+    guest.scheduler.advance(2000);
+    guest.unit.mmio.write32(0x34, ITE);
+    tlb.answers.fail(new Error("gone"));
+    await guest.scheduler.idle();
+    expect(guest.faultStatus).toBe(0);
+  });
+
+  it("has one deadline with all the others that wait until the device has a tag for them", async () => {
+    const { guest } = legacyGuest();
+    const tlb = new RecordingTlb("manual");
+    guest.device(NIC).attach(tlb);
+    guest.queue.run(...Array.from({ length: 40 }, (_, page) => deviceTlb(SID, page)));
+    expect(tlb.take()).toHaveLength(32);
+    expect(guest.scheduler.timerCount).toBe(33);
+    tlb.answers.settle();
+    await guest.scheduler.idle();
+    tlb.answers.settle();
+    await guest.scheduler.idle();
+    expect(guest.queue.completed).toBe(true);
+    expect(guest.scheduler.timerCount).toBe(0);
+  });
+
   it("of a device that rejects or throws is aborted, and the failure is an event", async () => {
     for (const way of ["reject", "throw"] as const) {
       const { guest } = legacyGuest();
