@@ -41,6 +41,10 @@ export interface RemapParts {
 
 const { HANDLE_HI, HANDLE_LO, SHV, FORMAT } = RemappableAddress.fields;
 const { SUBHANDLE } = RemappableData.fields;
+/** A remappable message without subhandle: its address alone names the entry. */
+const PLAIN_MASK = FORMAT.mask | SHV.mask;
+/** From handle bit 15 in the address to its place in the index. */
+const HANDLE_HI_SHIFT = 15 - HANDLE_HI.shift;
 /** Bits of the data that a message with a subhandle must not have. */
 const STRAY_DATA = RemappableData.mask(BitAccess.RESERVED)[0] ?? 0;
 
@@ -56,7 +60,8 @@ export class InterruptRemap {
   readonly cache: InterruptEntryCache;
   readonly #table: InterruptTable;
   readonly #posting: InterruptPosting;
-  readonly #parts: RemapParts;
+  readonly #faults: FaultLog;
+  readonly #send: MsiSink;
   /** EIMER: extended mode is required. IRREQ: remapping is. */
   readonly #extendedRequired: boolean;
   readonly #remappingRequired: boolean;
@@ -68,7 +73,8 @@ export class InterruptRemap {
 
   constructor(parts: RemapParts) {
     const { ecap } = parts.capabilities;
-    this.#parts = parts;
+    this.#faults = parts.faults;
+    this.#send = parts.send;
     this.cache = new InterruptEntryCache(parts.entryCount);
     this.#table = new InterruptTable(parts.memory, parts.capabilities);
     this.#posting = new InterruptPosting(parts.memory);
@@ -78,6 +84,24 @@ export class InterruptRemap {
 
   /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse). `false`: refused. */
   request(requesterId: number | undefined, message: MsiMessage): boolean {
+    const ready = requesterId === undefined ? undefined : this.#cached(requesterId, message);
+    if (ready === undefined) return this.#judge(requesterId, message);
+    this.#send(ready);
+    return true;
+  }
+
+  /**
+   * What a plain message of this requester becomes, if the cache says so at the first look. What the pointer could refuse was checked when the entry was cached: latching
+   * another pointer drops all entries, and while remapping is off there are none.
+   */
+  #cached(requesterId: number, message: MsiMessage): MsiMessage | undefined {
+    const { address } = message;
+    if ((address & PLAIN_MASK) !== FORMAT.mask || message.addressHigh !== 0) return undefined;
+    const index = ((address & HANDLE_LO.mask) >>> HANDLE_LO.shift) | ((address & HANDLE_HI.mask) << HANDLE_HI_SHIFT);
+    return this.cache.messageOf(index, requesterId);
+  }
+
+  #judge(requesterId: number | undefined, message: MsiMessage): boolean {
     const reason = this.pointer.enabled ? this.#remap(requesterId, message) : this.#pass(message);
     if (reason === 0) return true;
     if (!this.#faultsDisabled || !isQualified(reason)) this.#record(requesterId ?? 0, reason, this.#index);
@@ -104,7 +128,7 @@ export class InterruptRemap {
     this.#index = -1;
     this.#faultsDisabled = false;
     if (this.#remappingRequired) return FaultReason.INTERRUPT_REMAPPING_REQUIRED;
-    this.#parts.send(message);
+    this.#send(message);
     return 0;
   }
 
@@ -114,7 +138,7 @@ export class InterruptRemap {
     if (reason !== 0) return reason;
     const entry = this.#entry;
     if (entry?.kind === "posted") return this.#post(entry);
-    this.#parts.send(entry === undefined ? message : entry.message);
+    this.#send(entry === undefined ? message : entry.message);
     return 0;
   }
 
@@ -124,7 +148,7 @@ export class InterruptRemap {
       this.#faultsDisabled = entry.faultsDisabled;
       return posted;
     }
-    if (posted !== undefined) this.#parts.send(posted);
+    if (posted !== undefined) this.#send(posted);
     return 0;
   }
 
@@ -170,7 +194,7 @@ export class InterruptRemap {
   }
 
   #record(sourceId: number, reason: number, index: number): void {
-    this.#parts.faults.record({
+    this.#faults.record({
       reason,
       sourceId,
       pasid: undefined,

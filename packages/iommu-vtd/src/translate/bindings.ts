@@ -59,6 +59,8 @@ export class Bindings {
   /** How untranslated requests of a requester are translated. */
   of(requester: Requester): Binding {
     const legacy = this.#root.mode === TableMode.LEGACY;
+    // Most requests: nothing that the registers could refuse.
+    if (legacy && requester.pasid === undefined && !requester.execute) return this.#legacyOf(requester.sourceId);
     const refusal = this.refusalOfRegisters(requester);
     if (refusal !== 0) return refusedBinding(refusal, false, !legacy);
     return legacy ? this.#legacyOf(requester.sourceId) : this.#scalableOf(requester, true);
@@ -80,9 +82,9 @@ export class Bindings {
   /** Why the latched table mode refuses every request; 0 if it does not. */
   refusalOfMode(): number {
     const { mode } = this.#root;
+    if (mode === TableMode.LEGACY) return 0;
     const { ADMS, SMTS } = ECAP.fields;
     const has = (field: typeof SMTS): boolean => field.get(this.#capabilities.ecap, 0) === 1;
-    if (mode === TableMode.LEGACY) return 0;
     if (mode === TableMode.ABORT) return has(ADMS) ? FaultReason.RTA_4 : FaultReason.RTA_1_1;
     if (mode !== TableMode.SCALABLE) return FaultReason.RTA_1_2;
     return has(SMTS) ? 0 : FaultReason.RTA_1_3;

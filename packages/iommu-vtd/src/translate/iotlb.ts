@@ -10,6 +10,8 @@ import { offsetInBlock } from "./table-index.js";
 
 const WAYS = 4;
 const EMPTY = -1;
+/** The golden ratio of 2^32: multiplying by it spreads numbers that are multiples of something. */
+const SPREAD = 0x9e3779b1;
 /** Page sizes, smallest first: 4 KiB, 2 MiB, 1 GiB. */
 const SIZES: readonly number[] = [1, 2 ** 9, 2 ** 18];
 
@@ -30,9 +32,10 @@ export interface IotlbLeaf {
   readonly dirtyPending: boolean;
 }
 
-// Rights of an entry: the leaf's in bits 1:0, those that need no further walk in bits 3:2, and the stage.
+// First word of the details: the leaf's rights in bits 1:0, those that need no further walk in bits 3:2, the stage, and the domain-id (16 bits) above.
 const USABLE_SHIFT = 2;
 const FIRST_STAGE = 16;
+const DOMAIN_SHIFT = 8;
 
 /** A cache of translations. With 0 entries every look-up misses. */
 export class Iotlb {
@@ -40,13 +43,13 @@ export class Iotlb {
   misses = 0;
   readonly #entryCount: number;
   readonly #setMask: number;
-  // Three arrays of pairs, by when they are needed: a hit touches two cache lines (with one array for each field, five).
+  // Sixteen bytes of an entry to find it by, sixteen that say what it holds: a hit and a miss touch two cache lines (with one array for each field, five).
   /** First frame, and owner * 4 + index of the size: the tags of a set are one cache line. `EMPTY` as the owner: no entry. */
   readonly #tags: Float64Array;
-  /** Target of the first frame, and rights. */
-  readonly #answers: Float64Array;
-  /** Domain-id and PASID. */
-  readonly #names: Int32Array;
+  /** Target of the first frame, and room for `#details`. */
+  readonly #targets: Float64Array;
+  /** The same bytes as words. Behind the target: rights and domain-id (`DOMAIN_SHIFT`), PASID. */
+  readonly #details: Int32Array;
   /** Which way the next leaf replaces in a set that is full. */
   #victim = 0;
   // How many entries there are of each size, and of the first stage: what is not there is not looked for.
@@ -59,8 +62,8 @@ export class Iotlb {
     this.#entryCount = count;
     this.#setMask = count / WAYS - 1;
     this.#tags = new Float64Array(count * 2).fill(EMPTY);
-    this.#answers = new Float64Array(count * 2);
-    this.#names = new Int32Array(count * 2);
+    this.#targets = new Float64Array(count * 2);
+    this.#details = new Int32Array(this.#targets.buffer);
   }
 
   /** Entries in use. */
@@ -73,9 +76,19 @@ export class Iotlb {
    * used for that is cached: a leaf without the right, or one whose dirty flag a write has still to set, needs a walk.
    */
   lookup(owner: number, iovaPfn: number, access: Access, out: Translation): boolean {
-    const at = this.#find(owner, iovaPfn, 0);
-    if (at < 0) return this.#lookupSuperpage(owner, iovaPfn, access, out);
-    return this.#answer(at, 0, access, out);
+    // `#find` for single frames, written out: engines that compile this while most requests miss leave calls in it as they are.
+    const tags = this.#tags;
+    const holder = owner * 4;
+    const set = ((Math.imul(iovaPfn, SPREAD) >>> 10) & this.#setMask) * (WAYS * 2);
+    for (let at = set; at < set + WAYS * 2; at += 2) {
+      if (tags[at] !== iovaPfn || tags[at + 1] !== holder) continue;
+      const rights = this.#details[at * 2 + 2] as number;
+      if ((access & ~(rights >> USABLE_SHIFT)) !== 0) return this.#miss();
+      this.hits += 1;
+      out.allow(this.#targets[at] as number, 1, (rights & 3) as Access);
+      return true;
+    }
+    return this.#lookupSuperpage(owner, iovaPfn, access, out);
   }
 
   /** Caches a leaf. `iovaPfn` and `gpaPfn` are the requested page's; its size is 1, 512 or 2^18. */
@@ -87,10 +100,10 @@ export class Iotlb {
     const usable = leaf.dirtyPending ? leaf.access & 1 : leaf.access;
     this.#tags[at] = iovaPfn - offset;
     this.#tags[at + 1] = owner * 4 + s;
-    this.#answers[at] = leaf.gpaPfn - offset;
-    this.#answers[at + 1] = leaf.access | (usable << USABLE_SHIFT) | (tag.firstStage ? FIRST_STAGE : 0);
-    this.#names[at] = tag.domainId;
-    this.#names[at + 1] = tag.pasid;
+    this.#targets[at] = leaf.gpaPfn - offset;
+    this.#details[at * 2 + 2] =
+      leaf.access | (usable << USABLE_SHIFT) | (tag.firstStage ? FIRST_STAGE : 0) | (tag.domainId << DOMAIN_SHIFT);
+    this.#details[at * 2 + 3] = tag.pasid;
     this.#count(at, 1);
   }
 
@@ -104,13 +117,13 @@ export class Iotlb {
 
   /** Drops everything of a domain. */
   invalidateDomain(domainId: number): void {
-    this.#sweep((at) => this.#names[at] === domainId);
+    this.#sweep((at) => this.#domainOf(at) === domainId);
   }
 
   /** Drops every leaf of a domain that has a frame in the range. */
   invalidatePages(domainId: number, firstPfn: number, pageCount: number): void {
     if (pageCount * WAYS * SIZES.length >= this.#entryCount) {
-      this.#sweep((at) => this.#names[at] === domainId && this.#touches(at, firstPfn, pageCount));
+      this.#sweep((at) => this.#domainOf(at) === domainId && this.#touches(at, firstPfn, pageCount));
       return;
     }
     for (let s = 0; s < SIZES.length; s++) {
@@ -119,7 +132,7 @@ export class Iotlb {
       for (let first = firstPfn - offsetInBlock(firstPfn, size); first < firstPfn + pageCount; first += size) {
         this.#sweepSet(
           this.#setOf(first, s),
-          (at) => this.#names[at] === domainId && this.#touches(at, firstPfn, pageCount),
+          (at) => this.#domainOf(at) === domainId && this.#touches(at, firstPfn, pageCount),
         );
       }
     }
@@ -128,20 +141,20 @@ export class Iotlb {
   /** Drops first-stage and nested entries of a domain: what a page-selective invalidation of the domain does to them (§6.5.2.3). */
   invalidateFirstStage(domainId: number): void {
     if (this.#firstStageEntries === 0) return;
-    this.#sweep((at) => this.#names[at] === domainId && this.#isFirstStage(at));
+    this.#sweep((at) => this.#domainOf(at) === domainId && this.#isFirstStage(at));
   }
 
   /** Drops everything of a PASID in a domain. */
   invalidatePasid(domainId: number, pasid: number): void {
-    this.#sweep((at) => this.#names[at] === domainId && this.#names[at + 1] === pasid);
+    this.#sweep((at) => this.#domainOf(at) === domainId && this.#details[at * 2 + 3] === pasid);
   }
 
   /** Drops first-stage and nested leaves of a PASID that have a frame in the range. Second-stage entries stay (§6.5.2.4). */
   invalidatePasidPages(domainId: number, pasid: number, firstPfn: number, pageCount: number): void {
     this.#sweep(
       (at) =>
-        this.#names[at] === domainId &&
-        this.#names[at + 1] === pasid &&
+        this.#domainOf(at) === domainId &&
+        this.#details[at * 2 + 3] === pasid &&
         this.#isFirstStage(at) &&
         this.#touches(at, firstPfn, pageCount),
     );
@@ -150,24 +163,22 @@ export class Iotlb {
   #lookupSuperpage(owner: number, iovaPfn: number, access: Access, out: Translation): boolean {
     for (let s = 1; s < SIZES.length; s++) {
       if (this.#bySize[s] === 0) continue;
-      const offset = offsetInBlock(iovaPfn, SIZES[s] as number);
+      const pageCount = SIZES[s] as number;
+      const offset = offsetInBlock(iovaPfn, pageCount);
       const at = this.#find(owner, iovaPfn - offset, s);
-      if (at >= 0) return this.#answer(at, offset, access, out);
+      if (at < 0) continue;
+      const rights = this.#details[at * 2 + 2] as number;
+      if ((access & ~(rights >> USABLE_SHIFT)) !== 0) return this.#miss();
+      this.hits += 1;
+      out.allow((this.#targets[at] as number) + offset, pageCount, (rights & 3) as Access);
+      return true;
     }
-    this.misses += 1;
-    return false;
+    return this.#miss();
   }
 
-  #answer(at: number, offset: number, access: Access, out: Translation): boolean {
-    const rights = this.#answers[at + 1] as number;
-    if ((access & ~(rights >> USABLE_SHIFT)) !== 0) {
-      this.misses += 1;
-      return false;
-    }
-    const pageCount = SIZES[(this.#tags[at + 1] as number) & 3] as number;
-    out.allow((this.#answers[at] as number) + offset, pageCount, (rights & 3) as Access);
-    this.hits += 1;
-    return true;
+  #miss(): false {
+    this.misses += 1;
+    return false;
   }
 
   /** Drops what is picked of all entries. */
@@ -182,16 +193,17 @@ export class Iotlb {
 
   /** Where a set begins in the arrays. */
   #setOf(firstPfn: number, s: number): number {
-    // Multiplying spreads frames that are multiples of something. Frames 2^32 apart share a set.
-    const mixed = Math.imul(s === 0 ? firstPfn : firstPfn / (SIZES[s] as number), 0x9e3779b1);
+    // Frames 2^32 apart share a set.
+    const mixed = Math.imul(s === 0 ? firstPfn : firstPfn / (SIZES[s] as number), SPREAD);
     return ((mixed >>> 10) & this.#setMask) * (WAYS * 2);
   }
 
   #find(owner: number, firstPfn: number, s: number): number {
     const tags = this.#tags;
+    const holder = owner * 4 + s;
     const set = this.#setOf(firstPfn, s);
     for (let at = set; at < set + WAYS * 2; at += 2) {
-      if (tags[at] === firstPfn && tags[at + 1] === owner * 4 + s) return at;
+      if (tags[at] === firstPfn && tags[at + 1] === holder) return at;
     }
     return -1;
   }
@@ -217,7 +229,11 @@ export class Iotlb {
   }
 
   #isFirstStage(at: number): boolean {
-    return ((this.#answers[at + 1] as number) & FIRST_STAGE) !== 0;
+    return ((this.#details[at * 2 + 2] as number) & FIRST_STAGE) !== 0;
+  }
+
+  #domainOf(at: number): number {
+    return (this.#details[at * 2 + 2] as number) >> DOMAIN_SHIFT;
   }
 
   #touches(at: number, firstPfn: number, pageCount: number): boolean {

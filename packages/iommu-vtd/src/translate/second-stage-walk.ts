@@ -73,24 +73,26 @@ export class SecondStageWalk {
 
   #legacy(binding: Binding, iovaPfn: number, wanted: Access): number {
     const reader = this.#reader;
-    let tablePfn = binding.rootPfn;
+    let level = binding.levels;
     let rights = 3;
-    for (let level = binding.levels; ; level--) {
-      const at = reader.locate(tablePfn, tableIndex(iovaPfn, level));
-      if (at < 0) return level === binding.levels ? FaultReason.LCT_4_3 : FaultReason.LSS_1;
-      const low = reader.words[at] as number;
-      const high = reader.words[at + 1] as number;
+    let at = reader.locate(binding.rootPfn, tableIndex(iovaPfn, level));
+    if (at < 0) return FaultReason.LCT_4_3;
+    while (at >= 0) {
+      const { words } = reader;
+      const low = words[at] as number;
+      const high = words[at + 1] as number;
       rights &= low;
       const missing = this.#missing(rights, wanted);
       if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.LGN_2 : FaultReason.LGN_3;
       if (this.#isReserved(level, low, high)) return FaultReason.LSS_2;
-      const frame = secondStageFrame(low, high);
       if (level === 1 || isSecondStageLeaf(low)) {
         this.dirtyPending = false;
-        return this.#found(frame, low, iovaPfn, level, rights);
+        return this.#found(secondStageFrame(low, high), low, iovaPfn, level, rights);
       }
-      tablePfn = frame;
+      level -= 1;
+      at = reader.follow(low, high, tableIndex(iovaPfn, level));
     }
+    return FaultReason.LSS_1;
   }
 
   #scalable(binding: Binding, iovaPfn: number, wanted: Access, purpose: WalkPurpose): number {
