@@ -313,6 +313,32 @@ describe("address spaces", () => {
       expect(() => machine.unit.addressSpace(sourceId)).toThrow(IommuError);
     }
     for (const pasid of [-1, 2 ** 20, 0.5]) expect(() => machine.unit.addressSpace(0, { pasid })).toThrow(/PASID/);
+    expect(machine.unit.addressSpace(0).label).toBe("00:00.0");
+    expect(machine.unit.addressSpace(65_535).label).toBe("ff:1f.7");
+  });
+
+  it("are one for each set of flags, which only requests with PASID carry", () => {
+    const machine = new Machine();
+    const all = [{}, { privileged: true }, { execute: true }, { privileged: true, execute: true }].map((flags) =>
+      machine.unit.addressSpace(5, { pasid: 1, ...flags }),
+    );
+    expect(new Set(all).size).toBe(4);
+    expect(new Set(all.map(({ key }) => key)).size).toBe(4);
+    expect(all.map(({ privileged, execute }) => [privileged, execute])).toEqual([
+      [false, false],
+      [true, false],
+      [false, true],
+      [true, true],
+    ]);
+    for (const flags of [{ privileged: true }, { execute: true }])
+      expect(() => machine.unit.addressSpace(5, flags)).toThrow(/PASID/);
+    expect(machine.unit.addressSpaces).toEqual(expect.arrayContaining(all));
+  });
+
+  it("say which domain they see by the backend's word", () => {
+    const machine = new Machine();
+    expect(machine.nicSpace.domain).toBe(machine.tables);
+    expect(machine.unit.addressSpace(5).domain).toBe(machine.backend.unassigned);
   });
 
   it("need limits that are positive numbers", () => {

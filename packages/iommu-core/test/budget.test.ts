@@ -178,6 +178,52 @@ describe("slices", () => {
   });
 });
 
+describe("a scan that throws", () => {
+  it("maps nothing until the next invalidation, tells the host from its event loop, and names no budget", async () => {
+    const machine = new Machine();
+    const notifier = new RecordingNotifier();
+    machine.tables.map(0, 20, 0);
+    const attachment = machine.nicSpace.attach(notifier);
+    const budget = machine.watch("budget");
+    const { scan } = machine.tables;
+    machine.tables.scan = () => {
+      throw new Error("bus error");
+    };
+    expect(machine.invalidate(3, 1)).toBeUndefined();
+    expect([notifier.pageCount, attachment.state, budget]).toEqual([0, "active", []]);
+    await expect(machine.scheduler.idle()).rejects.toThrow("bus error");
+    // A newcomer finds the same, and nobody calls that a budget.
+    const late = new RecordingNotifier();
+    machine.diskSpace.attach(late);
+    await expect(machine.scheduler.idle()).rejects.toThrow("bus error");
+    expect([late.pageCount, budget]).toEqual([0, []]);
+    machine.tables.scan = scan.bind(machine.tables);
+    void machine.invalidate(3, 1);
+    for (const { held } of [notifier, late].map((one) => ({ held: one.held() }))) expect(held).toEqual([run(0, 20, 0)]);
+  });
+});
+
+describe("limits that nobody gives", () => {
+  it("follow the RAM of the machine, and have a least", () => {
+    const limitsOf = (frames: number): Limits =>
+      new Machine({ memory: new FakeMemory({ ram: [range(0, frames)] }) }).unit.limits;
+    expect(limitsOf(2 ** 24)).toEqual({
+      entriesPerSlice: 65_536,
+      mappingsPerSlice: 65_536,
+      mappingsPerView: 2 ** 26,
+      bytesPerView: 2 ** 30,
+      tablesPerView: 2 ** 25,
+      callsInFlight: 65_536,
+      invalidationsInFlight: 64,
+      consumerDeadline: 5000,
+      leaseDeadline: 1000,
+    });
+    expect(limitsOf(16)).toMatchObject({ mappingsPerView: 2 ** 20, bytesPerView: 2 ** 26, tablesPerView: 2 ** 18 });
+    const parts = new FakeMemory({ ram: [range(0, 2 ** 23), range(2 ** 24, 2 ** 23)] });
+    expect(new Machine({ memory: parts }).unit.limits.mappingsPerView).toBe(2 ** 26);
+  });
+});
+
 describe("the budget of a view", () => {
   function overBudget(limits: Partial<Limits>) {
     const machine = new Machine({ limits });
@@ -266,6 +312,32 @@ describe("the budget of a view", () => {
     void backend.invalidate(range(0, 1));
     await scheduler.idle();
     expect(notifier.held()).toEqual([run(0, 1, 1)]);
+  });
+
+  it("takes back what was announced in slices, however small they are", async () => {
+    const { machine, notifier, budget } = overBudget({ mappingsPerView: 50, mappingsPerSlice: 3 });
+    for (let i = 0; i < 100; i++) machine.tables.map(1000 + i * 600, 1, i);
+    let done = false;
+    const completion = machine.invalidate();
+    void completion?.then(() => (done = true));
+    const held: number[] = [];
+    for (let turn = 0; turn < 200 && machine.scheduler.turn() > 0; turn++) held.push(notifier.pageCount);
+    const most = Math.max(...held);
+    expect(most).toBeGreaterThanOrEqual(48);
+    // Down again in steps of a slice, never at once.
+    expect(held.slice(held.indexOf(most)).every((count, at, all) => at === 0 || (all[at - 1] ?? 0) - count <= 3)).toBe(
+      true,
+    );
+    expect(held.at(-1)).toBe(0);
+    await completion;
+    expect([done, budget.length]).toEqual([true, 2]);
+  });
+
+  it("is met exactly: as many mappings as it says are announced", () => {
+    const { machine, notifier, budget } = overBudget({ mappingsPerView: 50 });
+    for (let i = 0; i < 50; i++) machine.tables.map(i * 2, 1, i);
+    void machine.invalidate();
+    expect([notifier.pageCount, budget]).toEqual([50, []]);
   });
 
   it("unmaps a newcomer's share too, in a view that fails while it joins", () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BufferMemory, IommuError } from "../src/index.js";
+import { BufferMemory } from "../src/index.js";
 
 function twoRegions(): { memory: BufferMemory; low: Uint8Array; high: Uint8Array } {
   const low = new Uint8Array(2 * 4096);
@@ -24,6 +24,41 @@ describe("BufferMemory", () => {
     const into = new Uint8Array(2);
     expect(memory.read(4096 + 11, into)).toBe(true);
     expect([...into]).toEqual([2, 3]);
+  });
+
+  it("reaches the first and the last byte and word of a region, and words in their order", () => {
+    const { memory, low, high } = twoRegions();
+    expect(memory.write(3 * 4096 - 2, Uint8Array.of(6, 7))).toBe(true);
+    expect([...low.subarray(-2)]).toEqual([6, 7]);
+    expect(memory.writeWord(4096, 0x0403_0201)).toBe(true);
+    expect(memory.writeWord(4100, -1)).toBe(true);
+    expect([...low.subarray(0, 9)]).toEqual([1, 2, 3, 4, 255, 255, 255, 255, 0]);
+    expect(memory.writeWord(2 ** 32 + 4092, 5)).toBe(true);
+    expect(high.at(-4)).toBe(5);
+    const words = new Int32Array(2);
+    expect(memory.fetch(4096, words)).toBe(true);
+    expect([...words]).toEqual([0x0403_0201, -1]);
+    expect(memory.fetch(2 ** 32 + 4092, words)).toBe(false);
+    expect(memory.fetch(2 ** 32 + 4092, words.subarray(1))).toBe(true);
+    expect([...words]).toEqual([0x0403_0201, 5]);
+    expect(memory.ram).toEqual([
+      { firstPfn: 1, pageCount: 2 },
+      { firstPfn: 2 ** 20, pageCount: 1 },
+    ]);
+  });
+
+  it("takes regions that touch, and buffers that begin inside of others", () => {
+    const bytes = new Uint8Array(8192 + 8);
+    const memory = new BufferMemory([
+      { firstPfn: 1, bytes: bytes.subarray(8, 4104) },
+      { firstPfn: 2, bytes: bytes.subarray(4104) },
+    ]);
+    memory.writeWord(4096, 7);
+    memory.writeWord(8192, 8);
+    expect([bytes[8], bytes[4104]]).toEqual([7, 8]);
+    expect(memory.window(2)?.words[0]).toBe(8);
+    // A request over both is refused: they lie apart in the host.
+    expect(memory.read(8190, new Uint8Array(4))).toBe(false);
   });
 
   it("answers false where a byte is not RAM, and changes nothing", () => {
@@ -61,7 +96,7 @@ describe("BufferMemory", () => {
           { firstPfn: 1, bytes: page },
           { firstPfn: 2, bytes: page },
         ]),
-    ).toThrow(IommuError);
+    ).toThrow(expect.objectContaining({ code: "bad-range" }));
     expect(() => new BufferMemory([{ firstPfn: 1, bytes: page.subarray(0, 100) }])).toThrow(/whole frames/);
     expect(() => new BufferMemory([{ firstPfn: 1, bytes: new Uint8Array(new ArrayBuffer(8200), 4, 4096) }])).toThrow(
       /aligned/,

@@ -45,8 +45,9 @@ describe("the DMA port", () => {
           }),
           { maxLength: 5 },
         ),
-        (maps, requests) => {
-          const machine = new Machine();
+        fc.boolean(),
+        (maps, requests, windows) => {
+          const machine = new Machine({ memory: new FakeMemory({ windows }) });
           const page = new Map<number, { gpa: number; access: number }>();
           for (const { iova, gpa, access } of maps) {
             machine.tables.map(iova, 1, gpa, access);
@@ -218,6 +219,50 @@ describe("the DMA port", () => {
   });
 });
 
+describe("a read of RAM that the host shows", () => {
+  it("does not go through the memory port, and sees what is there now", () => {
+    const memory = new FakeMemory({ windows: true });
+    const machine = new Machine({ memory });
+    machine.tables.map(0, 2, 40);
+    machine.tables.map(2, 1, 3);
+    const { dma } = machine.nicSpace;
+    dma.write(0, bytes(3 * 4096));
+    const into = new Uint8Array(5000);
+    memory.resetCounters();
+    expect(dma.read(4000, into)).toBe(true);
+    expect(into).toEqual(bytes(3 * 4096).subarray(4000, 9000));
+    expect(memory.counters.reads).toBe(0);
+    dma.write(4000, bytes(10, 77));
+    expect(dma.read(4000, into) && into.subarray(0, 10)).toEqual(bytes(10, 77));
+  });
+
+  it("goes through the port again when the host has taken the window back", () => {
+    const memory = new FakeMemory({ windows: true });
+    const machine = new Machine({ memory });
+    machine.tables.map(0, 2, 40);
+    const { dma } = machine.nicSpace;
+    dma.write(0, bytes(8192));
+    const into = new Uint8Array(4);
+    expect(dma.read(0, into)).toBe(true);
+    memory.poison(40);
+    expect(dma.read(0, into)).toBe(false);
+    expect(dma.failure).toMatchObject({ iovaPfn: 0, cause: "no memory at the target" });
+    expect(dma.read(4096, into) && into).toEqual(bytes(8192).subarray(4096, 4100));
+    memory.heal(40);
+    expect(dma.read(0, into) && into).toEqual(bytes(4));
+  });
+
+  it("that runs over the end of RAM is refused", () => {
+    const memory = new FakeMemory({ windows: true, ram: [range(0, 32)] });
+    const machine = new Machine({ memory });
+    machine.tables.map(0, 4, 30);
+    const { dma } = machine.nicSpace;
+    expect(dma.read(0, new Uint8Array(8192))).toBe(true);
+    expect(dma.read(4096, new Uint8Array(4097))).toBe(false);
+    expect(dma.failure?.iovaPfn).toBe(2);
+  });
+});
+
 describe("a message window", () => {
   it("takes the requests of those who have it to its range, splits transfers at its edge, and is never leased", () => {
     const seen: string[] = [];
@@ -243,5 +288,38 @@ describe("a message window", () => {
     expect(dma.read(0xfee00000, new Uint8Array(4))).toBe(false);
     expect(dma.segments(0xfee00000, 4, Access.read)).toBeUndefined();
     expect(machine.unit.addressSpace(machine.nic, { pasid: 1 }).dma.read(0xfee00000, new Uint8Array(1))).toBe(true);
+    expect(dma.write(0xfeeffffc, Uint8Array.of(5, 6, 7, 8))).toBe(true);
+    expect(seen.at(-1)).toBe("24 feeffffc 5,6,7,8");
+    seen.length = 0;
+    // The page behind it is memory again.
+    machine.tables.map(0xfef00, 1, 0x1002);
+    expect(dma.write(0xfef00000, Uint8Array.of(1, 2, 3, 4))).toBe(true);
+    expect(seen).toEqual([]);
+  });
+
+  it("asks for no right in a zero-length read, and refuses what is not a message", () => {
+    const machine = new Machine();
+    const read: number[] = [];
+    Object.assign(machine.backend, {
+      messageWindowOf: () => ({
+        range: range(0xfee00, 0x100),
+        write: () => false,
+        read: (_requester: Requester, address: number, into: Uint8Array) => {
+          read.push(address);
+          return into.length === 4;
+        },
+      }),
+    });
+    const { dma } = machine.nicSpace;
+    expect(dma.read(0xfee00000, new Uint8Array(0))).toBe(true);
+    expect(read).toEqual([]);
+    expect(dma.read(0xfee00010, new Uint8Array(4))).toBe(true);
+    expect(read).toEqual([0xfee00010]);
+    expect(dma.compareExchange(0xfee00000, 0, 1)).toBeUndefined();
+    expect(dma.failure).toEqual({ iovaPfn: 0xfee00, reason: 0, cause: "message refused" });
+    expect(dma.segments(0xfedff000, 8192, Access.read)).toBeUndefined();
+    machine.tables.map(0xfedff, 1, 1);
+    expect(dma.segments(0xfedff000, 8192, Access.read)).toBeUndefined();
+    expect(dma.failure).toEqual({ iovaPfn: 0xfee00, reason: 0, cause: "messages cannot be leased" });
   });
 });

@@ -101,6 +101,66 @@ describe("IovaTree", () => {
     );
   });
 
+  it("takes an insert without rights for a removal", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 10, 100, 3);
+    tree.insert(2, 3, 0, 0);
+    expect(runsOf(tree, 0, 2 ** 52)).toEqual([
+      [0, 2, 100, 3],
+      [5, 5, 105, 3],
+    ]);
+    expect([tree.pageCount, tree.slotCount]).toEqual([7, 7]);
+  });
+
+  it("counts slots and frames through replacements of pages by superpages and back", () => {
+    const tree = new IovaTree();
+    const counts = (): number[] => [tree.slotCount, tree.pageCount];
+    tree.insert(512, 10, 100, 3);
+    tree.insert(512, 5, 900, 1);
+    expect(counts()).toEqual([10, 10]);
+    tree.insert(512, 512, 1024, 3);
+    expect(counts()).toEqual([1, 512]);
+    tree.insert(512, 512, 4096, 3);
+    expect(counts()).toEqual([1, 512]);
+    tree.insert(513, 1, 7, 3);
+    expect(counts()).toEqual([512, 512]);
+    tree.insert(2 ** 27, 2 ** 27, 2 ** 27, 3);
+    expect(counts()).toEqual([513, 512 + 2 ** 27]);
+    tree.remove(2 ** 27, 2 ** 26);
+    expect(tree.pageCount).toBe(512 + 2 ** 26);
+    tree.clear();
+    expect(counts()).toEqual([0, 0]);
+    expect(tree.byteLength).toBe(new IovaTree().byteLength);
+  });
+
+  it("ends a visit of runs where the visitor says so", () => {
+    const tree = new IovaTree();
+    for (let i = 0; i < 5; i++) tree.insert(i * 10, 2, i, 3);
+    const seen: number[] = [];
+    tree.runs((first) => {
+      seen.push(first);
+      return seen.length < 2;
+    });
+    expect(seen).toEqual([0, 10]);
+  });
+
+  it("finds the slot of a frame, or the next one above, across nodes of any level", () => {
+    const tree = new IovaTree();
+    const out = new Mapping();
+    expect(tree.seek(0, out)).toBe(false);
+    tree.insert(2 ** 18, 2 ** 18, 2 ** 18, 1);
+    tree.insert(2 ** 40 + 5, 1, 9, 3);
+    expect(tree.seek(0, out)).toBe(true);
+    expect(out).toMatchObject({ firstPfn: 2 ** 18, pageCount: 2 ** 18, gpaPfn: 2 ** 18, access: 1 });
+    expect(tree.seek(2 ** 18 + 77, out)).toBe(true);
+    expect(out).toMatchObject({ firstPfn: 2 ** 18, pageCount: 2 ** 18, gpaPfn: 2 ** 18 + 77, access: 1 });
+    expect(tree.seek(2 ** 19, out)).toBe(true);
+    expect(out).toMatchObject({ firstPfn: 2 ** 40 + 5, pageCount: 1, gpaPfn: 9, access: 3 });
+    expect(tree.seek(2 ** 40 + 6, out)).toBe(false);
+    expect(out.firstPfn).toBe(2 ** 40 + 5);
+    expect(tree.find(2 ** 51, out)).toBe(false);
+  });
+
   it("keeps a superpage in one slot and cuts it where part of it is removed", () => {
     const tree = new IovaTree();
     tree.insert(2 ** 18, 2 ** 18, 2 ** 20, 3);

@@ -118,6 +118,10 @@ describe("layout()", () => {
     expect([...Entry.pack({ P: 1, PTR: 0x12345, AW: 2 })]).toEqual([0x12345001, 0, 2, 0]);
   });
 
+  it("packs nothing for a field that is given as undefined", () => {
+    expect([...Entry.pack({ P: 1, TT: undefined as never })]).toEqual([1, 0, 0, 0]);
+  });
+
   it.each<[string, object]>([
     ["too large", { TT: 4 }],
     ["negative", { TT: -1 }],
@@ -266,5 +270,12 @@ describe("text", () => {
       "63:32 DATA RW",
     ]);
     expect(tableRows(Register, text)[6]).toMatchObject({ reset: 1, meaning: "Interrupt mask" });
+    expect(tableRows(Register, text)[5]).toMatchObject({ reset: 0, meaning: "" });
+    const gaps = layout(32, { A: bits(3, 0), _4: ignored(30, 4), _31: reserved(31) });
+    expect(tableRows(gaps, { A: "a" }).map(({ bits: at, name, access }) => [at, name, access])).toEqual([
+      ["3:0", "A", "RW"],
+      ["30:4", "ignored", ""],
+      ["31", "reserved", ""],
+    ]);
   });
 });

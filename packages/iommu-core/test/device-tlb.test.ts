@@ -1,0 +1,126 @@
+/**
+ * Device-TLB notifiers at the hub: which calls they get, and that a failure is the backend's to report.
+ */
+
+import { describe, expect, it } from "vitest";
+import type { Completion, DeviceTlbNotifier, FrameRange, IommuError } from "../src/index.js";
+import { AnswerQueue, RecordingFlushNotifier } from "../src/testing/index.js";
+import { Machine, range } from "./support/machine.js";
+
+class Tlb implements DeviceTlbNotifier {
+  readonly kind = "device-tlb";
+  readonly dropped: FrameRange[] = [];
+  readonly answers = new AnswerQueue("sync");
+  revoked: IommuError | undefined;
+
+  invalidate(firstPfn: number, pageCount: number): Completion {
+    this.dropped.push({ firstPfn, pageCount });
+    return this.answers.give(undefined);
+  }
+
+  revoke(error: IommuError): void {
+    this.revoked = error;
+  }
+
+  take(): FrameRange[] {
+    return this.dropped.splice(0);
+  }
+}
+
+describe("a device TLB", () => {
+  it("is told what the backend says of its own device, clipped to its range, and of no other invalidation", () => {
+    const machine = new Machine();
+    const { hub } = machine.unit;
+    const [mine, clipped, other] = [new Tlb(), new Tlb(), new Tlb()];
+    const cache = new RecordingFlushNotifier();
+    machine.nicSpace.attach(mine);
+    machine.nicSpace.attach(clipped, { range: range(10, 10) });
+    machine.nicSpace.attach(cache);
+    machine.diskSpace.attach(other);
+    cache.take();
+    void machine.invalidate();
+    expect(mine.take()).toEqual([]);
+    cache.take();
+    expect(hub.invalidateDeviceTlb(machine.nicSpace, range(5, 8))).toBeUndefined();
+    expect(hub.invalidateDeviceTlb(machine.nicSpace, range(30, 1))).toBeUndefined();
+    expect([mine.take(), clipped.take(), other.take(), cache.take()]).toEqual([
+      [range(5, 8), range(30, 1)],
+      [range(10, 3)],
+      [],
+      [],
+    ]);
+  });
+
+  it("delays the completion until it has answered", async () => {
+    const machine = new Machine();
+    const tlb = new Tlb();
+    machine.nicSpace.attach(tlb);
+    tlb.answers.mode = "manual";
+    let done = false;
+    const completion = machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(0, 1));
+    void completion?.then(() => (done = true));
+    await machine.scheduler.idle();
+    expect(done).toBe(false);
+    // Nobody but the backend has a deadline for it.
+    expect(machine.scheduler.timerCount).toBe(0);
+    tlb.answers.settle();
+    await completion;
+    expect(done).toBe(true);
+  });
+
+  it("that fails rejects, is revoked, reported once, and told nothing more", async () => {
+    for (const way of ["throw", "reject"] as const) {
+      const machine = new Machine();
+      const failed = machine.watch("failed");
+      const [tlb, other] = [new Tlb(), new Tlb()];
+      const attachment = machine.nicSpace.attach(tlb);
+      machine.nicSpace.attach(other);
+      tlb.invalidate = () => {
+        if (way === "throw") throw new Error("broken");
+        return Promise.reject(new Error("broken"));
+      };
+      const tell = (): Completion => machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(0, 1));
+      await expect(tell()).rejects.toMatchObject({ code: "notifier-failed", cause: new Error("broken") });
+      expect(other.take()).toEqual([range(0, 1)]);
+      expect(tlb.revoked?.code).toBe("notifier-failed");
+      expect(attachment.state).toBe("failed");
+      expect(failed).toHaveLength(1);
+      expect(tell()).toBeUndefined();
+      expect(other.take()).toEqual([range(0, 1)]);
+    }
+  });
+
+  it("whose revoke throws as well is reported with that error", async () => {
+    const machine = new Machine();
+    const tlb = new Tlb();
+    const attachment = machine.nicSpace.attach(tlb);
+    tlb.invalidate = () => Promise.reject(new Error("broken"));
+    tlb.revoke = () => {
+      throw new Error("stuck");
+    };
+    await expect(machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(0, 1))).rejects.toThrow("expected an answer");
+    expect(attachment.failure).toMatchObject({ code: "notifier-failed", cause: new Error("stuck") });
+  });
+
+  it("of a device that is gone is told nothing", () => {
+    const machine = new Machine();
+    const space = machine.nicSpace;
+    const tlb = new Tlb();
+    space.attach(tlb);
+    void space.unplug();
+    expect(machine.unit.hub.invalidateDeviceTlb(space, range(0, 1))).toBeUndefined();
+    expect(tlb.take()).toEqual([]);
+  });
+
+  it("is given as many requests as there are tags in ATS; the rest become one when it has answered", async () => {
+    const machine = new Machine();
+    const tlb = new Tlb();
+    machine.nicSpace.attach(tlb);
+    tlb.answers.mode = "manual";
+    for (let page = 0; page < 40; page++) void machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(page, 1));
+    expect(tlb.take()).toHaveLength(32);
+    tlb.answers.settle(1);
+    await machine.scheduler.idle();
+    expect(tlb.take()).toEqual([range(32, 8)]);
+  });
+});
