@@ -4,21 +4,29 @@
  * `undefined` means *already done*: synchronous notifiers cost nothing. Nothing in this package awaits a `Completion` that is `undefined`.
  */
 
+/**
+ * Whether an answer is still to come: a promise, a promise of another realm (a worker's, a `vm` context's), or any other thenable. Wrap it in
+ * `Promise.resolve` before relying on more than `then`.
+ */
+export function isPending<T>(answer: T | PromiseLike<T>): answer is PromiseLike<T> {
+  return typeof (answer as { readonly then?: unknown } | null | undefined)?.then === "function";
+}
+
 /** `undefined`: done. A promise: done when it fulfils; it never rejects once it has passed through the hub. */
 export type Completion = Promise<void> | undefined | void;
 
 /** Gathers completions: done when all of them are. Those that are done are forgotten, so a group that lives long stays as small as what is pending. */
 export class CompletionGroup {
-  #pending: Set<Promise<void>> | undefined;
+  #pending: Set<PromiseLike<void>> | undefined;
 
   /** Completions that are pending. */
   get size(): number {
     return this.#pending?.size ?? 0;
   }
 
-  /** Adds one; `undefined` costs a comparison, and so does one that is in the group already. */
-  add(completion: Completion): void {
-    if (completion === undefined || this.#pending?.has(completion) === true) return;
+  /** Adds one; `undefined` costs a comparison, and so does one that is in the group already. Any thenable will do. */
+  add(completion: Completion | PromiseLike<void>): void {
+    if (completion === undefined || !isPending(completion) || this.#pending?.has(completion) === true) return;
     this.#pending ??= new Set();
     const pending = this.#pending.add(completion);
     // A rejection stays: whoever takes the group hears of it.
@@ -34,7 +42,7 @@ export class CompletionGroup {
     this.#pending = undefined;
     if (pending === undefined || pending.size === 0) return undefined;
     const [only] = pending;
-    return pending.size === 1 ? only : Promise.all(pending).then(() => undefined);
+    return pending.size === 1 ? Promise.resolve(only) : Promise.all(pending).then(() => undefined);
   }
 }
 

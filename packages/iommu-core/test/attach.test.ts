@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type Attachment, BackendIommu, IommuError, UNPLUGGED } from "../src/index.js";
+import { type Attachment, BackendIommu, IommuError, type Notifier, UNPLUGGED } from "../src/index.js";
 import {
   FakeMemory,
   ManualScheduler,
@@ -86,6 +86,34 @@ describe("attach", () => {
       expect(() => machine.nicSpace.attach(new RecordingNotifier(), { range: bad })).toThrow(IommuError);
     }
     expect(machine.nicSpace.attachments).toHaveLength(1);
+  });
+
+  it("refuses what is no notifier, with the name of what it lacks", () => {
+    const { nicSpace } = new Machine();
+    const nothing = (): undefined => undefined;
+    const rows: readonly (readonly [unknown, RegExp])[] = [
+      [undefined, /^notifier: expected kind "map", "unmap" or "device-tlb", got undefined /],
+      [{ name: "mirror" }, /^mirror: expected kind .*, got undefined /],
+      [{ kind: "unmapp", unmap: nothing }, /got unmapp /],
+      [{ kind: "toString", unmap: nothing }, /got toString /],
+      [{ kind: "unmap" }, /expected a method unmap, got undefined /],
+      [{ kind: "device-tlb", unmap: nothing }, /expected a method invalidate, got undefined /],
+      [{ kind: "map", granularity: "page", unmap: nothing }, /expected a method map, got undefined /],
+      [
+        { kind: "map", granularity: "pages", map: nothing, unmap: nothing },
+        /granularity "page" or "block", got pages /,
+      ],
+      [
+        { kind: "map", granularity: "page", map: nothing, unmap: nothing, replace: true },
+        /method replace, or none, got true /,
+      ],
+    ];
+    for (const [given, message] of rows) {
+      const attach = (): Attachment => nicSpace.attach(given as Notifier);
+      expect(attach).toThrow(message);
+      expect(attach).toThrow(expect.objectContaining({ code: "notifier-contract" }));
+    }
+    expect(nicSpace.attachments).toEqual([]);
   });
 
   it("lets the backend refuse a kind of notifier, and nothing is left of the attempt", () => {

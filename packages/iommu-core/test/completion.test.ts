@@ -1,3 +1,4 @@
+import { runInNewContext } from "node:vm";
 import { describe, expect, it } from "vitest";
 import type { MapAnswer, MapNotifier, UnmapNotifier } from "../src/index.js";
 import { RecordingFlushNotifier, RecordingNotifier } from "../src/testing/index.js";
@@ -10,6 +11,12 @@ async function isDone(completion: void | Promise<void>): Promise<boolean> {
   void completion.then(() => (done = true));
   for (let i = 0; i < 20; i++) await Promise.resolve();
   return done;
+}
+
+/** What another promise library may answer: `then`, and nothing else of a promise. */
+function thenableOf<T>(begin: (settle: (value: T) => void) => void): Promise<T> {
+  const thenable: object = new Proxy({}, { get: (_target, name) => (name === "then" ? begin : undefined) });
+  return thenable as Promise<T>;
 }
 
 describe("completion", () => {
@@ -39,6 +46,60 @@ describe("completion", () => {
     flush.answers.settle();
     expect(await isDone(completion)).toBe(true);
     expect(machine.scheduler.timerCount).toBe(0);
+  });
+
+  it("waits for any thenable, and for the promises of another realm", async () => {
+    const foreign: unknown = runInNewContext("new Promise(() => undefined)");
+    const thenable = thenableOf<void>(() => undefined);
+    for (const answer of [foreign as Promise<void>, thenable]) {
+      const machine = new Machine();
+      const attachments = [
+        machine.nicSpace.attach({ kind: "unmap", unmap: () => answer }),
+        machine.nicSpace.attach({ kind: "map", granularity: "page", map: () => answer, unmap: () => answer }),
+      ];
+      machine.tables.map(0, 1, 1);
+      expect(await isDone(machine.invalidate())).toBe(false);
+      expect(attachments.map(({ state, refusedPages }) => [state, refusedPages])).toEqual([
+        ["syncing", 0],
+        ["active", 0],
+      ]);
+      machine.scheduler.advance(5000);
+      expect(attachments.map(({ failure }) => failure?.code)).toEqual(["notifier-timeout", "notifier-timeout"]);
+    }
+  });
+
+  it("hears what a thenable resolves to", async () => {
+    const machine = new Machine();
+    const full = thenableOf<MapAnswer>((settle) => settle("full"));
+    const attachment = machine.nicSpace.attach({
+      kind: "map",
+      granularity: "page",
+      map: () => full,
+      unmap: () => undefined,
+    });
+    machine.tables.map(0, 1, 1);
+    expect(await isDone(machine.invalidate())).toBe(true);
+    expect([attachment.heldPages, attachment.refusedPages, attachment.failure]).toEqual([0, 1, undefined]);
+  });
+
+  it("fails a consumer whose answer to a map means nothing, now or later: what it holds is not known", async () => {
+    for (const answer of [true, null, "Full", {}, 0]) {
+      for (const given of [answer, Promise.resolve(answer)] as MapAnswer[]) {
+        const machine = new Machine();
+        const revoked: string[] = [];
+        const attachment = machine.nicSpace.attach({
+          kind: "map",
+          granularity: "page",
+          map: () => given,
+          unmap: () => undefined,
+          revoke: ({ code }) => void revoked.push(code),
+        });
+        machine.tables.map(0, 1, 1);
+        expect(await isDone(machine.invalidate())).toBe(true);
+        expect([attachment.state, revoked]).toEqual(["failed", ["notifier-contract"]]);
+        expect(attachment.failure?.message).toMatch(/expected undefined, "full" or "unsupported" .*, got /);
+      }
+    }
   });
 
   it("issues events in order without waiting for answers", () => {

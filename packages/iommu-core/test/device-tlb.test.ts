@@ -98,7 +98,9 @@ describe("a device TLB", () => {
     tlb.revoke = () => {
       throw new Error("stuck");
     };
-    await expect(machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(0, 1))).rejects.toThrow("expected an answer");
+    await expect(machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(0, 1))).rejects.toThrow(
+      "expected an answer",
+    );
     expect(attachment.failure).toMatchObject({ code: "notifier-failed", cause: new Error("stuck") });
   });
 

@@ -5,7 +5,7 @@
  * read with each unmap, against the entries as they were, and the rest when it is asked for. Where a container has no
  * log, every frame that a device may write counts as written: slow, never wrong.
  */
-import { Access, CompletionGroup, type Completion, type FrameRange } from "@iommu-kit/iommu-core";
+import { Access, CompletionGroup, type Completion, type FrameRange, isPending } from "@iommu-kit/iommu-core";
 import type { Answer, DirtyLog, DmaContainer, UnmapResult } from "./container.js";
 import { DirtyPages } from "./dirty-pages.js";
 import type { ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
@@ -42,7 +42,7 @@ export class DirtyTracker {
     const settle = (ok: boolean): void => {
       if (ok && this.#mode === "assume") this.#mode = "log";
     };
-    if (answer instanceof Promise) return answer.then(({ ok }) => settle(ok));
+    if (isPending(answer)) return Promise.resolve(answer).then(({ ok }) => settle(ok));
     if (answer !== undefined) settle(answer.ok);
     return undefined;
   }
@@ -54,7 +54,7 @@ export class DirtyTracker {
     this.#written.clear();
     this.#unread = [];
     const answer = logging ? this.#container.dirtyLog?.stop() : undefined;
-    return answer instanceof Promise ? answer.then(() => undefined) : undefined;
+    return isPending(answer) ? Promise.resolve(answer).then(() => undefined) : undefined;
   }
 
   /** Unmaps a range of the container, and keeps what was written to it. */
@@ -70,7 +70,7 @@ export class DirtyTracker {
         this.#addBits(blocks, range, bitmap);
         return result;
       };
-      return answer instanceof Promise ? answer.then(keep) : keep(answer);
+      return isPending(answer) ? Promise.resolve(answer).then(keep) : keep(answer);
     }
     const answer = this.#container.unmap(firstPfn, pageCount);
     if (stepOpen) {
@@ -136,7 +136,7 @@ export class DirtyTracker {
       if (ok) this.#addBits(blocks, range, bitmap);
       else this.#addWhole(blocks, range);
     };
-    if (answer instanceof Promise) return answer.then(({ ok }) => keep(ok));
+    if (isPending(answer)) return Promise.resolve(answer).then(({ ok }) => keep(ok));
     keep(answer.ok);
     return undefined;
   }

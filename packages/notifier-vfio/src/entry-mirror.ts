@@ -5,7 +5,7 @@
  * rest in again), and keeps account of that rest where the container had no room for it. What the unit takes for held is
  * always held here, or owed.
  */
-import { type Access, type CompletionGroup, IommuError, type MapAnswer } from "@iommu-kit/iommu-core";
+import { type Access, type CompletionGroup, IommuError, isPending, type MapAnswer } from "@iommu-kit/iommu-core";
 import { type Coalescing, type Piece, piecesOf } from "./coalescing.js";
 import type { ContainerRefusal, DmaContainer } from "./container.js";
 import { EntryPressure } from "./entry-pressure.js";
@@ -70,9 +70,9 @@ export class EntryMirror {
   /** Adds a run: all of it or nothing. None of its frames is held. */
   place(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer> {
     const outcome = this.#put(iovaPfn, pageCount, gpaPfn, access);
-    if (!(outcome instanceof Promise)) return this.answer(outcome, iovaPfn, pageCount, gpaPfn);
+    if (!isPending(outcome)) return this.answer(outcome, iovaPfn, pageCount, gpaPfn);
     const offer = this.#offers.start({ iovaPfn, pageCount, gpaPfn });
-    return outcome.then((cause) => {
+    return Promise.resolve(outcome).then((cause) => {
       this.#offers.end(offer);
       if (cause === undefined || offer.dropped.length === 0) return this.answer(cause, iovaPfn, pageCount, gpaPfn);
       // Part of it has been unmapped since: to the unit it was held, so the rest is this notifier's own debt.
@@ -165,7 +165,7 @@ export class EntryMirror {
   /** Maps again what is left of a cut entry. Where there is no room it is owed. */
   #restore(piece: Piece, access: Access, group: CompletionGroup): void {
     const outcome = this.#put(piece.iovaPfn, piece.pageCount, piece.gpaPfn, access);
-    if (!(outcome instanceof Promise)) {
+    if (!isPending(outcome)) {
       if (outcome === undefined) return;
       // Refused at this very moment: not worth another try before entries are freed again.
       this.#roomMade = false;

@@ -13,6 +13,7 @@ import {
   formatRange,
   type FrameRange,
   IommuError,
+  isPending,
 } from "@iommu-kit/iommu-core";
 import type { Piece } from "./coalescing.js";
 import type { Answer, ContainerRefusal, DmaContainer, MapResult, UnmapResult } from "./container.js";
@@ -25,7 +26,7 @@ export type Outcome = ContainerRefusal | undefined;
 /** A map whose answer is not there yet. */
 interface Waiting {
   readonly flight: Flight;
-  readonly answer: Promise<MapResult>;
+  readonly answer: PromiseLike<MapResult>;
 }
 
 /** Removes entries from the container; replaced while dirty pages are tracked. */
@@ -55,7 +56,7 @@ export class HeldEntries {
     let cause: Outcome;
     for (const piece of pieces) {
       const answer = this.#map(piece, access);
-      if (answer instanceof Promise) {
+      if (isPending(answer)) {
         waiting.push({ flight: this.#flights.start(piece), answer });
         continue;
       }
@@ -77,11 +78,11 @@ export class HeldEntries {
     const overlaps = this.#flights.drop(range);
     this.table.remove(firstPfn, pageCount);
     const answer = this.#unmap(range, blocks);
-    if (!(answer instanceof Promise)) {
+    if (!isPending(answer)) {
       checkRemoved(range, overlaps, answer);
       return undefined;
     }
-    return answer.then((result) => checkRemoved(range, overlaps, result));
+    return Promise.resolve(answer).then((result) => checkRemoved(range, overlaps, result));
   }
 
   /** Forgets everything, without a word to the container. */

@@ -15,6 +15,7 @@ import {
   CompletionGroup,
   type FrameRange,
   IommuError,
+  isPending,
   type MapAnswer,
   type MapNotifier,
 } from "@iommu-kit/iommu-core";
@@ -179,7 +180,7 @@ export class VfioNotifier implements MapNotifier {
     this.#mirror.payOwed(group);
     this.#stepOpen = false;
     const closed = this.container.commit?.();
-    if (closed instanceof Promise) group.add(closed.then(() => this.#dirty.closeStep()));
+    if (isPending(closed)) group.add(closed.then(() => this.#dirty.closeStep()));
     else group.add(this.#dirty.closeStep());
     return group.take();
   }
@@ -193,7 +194,7 @@ export class VfioNotifier implements MapNotifier {
       if (this.#exclusive && this.#dirty.mode === "off") group.add(this.#emptyContainer());
       else this.#mirror.dropAll(group);
       const closed = this.#stepOpen ? this.container.commit?.() : undefined;
-      if (closed instanceof Promise) group.add(closed);
+      group.add(closed);
       const pending = group.take();
       if (pending !== undefined) void pending.then(undefined, (cause: unknown) => this.#stuck(cause));
     } catch (cause) {
@@ -275,7 +276,7 @@ export class VfioNotifier implements MapNotifier {
         });
     };
     const answer = this.container.unmapAll();
-    if (answer instanceof Promise) return answer.then(check);
+    if (isPending(answer)) return Promise.resolve(answer).then(check);
     check(answer);
     return undefined;
   }

@@ -7,7 +7,7 @@
 
 import type { Access } from "../access.js";
 import { threw } from "./consumer-guard.js";
-import { type Completion, CompletionGroup } from "../completion.js";
+import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import { IommuError } from "../errors.js";
 import { IovaTree, Mapping } from "../diff/iova-tree.js";
 import { type MapAnswer, type MapNotifier, notifierName } from "../notifier.js";
@@ -255,7 +255,8 @@ export abstract class MapDelivery {
     if (this.#failed) return false;
     if (answer === undefined) return true;
     const range = { firstPfn: iovaPfn, pageCount };
-    if (!(answer instanceof Promise)) {
+    if (!isPending(answer)) {
+      if (!this.#isRefusal(answer)) return false;
       this.#refused(range, gpaPfn, access, answer);
       this.#noRoom = answer === "full";
       return false;
@@ -263,14 +264,27 @@ export abstract class MapDelivery {
     const ticket = this.#ticketFor(range);
     const unmaps = this.#unmaps;
     this.#pending.add(
-      this.reports.guard(answer, (late) => {
+      this.reports.guard(Promise.resolve(answer), (late) => {
         const left = this.#redeem(ticket, range);
-        if (late === undefined || this.#failed) return;
+        if (late === undefined || this.#failed || !this.#isRefusal(late)) return;
         for (const part of left) this.#refused(part, gpaPfn + (part.firstPfn - range.firstPfn), access, late);
         if (late === "full" && left.length > 0 && unmaps !== this.#unmaps) this.reports.retryLater();
       }),
     );
     return true;
+  }
+
+  /** An answer that means nothing may be a success or a refusal: what the consumer holds is not known, so it fails. */
+  #isRefusal(answer: unknown): answer is "full" | "unsupported" {
+    if (answer === "full" || answer === "unsupported") return true;
+    this.fail(
+      new IommuError(
+        "notifier-contract",
+        `${notifierName(this.notifier)}: expected undefined, "full" or "unsupported" as the answer to a map, got ${textOf(answer)}`,
+        { hint: "see MapAnswer; undefined is: held" },
+      ),
+    );
+    return false;
   }
 
   #refused(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
@@ -316,7 +330,7 @@ export abstract class MapDelivery {
   }
 
   #await(answer: Completion): void {
-    if (answer instanceof Promise) this.#pending.add(this.reports.guard(answer, () => undefined));
+    if (isPending(answer)) this.#pending.add(this.reports.guard(Promise.resolve(answer), () => undefined));
   }
 
   /** Before anything is told: the events of one invalidation are enclosed. */
@@ -325,4 +339,8 @@ export abstract class MapDelivery {
     this.#begun = true;
     this.notifier.begin?.();
   }
+}
+
+function textOf(answer: unknown): string {
+  return typeof answer === "string" ? `"${answer}"` : String(answer);
 }

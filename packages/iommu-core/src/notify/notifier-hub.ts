@@ -11,7 +11,7 @@ import type { AttachOptions, Attachment } from "../attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
 import { Backlog } from "./backlog.js";
 import type { Backend, Change, Domain } from "../backend.js";
-import { type Completion, CompletionGroup } from "../completion.js";
+import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import { ConsumerGuard, isolate, threw } from "./consumer-guard.js";
 import { IommuError } from "../errors.js";
 import type { Observers } from "../events.js";
@@ -269,9 +269,10 @@ export class NotifierHub {
     this.#flushing += 1;
     try {
       const answer = tell();
-      if (!(answer instanceof Promise)) return undefined;
-      if (guarded) return this.#guard.watch(notifier, answer, () => undefined, fail);
-      return answer.catch((cause: unknown) => isolate(notifier, cause, fail));
+      if (!isPending(answer)) return undefined;
+      const promise = Promise.resolve(answer);
+      if (guarded) return this.#guard.watch(notifier, promise, () => undefined, fail);
+      return promise.catch((cause: unknown) => isolate(notifier, cause, fail));
     } catch (cause) {
       const failed = isolate(notifier, cause, fail);
       return guarded ? void failed.catch(() => undefined) : failed;
