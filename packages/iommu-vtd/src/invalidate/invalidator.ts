@@ -2,7 +2,8 @@
  * Invalidation of the translation caches: drop cached entries, then announce the range (§6.5; flow B of the design).
  *
  * The register interface and the queue both end here. Who is concerned follows the domain-id and the PASID under which a requester was last seen. Requesters that were
- * refused so far have neither. Without caching mode an entry may become present without an invalidation, so these are looked up anew.
+ * refused so far have neither. Without caching mode an entry may become present without an invalidation, so these are looked up anew. With it, what was refused has domain-id 0
+ * (§6.2.3), and drivers name the domain-id of the new entry.
  */
 
 import {
@@ -76,16 +77,19 @@ export class Invalidator {
     this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId);
     return this.#announce({
       range: ALL_FRAMES,
-      concerns: (_requester, domain) => isOf(domain, domainId) || isRefused(domain),
+      concerns: (requester, domain) =>
+        isRefused(domain) ? this.#mayBeOf(requester, domainId) : isOf(domain, domainId),
     });
   }
 
   /** PASID cache, one PASID of a domain. */
   pasid(domainId: number, pasid: number): Completion {
     this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId && binding.pasid === pasid);
-    const concerns = (domain: Domain): boolean =>
-      (isOf(domain, domainId) && isPasid(domain, pasid)) || isRefused(domain);
-    return this.#announce({ range: ALL_FRAMES, concerns: (_requester, domain) => concerns(domain) });
+    const concerns = (requester: Requester, domain: Domain): boolean => {
+      if (!isRefused(domain)) return isOf(domain, domainId) && isPasid(domain, pasid);
+      return this.#bindings.pasidOf(requester) === pasid && this.#mayBeOf(requester, domainId);
+    };
+    return this.#announce({ range: ALL_FRAMES, concerns });
   }
 
   /** IOTLB, global. */
@@ -145,6 +149,15 @@ export class Invalidator {
 
   #everybody(): Completion {
     return this.#announce({ range: ALL_FRAMES, concerns: () => true });
+  }
+
+  /** Whether an invalidation of PASID entries of a domain names a requester that was refused: its old entry has domain-id 0, its new one may have this one, or one had it in between. */
+  #mayBeOf(requester: Requester, domainId: number): boolean {
+    return (
+      domainId === 0 ||
+      this.#bindings.lastDomainOf(requester) === domainId ||
+      this.#bindings.of(requester).domainId === domainId
+    );
   }
 
   /** What invalidations name a requester by: as it was last seen, or, if it was refused then, as it is now. */

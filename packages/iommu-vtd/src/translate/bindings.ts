@@ -36,6 +36,8 @@ export class Bindings {
   readonly scalableContexts: BindingCache<ScalableContext>;
   /** Scalable-mode bindings by requester. */
   readonly pasids: BindingCache<Binding>;
+  /** Beside the cache, which forgets: an entry that became present without an invalidation is named by its domain-id when it goes. */
+  readonly #lastDomains = new WeakMap<Requester, number>();
   readonly #root: RootPointer;
   readonly #capabilities: UnitCapabilities;
   readonly #majorVersion: number;
@@ -106,6 +108,18 @@ export class Bindings {
     return pasid === context.requestPasid ? FaultReason.SCT_9 : 0;
   }
 
+  /** The PASID whose entry serves a requester in scalable mode: its own or RID_PASID; -1 where its context is refused. */
+  pasidOf(requester: Requester): number {
+    if (requester.pasid !== undefined) return requester.pasid;
+    const context = this.contextOf(requester.sourceId);
+    return context.reason === 0 ? context.requestPasid : -1;
+  }
+
+  /** The domain-id of the last PASID entry that served a requester, whatever has become of it; -1 if none has. */
+  lastDomainOf(requester: Requester): number {
+    return this.#lastDomains.get(requester) ?? -1;
+  }
+
   #legacyOf(sourceId: number): Binding {
     const cached = this.contexts.lookup(sourceId);
     if (cached !== undefined) return cached;
@@ -130,7 +144,10 @@ export class Bindings {
       privileged: withAttributes && privileged,
       execute: withAttributes && requester.execute,
     });
-    if (withAttributes && binding.kind !== "refused") this.pasids.fill(key, binding);
+    if (withAttributes && binding.kind !== "refused") {
+      this.pasids.fill(key, binding);
+      this.#lastDomains.set(requester, binding.domainId);
+    }
     return binding;
   }
 }

@@ -5,7 +5,7 @@
 import { type AddressSpace, ALL_FRAMES, Translation } from "@iommu-kit/iommu-core";
 import { RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { describe, expect, it } from "vitest";
-import { type FirstStageTables, GuestDriver } from "../../src/testing/index.js";
+import { type FirstStageTables, GuestDriver, type GuestOptions } from "../../src/testing/index.js";
 
 const DEVICE = "00:03.0";
 const DID = 5;
@@ -77,7 +77,7 @@ class Subject {
   }
 }
 
-function start(): GuestDriver {
+function start(options: GuestOptions = {}): GuestDriver {
   const guest = new GuestDriver({
     scalableMode: true,
     firstStage: "4-level",
@@ -86,6 +86,7 @@ function start(): GuestDriver {
     requestPasid: true,
     cachingMode: true,
     ram: [{ firstPfn: 0, pageCount: 0x40000 }],
+    ...options,
   });
   guest.scalableContext(DEVICE, { pasids: true });
   return guest;
@@ -323,6 +324,87 @@ describe("a PASID entry that changes", () => {
     guest.contexts.clearPasid(DEVICE, PASID);
     for (const send of [pageOfDomain, domain, pageOfPasid, wholePasid]) expect(send(guest)).toBe(true);
     expect(space.translate(NEAR, 1, out)).toBe(true);
+  });
+});
+
+describe("an address space that is refused", () => {
+  const OTHER_DEVICE = "00:05.0";
+
+  /** Two PASIDs of two devices, both without an entry, each with a cache and a mirror. */
+  function refused(options: { readonly cachingMode?: boolean; readonly contextEntries?: number } = {}) {
+    const guest = start(options);
+    guest.scalableContext(OTHER_DEVICE, { pasids: true });
+    // The second one's directory and table exist, its entry does not.
+    guest.pasid(OTHER_DEVICE, PASID, { did: OTHER_DID, type: "second-stage", fields: { PWSNP: 1 } });
+    guest.contexts.clearPasid(OTHER_DEVICE, PASID);
+    guest.map(OTHER_DID, { iovaPfn: NEAR, gpaPfn: NEW });
+    guest.start("scalable");
+    const space = guest.device(OTHER_DEVICE, { pasid: OTHER_PASID });
+    const cache = new RecordingFlushNotifier();
+    space.attach(cache);
+    cache.take();
+    const present = (did: number): void =>
+      guest.pasid(OTHER_DEVICE, OTHER_PASID, { did, type: "second-stage", fields: { PWSNP: 1 } });
+    return { guest, space, cache, present };
+  }
+
+  it.each([
+    ["of another PASID", (guest: GuestDriver) => guest.invalidate.pasidEntry(OTHER_DID, PASID)],
+    ["of its PASID in another domain", (guest: GuestDriver) => guest.invalidate.pasidEntry(DID, OTHER_PASID)],
+    ["of another domain's PASID entries", (guest: GuestDriver) => guest.invalidate.pasidEntriesOfDomain(DID)],
+    ["of a domain's translations", (guest: GuestDriver) => guest.invalidate.domain(DID)],
+  ] as const)("hears of no invalidation %s, even when its entry has become present", (_name, send) => {
+    const { guest, space, cache, present } = refused();
+    expect(send(guest)).toBe(true);
+    expect(cache.take()).toEqual([]);
+    const mirror = new RecordingNotifier({ granularity: "page" });
+    space.attach(mirror);
+    present(OTHER_DID);
+    expect(send(guest)).toBe(true);
+    expect(cache.take()).toEqual([]);
+    expect(mirror.lookup(NEAR)).toBeUndefined();
+  });
+
+  it.each([
+    ["its PASID under its new domain-id", (guest: GuestDriver) => guest.invalidate.pasidEntry(OTHER_DID, OTHER_PASID)],
+    ["its PASID under domain-id 0", (guest: GuestDriver) => guest.invalidate.pasidEntry(0, OTHER_PASID)],
+    ["the PASID entries of its new domain", (guest: GuestDriver) => guest.invalidate.pasidEntriesOfDomain(OTHER_DID)],
+    ["the PASID entries of domain-id 0", (guest: GuestDriver) => guest.invalidate.pasidEntriesOfDomain(0)],
+    ["every PASID entry", (guest: GuestDriver) => guest.invalidate.pasidEntries()],
+  ] as const)("is brought to its new tables by an invalidation that names %s", (_name, send) => {
+    const { guest, space, cache, present } = refused();
+    const mirror = new RecordingNotifier({ granularity: "page" });
+    space.attach(mirror);
+    present(OTHER_DID);
+    expect(send(guest)).toBe(true);
+    expect(cache.take()).toEqual([ALL_FRAMES]);
+    expect(mirror.lookup(NEAR)).toEqual({ gpaPfn: NEW, access: 3 });
+  });
+
+  it.each([1024, 0])(
+    "hears when an entry goes that became present unannounced, without caching mode and with %i cached entries",
+    (contextEntries) => {
+      const { guest, space, cache, present } = refused({ cachingMode: false, contextEntries });
+      present(OTHER_DID);
+      const out = new Translation();
+      expect(space.translate(NEAR, 1, out)).toBe(true);
+      guest.contexts.clearPasid(OTHER_DEVICE, OTHER_PASID);
+      expect(guest.invalidate.pasidEntriesOfDomain(OTHER_DID)).toBe(true);
+      expect(cache.take()).toEqual([ALL_FRAMES]);
+    },
+  );
+
+  it("without PASID is named by RID_PASID", () => {
+    const { guest } = refused();
+    guest.scalableContext(OTHER_DEVICE, { pasids: true, requestPasid: PASID });
+    guest.invalidate.contexts();
+    const mirror = new RecordingNotifier({ granularity: "page" });
+    guest.device(OTHER_DEVICE).attach(mirror);
+    guest.pasid(OTHER_DEVICE, PASID, { did: OTHER_DID, type: "second-stage", fields: { PWSNP: 1 } });
+    expect(guest.invalidate.pasidEntry(OTHER_DID, OTHER_PASID)).toBe(true);
+    expect(mirror.lookup(NEAR)).toBeUndefined();
+    expect(guest.invalidate.pasidEntry(OTHER_DID, PASID)).toBe(true);
+    expect(mirror.lookup(NEAR)).toEqual({ gpaPfn: NEW, access: 3 });
   });
 });
 
