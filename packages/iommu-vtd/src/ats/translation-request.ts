@@ -70,6 +70,8 @@ export interface AtsParts {
 export class TranslationRequests {
   readonly #parts: AtsParts;
   readonly #out = new Translation();
+  /** Rights that the last `#ask` found. */
+  #rights: Access = 0;
 
   constructor(parts: AtsParts) {
     this.#parts = parts;
@@ -82,8 +84,10 @@ export class TranslationRequests {
     for (let last = answers[0]; last !== undefined && last.status === "success"; last = answers.at(-1)) {
       const next = last.iovaPfn + last.pageCount;
       if (next >= end || answers.length === MOST_ANSWERS) break;
+      // What is not answered leaves no trace: flags are set and faults are recorded only for what is.
+      if (this.#blockAt(requester, next, options.noWrite === true) !== last.pageCount) break;
       const answer = this.#translateOne(requester, next, options.noWrite === true);
-      if (answer.status !== "success" || answer.pageCount !== last.pageCount) break;
+      if (answer.status !== "success") break;
       answers.push(answer);
     }
     return answers;
@@ -109,7 +113,7 @@ export class TranslationRequests {
   }
 
   #translateOne(requester: Requester, iovaPfn: number, noWrite: boolean): TranslationCompletion {
-    const { root, translator } = this.#parts;
+    const { root } = this.#parts;
     if (!root.enabled) return this.unsupported(requester, iovaPfn);
     if (requester.pasid === undefined && inInterruptWindow(iovaPfn)) {
       const writable = !(noWrite && this.#has("NWFS"));
@@ -118,18 +122,32 @@ export class TranslationRequests {
     }
     const binding = this.#gate(requester);
     if (binding.kind === "refused") return this.#refuse(requester, iovaPfn, binding.reason, binding.faultsDisabled);
+    const reason = this.#ask("resolve", requester, binding, iovaPfn, noWrite);
+    if (reason === 0) return this.#granted(requester, iovaPfn);
+    if (reason === FaultReason.SGN_8_1) return this.#answer(requester, iovaPfn, "success", reason);
+    return this.#refuse(requester, iovaPfn, reason, binding.faultsDisabled);
+  }
+
+  /** Pages of the block that a page would be answered with; 0 if that would be no success. */
+  #blockAt(requester: Requester, iovaPfn: number, noWrite: boolean): number {
+    if (requester.pasid === undefined && inInterruptWindow(iovaPfn)) return 1;
+    const reason = this.#ask("probe", requester, this.#gate(requester), iovaPfn, noWrite);
+    if (reason === 0) return this.#out.pageCount;
+    return reason === FaultReason.SGN_8_1 || statusOf(reason) === "success" ? 1 : 0;
+  }
+
+  /** Asks for fewer rights while some are missing. Answers 0, with the rights found in `#rights`, or the reason. */
+  #ask(how: "resolve" | "probe", requester: Requester, binding: Binding, iovaPfn: number, noWrite: boolean): number {
+    const { translator } = this.#parts;
     let refusal = FaultReason.LGN_3 as number;
     for (const wanted of this.#tries(noWrite)) {
-      refusal = translator.resolve(requester, binding, iovaPfn, wanted, this.#out);
-      if (refusal === 0) return this.#granted(requester, iovaPfn, wanted);
-      if (answerToTranslationRequest(refusal) !== FaultAnswer.REMAINING_PERMISSIONS) break;
+      refusal = translator[how](requester, binding, iovaPfn, wanted, this.#out);
+      // A dirty flag was set only for the rights that were asked for.
+      this.#rights = (this.#out.access & wanted) as Access;
+      if (refusal === 0 || answerToTranslationRequest(refusal) !== FaultAnswer.REMAINING_PERMISSIONS) break;
     }
-    if (refusal === FaultReason.SGN_8_1) {
-      // Same code, another condition: here the window is the result of a translation request. Passed through, it is no fault at all (§7.1.3).
-      if (binding.kind === "pass-through") return this.#answer(requester, iovaPfn, "success", refusal);
-      refusal = FaultReason.SGN_8_2;
-    }
-    return this.#refuse(requester, iovaPfn, refusal, binding.faultsDisabled);
+    // Same code, another condition: here the window is the result of a translation request. Passed through, it is no fault at all (§7.1.3).
+    return refusal === FaultReason.SGN_8_1 && binding.kind !== "pass-through" ? FaultReason.SGN_8_2 : refusal;
   }
 
   /** Without NW hardware walks for read and write; rights that are missing are left out of the answer. */
@@ -149,27 +167,23 @@ export class TranslationRequests {
     return refusedBinding(FaultReason.LCT_5, binding.faultsDisabled);
   }
 
-  #granted(requester: Requester, iovaPfn: number, wanted: Access): TranslationCompletion {
-    const { gpaPfn, pageCount, access } = this.#out;
+  #granted(requester: Requester, iovaPfn: number): TranslationCompletion {
+    const { gpaPfn, pageCount } = this.#out;
     const offset = iovaPfn % pageCount;
     return {
       ...this.#answer(requester, iovaPfn - offset, "success", 0),
       pageCount,
       gpaPfn: gpaPfn - offset,
       snooped: this.#parts.translator.snooped,
-      // A dirty flag was set only for the rights that were asked for.
-      access: (access & wanted) as Access,
+      access: this.#rights,
     };
   }
 
   #refuse(requester: Requester, iovaPfn: number, reason: number, faultsDisabled: boolean): TranslationCompletion {
-    if (reason === PROTECTED_MEMORY) return this.#answer(requester, iovaPfn, "abort", reason);
-    if (!isRecoverable(reason) && !(faultsDisabled && isQualified(reason))) {
+    if (reason !== PROTECTED_MEMORY && !isRecoverable(reason) && !(faultsDisabled && isQualified(reason))) {
       this.#parts.translator.record(requester, reason, iovaPfn, FaultRequestType.READ, AddressType.TRANSLATION_REQUEST);
     }
-    const kind = answerToTranslationRequest(reason);
-    if (kind === FaultAnswer.UNSUPPORTED_REQUEST) return this.#answer(requester, iovaPfn, "unsupported", reason);
-    return this.#answer(requester, iovaPfn, kind === FaultAnswer.COMPLETER_ABORT ? "abort" : "success", reason);
+    return this.#answer(requester, iovaPfn, statusOf(reason), reason);
   }
 
   #answer(requester: Requester, iovaPfn: number, status: CompletionStatus, reason: number): TranslationCompletion {
@@ -210,4 +224,12 @@ export class TranslationRequests {
   #has(capability: "NWFS"): boolean {
     return ECAP.fields[capability].get(this.#parts.capabilities.ecap, 0) === 1;
   }
+}
+
+/** How a request is completed that meets a reason; `success` is one without rights. */
+function statusOf(reason: number): CompletionStatus {
+  if (reason === PROTECTED_MEMORY) return "abort";
+  const kind = answerToTranslationRequest(reason);
+  if (kind === FaultAnswer.UNSUPPORTED_REQUEST) return "unsupported";
+  return kind === FaultAnswer.COMPLETER_ABORT ? "abort" : "success";
 }

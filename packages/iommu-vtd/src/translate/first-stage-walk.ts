@@ -11,7 +11,7 @@ import { FaultReason } from "../spec/fault-reasons.js";
 import { FirstStageBits, firstStageFrame, firstStageReserved, firstStageReservedIndex } from "../spec/first-stage.js";
 import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
-import { setFlags } from "./flag-update.js";
+import { type FlagUpdate, setFlags } from "./flag-update.js";
 import type { OutputFilter } from "./output-filter.js";
 import { type SecondStageWalk, WalkPurpose } from "./second-stage-walk.js";
 import { levelSpan, offsetInBlock, tableIndex } from "./table-index.js";
@@ -46,9 +46,17 @@ export class FirstStageWalk {
   readonly #reserved: Int32Array;
   readonly #second: SecondStageWalk;
   readonly #filter: OutputFilter;
+  readonly #update: FlagUpdate;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities, second: SecondStageWalk, filter: OutputFilter) {
+  constructor(
+    memory: GuestMemory,
+    capabilities: UnitCapabilities,
+    second: SecondStageWalk,
+    filter: OutputFilter,
+    update: FlagUpdate = setFlags,
+  ) {
     this.#filter = filter;
+    this.#update = update;
     this.#memory = memory;
     this.#reader = new EntryReader(memory);
     this.#reserved = firstStageReserved(capabilities);
@@ -116,7 +124,7 @@ export class FirstStageWalk {
   #setFlags(tablePfn: number, index: number, flags: number): number {
     const { low } = this.#reader;
     if ((low & flags) === flags) return 0;
-    const outcome = setFlags(this.#memory, tablePfn, index, low, flags);
+    const outcome = this.#update(this.#memory, tablePfn, index, low, flags);
     if (outcome === "changed") return AGAIN;
     return outcome === "set" ? 0 : FaultReason.SFS_10;
   }

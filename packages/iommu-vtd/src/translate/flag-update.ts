@@ -7,6 +7,9 @@ import { type GuestMemory, PAGE_BYTES } from "@iommu-kit/iommu-core";
 /** Done, the entry changed (walk again), or there is nothing writable. */
 export type FlagOutcome = "set" | "changed" | "failed";
 
+/** What a walk does about flags: `setFlags`, or `spareFlags` for one that only finds out. */
+export type FlagUpdate = typeof setFlags;
+
 /** Sets `flags` in the low word of entry `index`; `low` is what was fetched. */
 export function setFlags(
   memory: GuestMemory,
@@ -21,3 +24,6 @@ export function setFlags(
   if (!memory.fetch(gpa, now)) return "failed";
   return now[0] === low ? "failed" : "changed";
 }
+
+/** Leaves every entry as it is: dirty flags are never set on speculation (§3.6.2). */
+export const spareFlags: FlagUpdate = () => "set";

@@ -19,7 +19,7 @@ import {
 } from "../spec/second-stage.js";
 import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
-import { setFlags } from "./flag-update.js";
+import { type FlagUpdate, setFlags } from "./flag-update.js";
 import type { OutputFilter } from "./output-filter.js";
 import { levelSpan, offsetInBlock, tableIndex } from "./table-index.js";
 
@@ -52,9 +52,16 @@ export class SecondStageWalk {
   readonly #reserved: Int32Array;
   readonly #zeroLengthRead: boolean;
   readonly #filter: OutputFilter;
+  readonly #update: FlagUpdate;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities, filter: OutputFilter) {
+  constructor(
+    memory: GuestMemory,
+    capabilities: UnitCapabilities,
+    filter: OutputFilter,
+    update: FlagUpdate = setFlags,
+  ) {
     this.#memory = memory;
+    this.#update = update;
     this.#filter = filter;
     this.#reader = new EntryReader(memory);
     this.#reserved = secondStageReserved(capabilities, false);
@@ -136,7 +143,7 @@ export class SecondStageWalk {
     if ((low & flags) === flags) return 0;
     if (!binding.snooped) return FaultReason.SSS_5;
     if (spared) return 0;
-    const outcome = setFlags(this.#memory, tablePfn, index, low, flags);
+    const outcome = this.#update(this.#memory, tablePfn, index, low, flags);
     if (outcome === "changed") return AGAIN;
     return outcome === "set" ? 0 : FaultReason.SSS_6;
   }

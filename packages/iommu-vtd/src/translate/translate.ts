@@ -16,6 +16,7 @@ import { FaultRequestType } from "../spec/registers-event.js";
 import type { Binding } from "./binding.js";
 import type { Bindings } from "./bindings.js";
 import { FirstStageWalk } from "./first-stage-walk.js";
+import { spareFlags } from "./flag-update.js";
 import type { Iotlb } from "./iotlb.js";
 import type { OutputFilter } from "./output-filter.js";
 import type { RootPointer } from "./root-pointer.js";
@@ -53,6 +54,9 @@ export class Translator {
   readonly #iotlb: Iotlb;
   readonly #secondStage: SecondStageWalk;
   readonly #firstStage: FirstStageWalk;
+  /** The same walks for who only wants to know. */
+  readonly #secondProbe: SecondStageWalk;
+  readonly #firstProbe: FirstStageWalk;
   readonly #recordedFrames: number;
   /** Result of the last `resolve`: requests to the page must be snooped. */
   snooped = false;
@@ -64,6 +68,8 @@ export class Translator {
     this.#iotlb = parts.iotlb;
     this.#secondStage = new SecondStageWalk(memory, capabilities, filter);
     this.#firstStage = new FirstStageWalk(memory, capabilities, this.#secondStage, filter);
+    this.#secondProbe = new SecondStageWalk(memory, capabilities, filter, spareFlags);
+    this.#firstProbe = new FirstStageWalk(memory, capabilities, this.#secondProbe, filter, spareFlags);
     this.#recordedFrames = 2 ** (parts.widestInputBits - 12);
   }
 
@@ -105,16 +111,38 @@ export class Translator {
     this.snooped = binding.pageSnoop;
     if (binding.kind === "pass-through") return this.#passThrough(binding, iovaPfn, out);
     const walk = binding.firstStage ? this.#firstStage : this.#secondStage;
+    const reason = this.#walk(walk, requester, binding, iovaPfn, access);
+    if (reason !== 0) return reason;
+    this.snooped ||= walk.snooped;
+    this.#iotlb.fill(requester.key, binding, iovaPfn, walk);
+    out.allow(walk.gpaPfn, walk.pageCount, walk.access);
+    return 0;
+  }
+
+  /** What `resolve` would answer, found out without a trace: no flag is set and nothing is cached. */
+  probe(requester: Requester, binding: Binding, iovaPfn: number, access: Access, out: Translation): number {
+    if (binding.kind === "refused") return binding.reason;
+    if (binding.kind === "pass-through") return this.#passThrough(binding, iovaPfn, out);
+    const walk = binding.firstStage ? this.#firstProbe : this.#secondProbe;
+    const reason = this.#walk(walk, requester, binding, iovaPfn, access);
+    if (reason === 0) out.allow(walk.gpaPfn, walk.pageCount, walk.access);
+    return reason;
+  }
+
+  #walk(
+    walk: SecondStageWalk | FirstStageWalk,
+    requester: Requester,
+    binding: Binding,
+    iovaPfn: number,
+    access: Access,
+  ): number {
     if (!binding.firstStage && iovaPfn >= binding.limitPfn)
       return binding.scalable ? FaultReason.SGN_5 : FaultReason.LGN_1_1;
     const reason = walk.walk(binding, iovaPfn, access);
     if (reason !== 0) return reason;
-    this.snooped ||= walk.snooped;
     const { filter } = this.#parts;
     if (filter.blocks(walk.gpaPfn)) return blockedOutput(filter, walk.gpaPfn, binding);
     if (walk.pageCount > 1 && holdsOtherPages(filter, requester, iovaPfn, walk)) walk.pageCount = 1;
-    this.#iotlb.fill(requester.key, binding, iovaPfn, walk);
-    out.allow(walk.gpaPfn, walk.pageCount, walk.access);
     return 0;
   }
 

@@ -55,6 +55,8 @@ describe("a translation request in legacy mode", () => {
     expect(ats.translate(0x1ff, { pageCount: 2 })).toHaveLength(1);
     guest.memory.pokeEntry(guest.tables(1).entryGpa(0x12, 1), 3, 0x10000);
     expect(ats.translate(0x10, { pageCount: 3 })).toHaveLength(2);
+    expect(guest.faults()).toEqual([]);
+    expect(ats.translate(0x12)).toMatchObject([{ status: "abort" }]);
     expect(guest.faults().map(({ reason }) => reason)).toEqual([FaultReason.LSS_2]);
   });
 
@@ -317,6 +319,48 @@ describe("a translation request in scalable mode", () => {
     const flags = (pfn: number): number => guest.memory.peek(tables.entryGpa(pfn, 1)) & 0x60;
     expect([flags(0x10), flags(0x11)]).toEqual([0x60, 0x20]);
   });
+
+  it.each(["first-stage", "second-stage", "nested"] as const)(
+    "leaves no trace of a %s block that it does not answer: no flags, no fault, nothing cached",
+    (type) => {
+      const guest = scalableGuest({ secondStageFlags: true });
+      const first = guest.newFirstStageTables();
+      const second = guest.tables(4);
+      first.map(0x1ff, 1, 0x1000);
+      first.map(0x200, 512, 0x2000, { leafPages: 512 });
+      second.map(0x1000, 1, 0x1000);
+      second.map(0x1ff, 1, 0x1000);
+      second.map(0x200, 512, 0x4000, 3, 512);
+      second.map(0x2000, 512, 0x4000, 3, 512);
+      // Where the first-stage tables are.
+      second.map(0x20000, 512, 0x20000);
+      guest.pasid(NIC, 5, {
+        did: 4,
+        type,
+        ...(type !== "second-stage" && { firstRootPfn: first.rootPfn }),
+        fields: { PWSNP: 1, ...(type !== "first-stage" && { SSADE: 1 }) },
+      });
+      const space = guest.device(NIC, { pasid: 5 });
+      const ats = guest.unit.ats(space);
+      const superpage = (): number =>
+        type === "second-stage"
+          ? guest.memory.peek(second.entryGpa(0x200, 2))
+          : guest.memory.peek(first.entryGpa(0x200, 2));
+      const target = (): number => guest.memory.peek(second.entryGpa(0x2000, 2));
+      const before = [superpage(), target()];
+      expect(ats.translate(0x1ff, { pageCount: 2 })).toMatchObject([{ pageCount: 1, access: 3 }]);
+      expect([superpage(), target()]).toEqual(before);
+      // Asked for, it is answered, and then it is dirty.
+      expect(ats.translate(0x200)).toMatchObject([{ pageCount: 512, access: 3 }]);
+      expect(superpage()).not.toBe(before[0]);
+      // A block that is malformed ends the answer before it, and is no fault of the request.
+      const leaf = second.entryGpa(type === "nested" ? 0x2000 : 0x200, 2);
+      guest.memory.pokeEntry(leaf, guest.memory.peek(leaf), 0x80000);
+      guest.invalidate.all();
+      expect(ats.translate(0x1ff, { pageCount: 2 })).toHaveLength(1);
+      expect(guest.faults()).toEqual([]);
+    },
+  );
 
   it("is unsupported for everybody in abort-DMA mode, and recorded", () => {
     const guest = scalableGuest({ abortDma: true });
