@@ -190,6 +190,124 @@ describe("the IOTLB", () => {
     });
   }
 
+  it("forgets nothing that was not invalidated while no set is full, and counts what it answers", () => {
+    const place = fc.record({
+      owner: fc.integer({ min: 0, max: 1 }),
+      page: fc.constantFrom(0, 1, 513, 2 ** 18 + 5),
+      size: fc.constantFrom(0, 1, 2),
+    });
+    const places = fc.uniqueArray(place, {
+      maxLength: 4,
+      selector: ({ owner: who, page, size }) => `${who} ${page} ${size}`,
+    });
+    const facts = fc.record({
+      domainId: fc.integer({ min: 1, max: 2 }),
+      pasid: fc.integer({ min: 0, max: 1 }),
+      firstStage: fc.boolean(),
+      access: fc.constantFrom<Access>(1, 2, 3),
+      dirtyPending: fc.boolean(),
+    });
+    const edit = fc.record({
+      do: fc.constantFrom("pages", "domain", "firstStage", "pasid", "pasidPages", "all", "nothing"),
+      domainId: fc.integer({ min: 1, max: 3 }),
+      pasid: fc.integer({ min: 0, max: 1 }),
+      page: fc.constantFrom(0, 1, 2, 512, 513, 514, 1024, 2 ** 18, 2 ** 18 + 5, 2 ** 19),
+      count: fc.constantFrom(1, 2, 512, 2 ** 18),
+    });
+    fc.assert(
+      fc.property(
+        fc.constantFrom(8, 4096),
+        places,
+        fc.array(facts, { minLength: 4, maxLength: 4 }),
+        fc.array(edit, { maxLength: 3 }),
+        (entryCount, filled, details, edits) => {
+          const iotlb = new Iotlb(entryCount);
+          let model: Entry[] = [];
+          filled.forEach(({ owner: who, page, size }, index) => {
+            const leafPages = [1, 512, 2 ** 18][size] ?? 1;
+            const detail = details[index]!;
+            const first = page - (page % leafPages);
+            const target = (index + 1) * 2 ** 18;
+            model = model.filter(
+              (entry) => entry.owner !== who || entry.first !== first || entry.pageCount !== leafPages,
+            );
+            model.push({ owner: who, first, pageCount: leafPages, target, ...detail });
+            const { access, dirtyPending } = detail;
+            iotlb.fill(who, detail, page, {
+              gpaPfn: target + page - first,
+              access,
+              pageCount: leafPages,
+              dirtyPending,
+            });
+          });
+          for (const { do: what, domainId: did, pasid: ps, page, count } of edits) {
+            const first = page - (page % count);
+            if (what === "pages") iotlb.invalidatePages(did, first, count);
+            if (what === "domain") iotlb.invalidateDomain(did);
+            if (what === "firstStage") iotlb.invalidateFirstStage(did);
+            if (what === "pasid") iotlb.invalidatePasid(did, ps);
+            if (what === "pasidPages") iotlb.invalidatePasidPages(did, ps, first, count);
+            if (what === "all") iotlb.invalidateAll();
+            model = model.filter((entry) => {
+              if (what === "nothing") return true;
+              if (what === "all") return false;
+              const pasidNamed = !what.startsWith("pasid") || entry.pasid === ps;
+              const stageNamed = !["firstStage", "pasidPages"].includes(what) || entry.firstStage;
+              const pagesNamed = !what.toLowerCase().endsWith("pages") || overlaps(entry, first, count);
+              return entry.domainId !== did || !pasidNamed || !stageNamed || !pagesNamed;
+            });
+            expect(iotlb.size).toBe(model.length);
+          }
+          const out = new Translation();
+          let [hits, misses] = [iotlb.hits, iotlb.misses];
+          for (const who of [0, 1])
+            for (const page of [0, 1, 2, 512, 513, 2 ** 18 + 5, 2 ** 18 + 6])
+              for (const wanted of [1, 2, 3] as const) {
+                const smallest = model
+                  .filter((entry) => entry.owner === who && overlaps(entry, page, 1))
+                  .toSorted((one, other) => one.pageCount - other.pageCount)[0];
+                const usable =
+                  smallest === undefined ? 0 : smallest.dirtyPending ? smallest.access & 1 : smallest.access;
+                const expected = (wanted & ~usable) === 0;
+                expect(iotlb.lookup(who, page, wanted, out)).toBe(expected);
+                if (expected) hits += 1;
+                else misses += 1;
+                if (expected && smallest !== undefined)
+                  expect([out.gpaPfn, out.pageCount, out.access]).toEqual([
+                    smallest.target + page - smallest.first,
+                    smallest.pageCount,
+                    smallest.access,
+                  ]);
+              }
+          expect([iotlb.hits, iotlb.misses]).toEqual([hits, misses]);
+        },
+      ),
+      { numRuns: 100 },
+    );
+  });
+
+  it("gives up the leaves of a full set one after the other", () => {
+    const iotlb = new Iotlb(4);
+    const tag = { domainId: 1, pasid: 0, firstStage: false };
+    const out = new Translation();
+    const fill = (pfn: number): void =>
+      iotlb.fill(0, tag, pfn, { gpaPfn: pfn, access: 3, pageCount: 1, dirtyPending: false });
+    const held = (): number[] =>
+      Array.from({ length: 12 }, (_, pfn) => pfn).filter((pfn) => iotlb.lookup(0, pfn, 1, out));
+    for (let pfn = 0; pfn < 5; pfn++) fill(pfn);
+    expect(held()).toHaveLength(4);
+    expect(held()).toContain(4);
+    for (let pfn = 5; pfn < 8; pfn++) fill(pfn);
+    expect(held()).toEqual([4, 5, 6, 7]);
+    expect(iotlb.size).toBe(4);
+    // What is there already takes no place of another.
+    for (let round = 0; round < 5; round++) fill(6);
+    expect(held()).toEqual([4, 5, 6, 7]);
+    iotlb.invalidatePages(1, 5, 1);
+    fill(9);
+    expect(held()).toEqual([4, 6, 7, 9]);
+  });
+
   it("keeps everything that fits", () => {
     const iotlb = new Iotlb(4096);
     const tag = { domainId: 1, pasid: 0, firstStage: false };
@@ -238,6 +356,41 @@ describe("the context and PASID caches", () => {
             model.clear();
           }
           expect(cache.size).toBeLessThanOrEqual(entryCount);
+        }
+      }),
+    );
+  });
+
+  it("are exactly what a list would be that gives up its oldest key, and count what they answer", () => {
+    const operation = fc.record({
+      do: fc.constantFrom("fill", "fill", "fill", "lookup", "lookup", "some", "all"),
+      key: fc.integer({ min: 0, max: 6 }),
+      value: fc.nat(99),
+    });
+    fc.assert(
+      fc.property(fc.constantFrom(0, 1, 2, 5), fc.array(operation, { maxLength: 60 }), (entryCount, operations) => {
+        const cache = new BindingCache<number>(entryCount);
+        const model = new Map<number, number>();
+        let [hits, misses] = [0, 0];
+        for (const { do: what, key, value } of operations) {
+          if (what === "fill") {
+            cache.fill(key, value);
+            const [oldest] = model.keys();
+            if (entryCount > 0 && model.size >= entryCount && !model.has(key) && oldest !== undefined)
+              model.delete(oldest);
+            if (entryCount > 0) model.set(key, value);
+          } else if (what === "lookup") {
+            expect(cache.lookup(key)).toBe(model.get(key));
+            if (model.has(key)) hits += 1;
+            else misses += 1;
+          } else if (what === "some") {
+            cache.invalidate((one, held) => one === key || held === value);
+            for (const [one, held] of model) if (one === key || held === value) model.delete(one);
+          } else {
+            cache.invalidateAll();
+            model.clear();
+          }
+          expect([cache.size, cache.hits, cache.misses]).toEqual([model.size, hits, misses]);
         }
       }),
     );
