@@ -13,6 +13,7 @@ import { LeaseTable, type WriteObserver } from "./dma/lease.js";
 import type { Notifier } from "./notifier.js";
 import type { Limits } from "./limits.js";
 import type { GuestMemory, Scheduler } from "./ports.js";
+import { ALL_FRAMES, type FrameRange } from "./range.js";
 import { formatSourceId, type SourceId } from "./source-id.js";
 import type { Translation } from "./translation.js";
 
@@ -26,6 +27,7 @@ export interface SpaceOwner {
   readonly observers: Observers;
   attachmentsOf(space: AddressSpace): readonly Attachment[];
   attach(space: AddressSpace, notifier: Notifier, options: AttachOptions): Attachment;
+  resync(space: AddressSpace, range: FrameRange): Completion;
   unplug(space: AddressSpace): Completion;
 }
 
@@ -96,6 +98,16 @@ export class AddressSpace implements Requester {
    */
   attach(notifier: Notifier, options: AttachOptions = {}): Attachment {
     return this.#owner.attach(this, notifier, options);
+  }
+
+  /**
+   * Looks at the tables again, as an invalidation of `range` (default: all frames) that names this requester does: MAP notifiers hear the differences, UNMAP-only ones one flush,
+   * and whoever shares their view hears the same. For what a guest may change without an invalidation, as first-stage entries that become present: call it when the driver tells
+   * the device that something is there. Done when the notifiers have completed.
+   * @throws {IommuError} `bad-range`, `unplugged`, or `reentrant-call` from inside a notifier's callback.
+   */
+  resync(range: FrameRange = ALL_FRAMES): Completion {
+    return this.#owner.resync(this, range);
   }
 
   /** Removes the device: detaches every notifier, recalls every lease, and refuses every further request. Done when the notifiers have completed. */

@@ -21,7 +21,7 @@ import { makeDelivery } from "./make-delivery.js";
 import type { MapDelivery } from "./map-delivery.js";
 import { type MapNotifier, type Notifier, notifierName } from "../notifier.js";
 import type { Scheduler } from "../ports.js";
-import { ALL_FRAMES, type FrameRange, formatRange, intersect } from "../range.js";
+import { ALL_FRAMES, checkRange, type FrameRange, formatRange, intersect } from "../range.js";
 import type { Member, View } from "./view.js";
 import { ViewJobs } from "./view-jobs.js";
 import { ViewSync } from "./view-sync.js";
@@ -132,6 +132,13 @@ export class NotifierHub {
         attachment.ready = undefined;
       });
     return attachment;
+  }
+
+  /** See `AddressSpace.resync`. */
+  resync(space: AddressSpace, range: FrameRange): Completion {
+    this.#refuseInCallback("resync");
+    checkRange(range, "resync");
+    return this.#backlog.add([this.#recordOf(space)], range);
   }
 
   /** See `AddressSpace.unplug`. */

@@ -75,8 +75,7 @@ export class Descriptors implements DescriptorHandler {
       case DescriptorType.PASID_DEVICE_TLB:
         return this.#pasidDeviceTlb(words);
       case DescriptorType.PAGE_GROUP_RESPONSE:
-        this.#targets.pageRequests.respond(words);
-        return undefined;
+        return this.#targets.pageRequests.respond(words);
       case DescriptorType.PASID_IOTLB:
         return this.#pasidIotlb(words);
       case DescriptorType.PASID_CACHE:

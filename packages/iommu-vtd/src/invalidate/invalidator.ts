@@ -147,6 +147,12 @@ export class Invalidator {
     return this.#announce({ range, concerns });
   }
 
+  /** A guest has answered a page request: the pages may have become present unannounced. Nothing that is cached became wrong by that. */
+  pagesOfRequester({ sourceId, pasid }: Requester, range: FrameRange): Completion {
+    const concerns = (one: Requester): boolean => one.sourceId === sourceId && one.pasid === pasid;
+    return this.#announce({ range, concerns });
+  }
+
   #everybody(): Completion {
     return this.#announce({ range: ALL_FRAMES, concerns: () => true });
   }

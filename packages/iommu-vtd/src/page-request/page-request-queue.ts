@@ -3,15 +3,18 @@
  *
  * A request is checked like a translation, then written to the queue, or, when that is full, answered in the guest's place: the last of a group gets Success and tries again.
  * Before a request is queued, cached translations of its page are dropped (§6.5.3.1 of implicit invalidation), so that what the guest maps is seen without an invalidation.
+ * For the same reason MAP notifiers of the requester hear of a group's pages when the response is Success, and before the device does: first-stage entries become present unannounced.
  */
 
 import {
   type AddressSpace,
   type Completion,
+  CompletionGroup,
   type GuestMemory,
   IommuError,
   PAGE_BYTES,
   type Requester,
+  whenDone,
 } from "@iommu-kit/iommu-core";
 import type { EventMessage } from "../fault/event-message.js";
 import type { Invalidator } from "../invalidate/invalidator.js";
@@ -24,6 +27,7 @@ import { type Binding, refusedBinding } from "../translate/binding.js";
 import type { Bindings } from "../translate/bindings.js";
 import type { RootPointer } from "../translate/root-pointer.js";
 import type { Translator } from "../translate/translate.js";
+import { PageGroup } from "./page-group.js";
 
 /** What a device asks for. */
 export interface PageRequestOptions {
@@ -63,8 +67,8 @@ const { PPR, PRO } = PRS.fields;
 /** See the file's header. */
 export class PageRequestQueue {
   readonly #parts: PageRequestParts;
-  /** Groups that wait for a response. Bounded by 512 indexes for each requester. */
-  readonly #waiting = new Map<string, (response: PageResponse) => void>();
+  /** Groups that wait for a response, or for their last request. Bounded by 512 indexes for each requester. */
+  readonly #groups = new Map<string, PageGroup>();
   readonly #words = new Int32Array(PageRequest.wordCount);
   readonly #bytes = new Uint8Array(this.#words.buffer);
 
@@ -74,7 +78,9 @@ export class PageRequestQueue {
 
   /** Groups without a response yet. */
   get waiting(): number {
-    return this.#waiting.size;
+    let waiting = 0;
+    for (const group of this.#groups.values()) if (group.state === "waiting") waiting += 1;
+    return waiting;
   }
 
   /**
@@ -93,29 +99,38 @@ export class PageRequestQueue {
     void this.#dropCached(binding, options.iovaPfn);
     const { write = false, read = !write } = options;
     this.#enqueue(space, { ...options, read, write }, last);
-    if (!last) return Promise.resolve("queued");
-    const key = groupKey(space.sourceId, space.pasid, options.group ?? 0);
-    // A device that uses an index again before its response has given up on the first one.
-    this.#waiting.get(key)?.("failure");
-    return new Promise((resolve) => this.#waiting.set(key, resolve));
+    const group = this.#groupOf(space, options.group ?? 0);
+    group.add(options.iovaPfn);
+    return last ? group.response() : Promise.resolve("queued");
   }
 
   /** A stop marker: queued if there is room, never answered. One that finds no room leaves no trace. Without a PASID there is none. */
   stopMarker(space: AddressSpace): void {
     if (space.pasid === undefined) return;
     const binding = this.#check(space);
-    if (binding.kind === "refused") this.#record(space, binding, 0);
-    else if (this.#hasRoom()) this.#enqueue(space, { iovaPfn: 0 }, true);
+    if (binding.kind === "refused") this.#record({ ...requesterOf(space), execute: false }, binding, 0);
+    else if (this.#hasRoom()) this.#enqueue(space, { iovaPfn: 0, read: false }, true);
   }
 
-  /** A page group response from the guest (type 9). Unknown groups are the device's to discard. */
-  respond(words: Int32Array): void {
+  /** A page group response from the guest (type 9). Unknown groups are the device's to discard. Done when notifiers have heard of the pages. */
+  respond(words: Int32Array): Completion {
     const { PP, RC, RID, PASID, PRGI } = PageGroupResponse.fields;
     const pasid = PP.get(words, 0) === 1 ? PASID.get(words, 0) : undefined;
     const code = RC.get(words, 0);
     const response =
       code === ResponseCode.SUCCESS ? "success" : code === ResponseCode.INVALID_REQUEST ? "invalid" : "failure";
-    this.#settle(groupKey(RID.get(words, 0), pasid, PRGI.get(words, 0)), response);
+    const key = groupKey(RID.get(words, 0), pasid, PRGI.get(words, 0));
+    const group = this.#groups.get(key);
+    if (group?.state !== "waiting") return undefined;
+    group.state = "answered";
+    const told = response === "success" ? this.#announce(group) : undefined;
+    whenDone(told, () => {
+      // Else the unit was reset meanwhile, or the device gave up, and it has been told.
+      if (this.#groups.get(key) !== group) return;
+      this.#groups.delete(key);
+      group.settle(response);
+    });
+    return told;
   }
 
   /** Software wrote PRS. */
@@ -126,7 +141,8 @@ export class PageRequestQueue {
 
   /** Every waiting device is told to stop: the unit was reset. */
   reset(): void {
-    for (const key of [...this.#waiting.keys()]) this.#settle(key, "failure");
+    for (const group of this.#groups.values()) group.settle("failure");
+    this.#groups.clear();
   }
 
   /** How the requested page would be translated, or why the request is refused. */
@@ -190,7 +206,7 @@ export class PageRequestQueue {
       }),
     );
     const tail = file.get("PQT", PQT.fields.PQT) % this.#entryCount();
-    // The tail moves only when the entry is there. A queue outside memory is the guest's loss.
+    // The entry is written before the tail shows it. A queue outside memory is the guest's loss: it reads what it finds there.
     memory.write(file.get("PQA", PQA.fields.PQA) * PAGE_BYTES + tail * ENTRY_BYTES, this.#bytes);
     file.set("PQT", PQT.fields.PQT, (tail + 1) % this.#entryCount());
     const quiet = file.get("PRS", PPR) === 0 && file.get("PRS", PRO) === 0;
@@ -212,10 +228,21 @@ export class PageRequestQueue {
     return invalidator.translationsOfPages(binding.domainId, page);
   }
 
-  #settle(key: string, response: PageResponse): void {
-    const resolve = this.#waiting.get(key);
-    this.#waiting.delete(key);
-    resolve?.(response);
+  /** The group that a request belongs to. A device that uses an index again before its response has given up on the first one. */
+  #groupOf(requester: Requester, index: number): PageGroup {
+    const key = groupKey(requester.sourceId, requester.pasid, index);
+    const known = this.#groups.get(key);
+    if (known?.state === "open") return known;
+    known?.settle("failure");
+    const group = new PageGroup(requester);
+    this.#groups.set(key, group);
+    return group;
+  }
+
+  #announce({ requester, pages }: PageGroup): Completion {
+    const group = new CompletionGroup();
+    for (const range of pages) group.add(this.#parts.invalidator.pagesOfRequester(requester, range));
+    return group.take();
   }
 }
 
@@ -231,8 +258,12 @@ function checkRequest({ read, write, group = 0 }: PageRequestOptions): void {
   });
 }
 
-function executes(space: AddressSpace, options: PageRequestOptions): boolean {
-  return options.execute ?? space.execute;
+/** Execute is asked for with a PASID and for reading only (§7.4.1.1). */
+function executes(
+  space: AddressSpace,
+  { execute = space.execute, write, read = write !== true }: PageRequestOptions,
+): boolean {
+  return space.pasid !== undefined && read && execute;
 }
 
 function requesterOf({ sourceId, pasid, privileged, execute, key }: Requester): Requester {

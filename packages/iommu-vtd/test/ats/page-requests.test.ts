@@ -1,5 +1,5 @@
 import { parseSourceId } from "@iommu-kit/iommu-core";
-import { RecordingFlushNotifier } from "@iommu-kit/iommu-core/testing";
+import { RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { describe, expect, it } from "vitest";
 import type { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
 import { FaultReason, type PageResponse } from "@iommu-kit/iommu-vtd";
@@ -254,6 +254,34 @@ describe("a page request", () => {
     expect(guest.faults()).toMatchObject([{ reason: FaultReason.SPD_2, privileged: true, execute: true, type: 1 }]);
   });
 
+  it("asks to execute only with a PASID and for reading: EXR needs PP and RDR, in the queue and in a fault record", async () => {
+    const paging = new PagingGuest();
+    const { guest } = paging;
+    guest.pasid(NIC, 5, { did: 2, type: "pass-through" });
+    const [plain, withPasid] = [guest.device(NIC), guest.device(NIC, { pasid: 5, execute: true })].map((space) =>
+      guest.unit.ats(space),
+    );
+    void plain?.requestPage({ iovaPfn: 0x10, group: 1, execute: true });
+    void withPasid?.requestPage({ iovaPfn: 0x10, group: 2, write: true });
+    void withPasid?.requestPage({ iovaPfn: 0x10, group: 3, write: true, execute: true });
+    void withPasid?.requestPage({ iovaPfn: 0x10, group: 4, read: true, write: true });
+    withPasid?.stopMarker();
+    expect([0, 1, 2, 3, 4].map((index) => paging.entry(index))).toMatchObject([
+      { PP: 0, RDR: 1, EXR: 0 },
+      { PP: 1, RDR: 0, WRR: 1, EXR: 0 },
+      { PP: 1, RDR: 0, WRR: 1, EXR: 0 },
+      { PP: 1, RDR: 1, WRR: 1, EXR: 1 },
+      { PP: 1, RDR: 0, WRR: 0, EXR: 0 },
+    ]);
+    const refused = guest.unit.ats(guest.device(NIC, { pasid: 900, execute: true }));
+    expect(await refused.requestPage({ iovaPfn: 0x10, write: true })).toBe("invalid");
+    expect(guest.takeFaults()).toMatchObject([{ type: 1, execute: false }]);
+    expect(await refused.requestPage({ iovaPfn: 0x10, read: true })).toBe("invalid");
+    expect(guest.takeFaults()).toMatchObject([{ type: 1, execute: true }]);
+    refused.stopMarker();
+    expect(guest.takeFaults()).toMatchObject([{ type: 1, execute: false }]);
+  });
+
   it("may come from a device that is being told to drop its translations", async () => {
     const paging = new PagingGuest();
     const { guest } = paging;
@@ -352,6 +380,105 @@ describe("an accepted page request", () => {
     cache.take();
     void guest.unit.ats(space).requestPage({ iovaPfn: 0x10 });
     expect(cache.take()).toEqual([range]);
+  });
+});
+
+describe("what a guest makes present for a page request", () => {
+  /** A mirror and a cache behind a first stage, with one page mapped, and a device that can ask for more. */
+  function paged(answers: "sync" | "manual" = "sync") {
+    const { guest } = new PagingGuest(scalableGuest({ cachingMode: true }));
+    const tables = guest.newFirstStageTables();
+    tables.map(0x10, 1, 0x1000);
+    for (const pasid of [5, 6])
+      guest.pasid(NIC, pasid, { did: 2, type: "first-stage", firstRootPfn: tables.rootPfn, fields: { PWSNP: 1 } });
+    const [space, sibling] = [guest.device(NIC, { pasid: 5 }), guest.device(NIC, { pasid: 6 })];
+    const [mirror, other] = [new RecordingNotifier({ granularity: "page", answers }), new RecordingFlushNotifier()];
+    sibling.attach(other);
+    space.attach(mirror);
+    mirror.answers.settle();
+    other.take();
+    return { guest, tables, space, mirror, other, ats: guest.unit.ats(space) };
+  }
+
+  it("is mirrored when the response is Success, page by page of the group, and only for that requester", async () => {
+    const { guest, tables, mirror, other, ats } = paged();
+    await ats.requestPage({ iovaPfn: 0x20, group: 3, last: false });
+    await ats.requestPage({ iovaPfn: 0x21, group: 3, last: false });
+    const answer = ats.requestPage({ iovaPfn: 0x30, group: 3 });
+    for (const [page, target] of [
+      [0x20, 0x2000],
+      [0x21, 0x2100],
+      [0x30, 0x3000],
+      [0x40, 0x4000],
+    ] as const)
+      tables.map(page, 1, target);
+    expect([0x20, 0x21, 0x30].map((page) => mirror.lookup(page))).toEqual([undefined, undefined, undefined]);
+    mirror.calls.length = 0;
+    guest.queue.run(response({ PP: 1, PASID: 5, PRGI: 3 }));
+    expect(await answer).toBe("success");
+    expect([0x10, 0x20, 0x21, 0x30, 0x40].map((page) => mirror.lookup(page)?.gpaPfn)).toEqual([
+      0x1000,
+      0x2000,
+      0x2100,
+      0x3000,
+      undefined,
+    ]);
+    expect(mirror.calls.filter((call) => call.type === "unmap")).toEqual([]);
+    expect(other.take()).toEqual([]);
+    mirror.check();
+  });
+
+  it("is not looked at when the response is another, or nobody asked", async () => {
+    const { guest, tables, mirror, ats } = paged();
+    const answer = ats.requestPage({ iovaPfn: 0x20 });
+    tables.map(0x20, 1, 0x2000);
+    guest.queue.run(response({ PP: 1, PASID: 5, PRGI: 1 }));
+    guest.queue.run(response({ PP: 1, PASID: 5, RC: 1 }));
+    expect(await answer).toBe("invalid");
+    guest.queue.run(response({ PP: 1, PASID: 5 }));
+    expect(mirror.lookup(0x20)).toBeUndefined();
+  });
+
+  it("is mirrored before the device is told, and before a wait behind the response completes", async () => {
+    const { guest, tables, mirror, ats } = paged("manual");
+    const answer = ats.requestPage({ iovaPfn: 0x20 });
+    tables.map(0x20, 1, 0x2000);
+    expect(guest.queue.run(response({ PP: 1, PASID: 5 }))).toBe(false);
+    await guest.scheduler.idle();
+    expect(await now(answer)).toBe("waiting");
+    expect(guest.queue.completed).toBe(false);
+    mirror.answers.settle();
+    expect(await answer).toBe("success");
+    await guest.scheduler.idle();
+    expect(guest.queue.completed).toBe(true);
+  });
+
+  it("is told failure, not success, to a device whose unit is reset while mirrors hear of its pages", async () => {
+    const { guest, tables, mirror, ats } = paged("manual");
+    const answer = ats.requestPage({ iovaPfn: 0x20 });
+    tables.map(0x20, 1, 0x2000);
+    guest.queue.run(response({ PP: 1, PASID: 5 }));
+    void guest.unit.reset();
+    mirror.answers.settle();
+    expect(await answer).toBe("failure");
+  });
+
+  it("of more scattered pages than are told apart is everything between them", async () => {
+    const { guest, tables, mirror, ats } = paged();
+    for (let page = 0; page < 200; page += 2) await ats.requestPage({ iovaPfn: 0x100 + page, last: false });
+    const answer = ats.requestPage({ iovaPfn: 0x80 });
+    tables.map(0x80, 0x80 + 199, 0x5000);
+    guest.queue.run(response({ PP: 1, PASID: 5 }));
+    expect(await answer).toBe("success");
+    for (let page = 0; page < 200; page += 2) expect(mirror.lookup(0x100 + page)?.gpaPfn).toBe(0x5080 + page);
+  });
+
+  it("without a page request reaches a mirror when the host looks again", () => {
+    const { tables, mirror, space } = paged();
+    tables.map(0x20, 1, 0x2000);
+    expect(mirror.lookup(0x20)).toBeUndefined();
+    void space.resync({ firstPfn: 0x20, pageCount: 1 });
+    expect(mirror.lookup(0x20)).toEqual({ gpaPfn: 0x2000, access: 3 });
   });
 });
 
