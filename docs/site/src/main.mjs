@@ -26,10 +26,12 @@ const DOCUMENTS = {
       .map((file) => `docs/${file}`),
     "ARCHITECTURE.md",
     "SECURITY.md",
-    ...["examples/virtio-iommu", "examples/worker-device", "examples/v86-linux", "examples/partners"].map(
-      (folder) => `${folder}/README.md`,
-    ),
+    "CONTRIBUTING.md",
   ],
+  Packages: publishedPackages().map(({ shortName }) => `packages/${shortName}/README.md`),
+  Examples: ["lab", "tools", "virtio-iommu", "worker-device", "v86-linux", "partners"].map(
+    (name) => `examples/${name}/README.md`,
+  ),
   Decisions: readdirSync(join(root, "docs/adr"))
     .sort((a, b) => Number(b === "README.md") - Number(a === "README.md") || a.localeCompare(b))
     .map((file) => `docs/adr/${file}`),
@@ -61,7 +63,8 @@ async function build() {
     githubPages: false,
     searchInDocuments: true,
     navigation: { includeCategories: false, includeGroups: true, includeFolders: false },
-    groupOrder: ["Guides", "Reference", "Decisions", "Modules", "*"],
+    groupOrder: ["Guides", "Packages", "Modules", "Examples", "Reference", "Decisions", "*"],
+    navigationLinks: { Repository: "https://github.com/iommu-kit/iommu-kit" },
     highlightLanguages: ["typescript", "bash", "console", "text", "json", "jsonc", "javascript"],
     validation: { invalidLink: true, invalidPath: true, notExported: false, notDocumented: false, rewrittenLink: true },
     treatWarningsAsErrors: true,
@@ -114,7 +117,7 @@ function nameDocuments(app) {
     const path = relative(root, file);
     const group = Object.entries(DOCUMENTS).find(([, files]) => files.includes(path))?.[0];
     if (heading === undefined || group === undefined) throw new Error(`${path}: no heading, or no group`);
-    if (path.startsWith("examples/")) document.name = `Example: ${basename(dirname(file))}`;
+    if (path.startsWith("examples/")) document.name = basename(dirname(file));
     else document.name = heading.replaceAll("`", "");
     document.frontmatter["group"] = group;
   });

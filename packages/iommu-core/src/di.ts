@@ -3,7 +3,10 @@
  *
  * One child container for each machine: what is resolved there is one instance, however often, and another machine has its own. `container` is exported again because
  * reflect-metadata must be loaded before tsyringe, as it is here.
+ *
+ * @packageDocumentation
  */
+
 import "reflect-metadata";
 import { container, type DependencyContainer, type InjectionToken, instancePerContainerCachingFactory } from "tsyringe";
 import type { Backend } from "./backend.js";

@@ -1,6 +1,8 @@
 /**
  * A UNIX socket as a stream that carries file descriptors: what vfio-user and vhost-user speak over. Node's own sockets carry bytes only; sending descriptors
  * (SCM_RIGHTS) needs a native call, which the host supplies, so no package here has native code.
+ *
+ * @packageDocumentation
  */
 
 import { IommuError } from "./errors.js";

@@ -1,3 +1,11 @@
+/**
+ * The part of a pluggable IOMMU that knows no architecture: vocabulary, ports, the IOVA tree, the hub that tells notifiers, and the DMA port of a device.
+ *
+ * Make a unit with a backend (`BackendIommu`, or one such as `VtdIommu` of iommu-vtd), give each device its `addressSpace`, and attach what has to follow it.
+ *
+ * @packageDocumentation
+ */
+
 export { Access, accessOf, formatAccess } from "./access.js";
 export {
   byteAddress,

@@ -1,6 +1,9 @@
 /**
  * Dependency injection with tsyringe: one registration for the unit. The classes themselves need none of it (design D3).
+ *
+ * @packageDocumentation
  */
+
 import {
   GUEST_MEMORY,
   IOMMU,

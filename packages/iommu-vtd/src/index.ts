@@ -1,3 +1,10 @@
+/**
+ * An Intel VT-d remapping unit: registers, tables, caches, invalidation, faults, interrupts, ATS and page requests. `VtdIommu` is all of it; route the guest's accesses to
+ * its register block to `mmio`, and give devices `addressSpace(...).dma`.
+ *
+ * @packageDocumentation
+ */
+
 export { VtdIommu } from "./vtd-iommu.js";
 export type { VtdOptions } from "./vtd-options.js";
 export { type AddressWidth, type ResolvedConfig, resolveConfig, type VtdConfig } from "./config.js";

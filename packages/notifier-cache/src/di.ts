@@ -1,6 +1,9 @@
 /**
  * Dependency injection with tsyringe: tokens and registrations. The classes themselves need none of it (design D3).
+ *
+ * @packageDocumentation
  */
+
 import { container, IOMMU, registerPerContainer, resolveRequired } from "@iommu-kit/iommu-core/di";
 import type { AddressSpace, SourceId } from "@iommu-kit/iommu-core";
 import type { DependencyContainer, InjectionToken } from "tsyringe";

@@ -3,7 +3,10 @@
  *
  * Register in the child container of a machine: everything resolved there is one instance, and another machine has its
  * own. `container` is exported again because reflect-metadata must be loaded before tsyringe, as it is here.
+ *
+ * @packageDocumentation
  */
+
 import "reflect-metadata";
 import { container, type DependencyContainer, type InjectionToken, instancePerContainerCachingFactory } from "tsyringe";
 import type { DmaContainer } from "./container.js";

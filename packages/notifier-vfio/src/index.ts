@@ -1,3 +1,10 @@
+/**
+ * Mirrors what a device may reach into a DMA container: VFIO, iommufd, or a table of your own. `VfioNotifier` is told exact differences and keeps the container's rules
+ * (its `ContainerProfile`); `MemoryContainer` is a container in memory with the same rules.
+ *
+ * @packageDocumentation
+ */
+
 export {
   type Answer,
   type ContainerRefusal,

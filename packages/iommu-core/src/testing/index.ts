@@ -1,6 +1,8 @@
 /**
  * `@iommu-kit/iommu-core/testing`: fakes of the ports, recorders that object, a reference backend, and the contract suites that anybody can run on their own notifier
  * or backend. Uses no test framework.
+ *
+ * @packageDocumentation
  */
 
 export { FakeMemory, type FakeMemoryOptions, type MemoryCounters } from "./fake-memory.js";

@@ -3,6 +3,8 @@
  *
  * Optional part of the package (subpath `./acpi`): nothing in the unit itself needs it. Describe the machine as a
  * `DmarTable`, hand the bytes of `buildDmar` to the guest's firmware; `decodeDmar` reads any table back.
+ *
+ * @packageDocumentation
  */
 
 export { buildDmar } from "./build-dmar.js";

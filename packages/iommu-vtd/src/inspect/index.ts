@@ -1,5 +1,7 @@
 /**
  * `@iommu-kit/iommu-vtd/inspect`: what a unit is doing, for people. Reads, changes nothing, never throws whatever the guest wrote.
+ *
+ * @packageDocumentation
  */
 
 export { formatInspection } from "./format.js";

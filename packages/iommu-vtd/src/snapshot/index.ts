@@ -3,6 +3,8 @@
  *
  * Saved: registers, latched pointers, queue position with the wait descriptor in flight, commands in flight, pending messages. Not saved: caches, and what notifiers hold. A
  * restore brings every notifier to the right view by the same differences as an invalidation, so a page that stays mapped is never unmapped.
+ *
+ * @packageDocumentation
  */
 
 export { restore, restoreAll } from "./restore.js";

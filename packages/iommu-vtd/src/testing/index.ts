@@ -1,5 +1,7 @@
 /**
  * `@iommu-kit/iommu-vtd/testing`: a guest with its driver, for tests of anything that sits on the unit. Uses no test framework.
+ *
+ * @packageDocumentation
  */
 
 export { Command, GuestDriver, type GuestFault, type GuestMapping, type GuestOptions } from "./guest-driver.js";

@@ -1,3 +1,10 @@
+/**
+ * `@iommu-kit/notifier-cache/worker`: a device model in a worker thread, of Node or a browser, with a cache of its own in a SharedArrayBuffer. An invalidation is complete
+ * when the worker has acknowledged it; one that hangs is cut off.
+ *
+ * @packageDocumentation
+ */
+
 // The host's side.
 export { WorkerCacheNotifier, WorkerDeviceTlb } from "./worker-cache.js";
 export { HostCache, NOT_ATTACHED, type WorkerCacheOptions, type WorkerSetup, type WorkerStatus } from "./host-cache.js";

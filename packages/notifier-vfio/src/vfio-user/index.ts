@@ -1,3 +1,9 @@
+/**
+ * `@iommu-kit/notifier-vfio/vfio-user`: a client of the vfio-user protocol, for a device in another process at the far side of a UNIX socket. Node only.
+ *
+ * @packageDocumentation
+ */
+
 export { type SendWithFds, socketTransport, type UnixSocket, type VfioUserTransport } from "./transport.js";
 export { VfioUserClient, type VfioUserClientOptions } from "./client.js";
 export type { IrqAction } from "./irq-action.js";
