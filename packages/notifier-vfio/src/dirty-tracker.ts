@@ -5,8 +5,8 @@
  * read with each unmap, against the entries as they were, and the rest when it is asked for. Where a container has no
  * log, every frame that a device may write counts as written: slow, never wrong.
  */
-import { Access, CompletionGroup, type Completion, type FrameRange, isPending } from "@iommu-kit/iommu-core";
-import type { Answer, DirtyLog, DmaContainer, UnmapResult } from "./container.js";
+import { Access, CompletionGroup, type Completion, type FrameRange } from "@iommu-kit/iommu-core";
+import type { Answer, DirtyLog, DirtyResult, DmaContainer, UnmapResult } from "./container.js";
 import { DirtyPages } from "./dirty-pages.js";
 import type { ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
 
@@ -67,10 +67,10 @@ export class DirtyTracker {
     if (log.unmapAndRead !== undefined) {
       const answer = log.unmapAndRead(firstPfn, pageCount, bitmap);
       const keep = (result: UnmapResult): UnmapResult => {
-        this.#addBits(blocks, range, bitmap);
+        this.#keep(result.ok, blocks, range, bitmap);
         return result;
       };
-      return isPending(answer) ? Promise.resolve(answer).then(keep) : keep(answer);
+      return answer instanceof Promise ? answer.then(keep, (cause) => this.#lost(blocks, range, cause)) : keep(answer);
     }
     const answer = this.#container.unmap(firstPfn, pageCount);
     if (stepOpen) {
@@ -128,17 +128,26 @@ export class DirtyTracker {
     return undefined;
   }
 
-  /** Reads a range of the log. A log that refuses has told nothing: then everything counts. */
+  /** Reads a range of the log. */
   #read(log: DirtyLog, range: FrameRange, blocks: readonly ShadowBlock[]): Completion {
     const bitmap = new Uint8Array(Math.ceil(range.pageCount / 8));
     const answer = log.read(range.firstPfn, range.pageCount, bitmap);
-    const keep = (ok: boolean): void => {
-      if (ok) this.#addBits(blocks, range, bitmap);
-      else this.#addWhole(blocks, range);
-    };
-    if (isPending(answer)) return Promise.resolve(answer).then(({ ok }) => keep(ok));
-    keep(answer.ok);
+    const keep = ({ ok }: DirtyResult): void => this.#keep(ok, blocks, range, bitmap);
+    if (answer instanceof Promise) return answer.then(keep, (cause) => this.#lost(blocks, range, cause));
+    keep(answer);
     return undefined;
+  }
+
+  /** A log that refuses has told nothing: then everything counts. */
+  #keep(ok: boolean, blocks: readonly ShadowBlock[], range: FrameRange, bitmap: Uint8Array): void {
+    if (ok) this.#addBits(blocks, range, bitmap);
+    else this.#addWhole(blocks, range);
+  }
+
+  /** Nor has one that rejects. */
+  #lost(blocks: readonly ShadowBlock[], range: FrameRange, cause: unknown): never {
+    this.#addWhole(blocks, range);
+    throw cause;
   }
 
   #addBits(blocks: readonly ShadowBlock[], range: FrameRange, bitmap: Uint8Array): void {

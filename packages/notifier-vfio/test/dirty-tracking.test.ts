@@ -91,6 +91,38 @@ describe("dirty tracking", () => {
     expect(await collect(notifier)).toEqual([100, 101]);
   });
 
+  it.each([
+    ["refuses", () => ({ ok: false, cause: "gone" }) as const],
+    ["rejects", () => Promise.reject(new Error("EIO"))],
+  ])("counts all that was writable of a range whose removal the container %s", async (_how, unmapAndRead) => {
+    const { guest, container, notifier } = machine(shadow);
+    guest.table.map(0, 2, 100);
+    guest.table.map(2, 1, 200, Access.read);
+    guest.table.map(8, 1, 300);
+    await guest.flush();
+    await notifier.startDirtyTracking();
+    write(container, 1);
+    container.dirtyLog.unmapAndRead = unmapAndRead;
+
+    guest.table.unmap(0, 3);
+    await guest.flush();
+
+    expect(await collect(notifier)).toEqual(expect.arrayContaining([100, 101]));
+  });
+
+  it("counts all that was writable of a removed range when reading the log rejects", async () => {
+    const { guest, container, notifier } = machine(vfioUser);
+    guest.table.map(0, 2, 100);
+    await guest.flush();
+    await notifier.startDirtyTracking();
+    container.dirtyLog.read = () => Promise.reject(new Error("EIO"));
+
+    guest.table.unmap(0, 2);
+    await guest.flush();
+
+    expect(await collect(notifier)).toEqual([100, 101]);
+  });
+
   it("counts all that is writable when the container cannot start its log", async () => {
     const { guest, container, notifier } = machine(shadow);
     guest.table.map(0, 2, 100);
