@@ -5,7 +5,7 @@
  * read with each unmap, against the entries as they were, and the rest when it is asked for. Where a container has no
  * log, every frame that a device may write counts as written: slow, never wrong.
  */
-import { Access, CompletionGroup, type Completion, type FrameRange } from "@iommu-kit/iommu-core";
+import { Access, CompletionGroup, type Completion, type FrameRange, isPending } from "@iommu-kit/iommu-core";
 import type { Answer, DirtyLog, DirtyResult, DmaContainer, UnmapResult } from "./container.js";
 import { DirtyPages } from "./dirty-pages.js";
 import type { ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
@@ -23,6 +23,8 @@ export class DirtyTracker {
   readonly #written = new DirtyPages();
   /** Unmapped in the open step, to be read when it is closed. */
   #unread: { range: FrameRange; blocks: readonly ShadowBlock[] }[] = [];
+  /** Parts of the log that are on their way. None rejects. */
+  readonly #reading = new Set<Promise<void>>();
   #mode: DirtyMode = "off";
 
   /** @param table What the notifier holds. */
@@ -70,7 +72,8 @@ export class DirtyTracker {
         this.#keep(result.ok, blocks, range, bitmap);
         return result;
       };
-      return answer instanceof Promise ? answer.then(keep, (cause) => this.#lost(blocks, range, cause)) : keep(answer);
+      if (!isPending(answer)) return keep(answer);
+      return this.#await(Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)));
     }
     const answer = this.#container.unmap(firstPfn, pageCount);
     if (stepOpen) {
@@ -80,6 +83,17 @@ export class DirtyTracker {
     }
     const read = this.#read(log, range, blocks);
     return read === undefined ? answer : Promise.all([answer, read]).then(([result]) => result);
+  }
+
+  /** Unmaps a range once more: what is written until then counts, whatever the log knows. */
+  insist(range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult> {
+    const count = (): void => {
+      if (this.#mode !== "off") this.#addWhole(blocks, range);
+    };
+    const answer = this.#container.unmap(range.firstPfn, range.pageCount);
+    if (isPending(answer)) return this.#await(Promise.resolve(answer).finally(count));
+    count();
+    return answer;
   }
 
   /** Call when a step has been closed: reads what was unmapped in it. */
@@ -107,6 +121,7 @@ export class DirtyTracker {
       if (this.#mode === "log" && log !== undefined) group.add(this.#read(log, range, [block]));
       else this.#addWhole([block], range);
     }
+    for (const reading of this.#reading) group.add(reading);
     const pending = group.take();
     if (pending === undefined) return this.#tell(visit);
     return pending.then(() => this.#tell(visit));
@@ -133,9 +148,20 @@ export class DirtyTracker {
     const bitmap = new Uint8Array(Math.ceil(range.pageCount / 8));
     const answer = log.read(range.firstPfn, range.pageCount, bitmap);
     const keep = ({ ok }: DirtyResult): void => this.#keep(ok, blocks, range, bitmap);
-    if (answer instanceof Promise) return answer.then(keep, (cause) => this.#lost(blocks, range, cause));
+    if (isPending(answer))
+      return this.#await(Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)));
     keep(answer);
     return undefined;
+  }
+
+  /** Whoever collects waits for it; whoever asked for it hears of a failure. */
+  #await<T>(answer: Promise<T>): Promise<T> {
+    const settled = answer.then(
+      () => void this.#reading.delete(settled),
+      () => void this.#reading.delete(settled),
+    );
+    this.#reading.add(settled);
+    return answer;
   }
 
   /** A log that refuses has told nothing: then everything counts. */

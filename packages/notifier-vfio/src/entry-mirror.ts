@@ -7,7 +7,7 @@
  */
 import { type Access, type CompletionGroup, IommuError, isPending, type MapAnswer } from "@iommu-kit/iommu-core";
 import { type Coalescing, type Piece, piecesOf } from "./coalescing.js";
-import type { ContainerRefusal, DmaContainer } from "./container.js";
+import type { Answer, ContainerRefusal, DmaContainer } from "./container.js";
 import { EntryPressure } from "./entry-pressure.js";
 import type { VfioEventEmitter } from "./events.js";
 import { Flights, restOf } from "./flights.js";
@@ -25,7 +25,7 @@ export interface MirrorOptions {
   readonly exact: boolean;
   /** Whether the container applies calls as one step: then cutting an entry opens no window. */
   readonly atomic: boolean;
-  readonly unmap: Unmapper;
+  readonly unmapper: Unmapper;
 }
 
 /** See the file's header. */
@@ -49,7 +49,7 @@ export class EntryMirror {
     this.#options = options;
     this.#pressure = new EntryPressure(options.pressureLevels, (event) => events.report("pressure", event));
     this.#offers = new Flights(options.exact);
-    this.#held = new HeldEntries(container, options.unmap);
+    this.#held = new HeldEntries(container, options.unmapper);
   }
 
   /** What is held, each entry a block. */
@@ -110,9 +110,9 @@ export class EntryMirror {
     }
   }
 
-  /** Removes every entry, one by one. */
-  dropAll(group: CompletionGroup): void {
-    for (const { iovaPfn, pageCount } of this.#held.table.blocks()) group.add(this.#held.drop(iovaPfn, pageCount));
+  /** Removes every entry, one by one, and insists on removals that are not confirmed. Answers how many frames devices may reach even so. */
+  dropAll(): Answer<number> {
+    return this.#held.dropAll();
   }
 
   /** Forgets everything, without a word to the container. */

@@ -4,7 +4,7 @@
  * A container may answer later, while calls go on in order. An entry counts as held from the call on; if the container
  * turns out to have refused it, whatever of it was not dropped in the meantime is taken off again. An unmap that the
  * container does not carry out in full leaves a device with access that the guest took away: that is thrown, and ends
- * the attachment, which revokes everything.
+ * the attachment, which revokes everything, and insists on what was not carried out.
  */
 import {
   type Access,
@@ -16,7 +16,14 @@ import {
   isPending,
 } from "@iommu-kit/iommu-core";
 import type { Piece } from "./coalescing.js";
-import type { Answer, ContainerRefusal, DmaContainer, MapResult, UnmapResult } from "./container.js";
+import {
+  type Answer,
+  type ContainerRefusal,
+  type DmaContainer,
+  type MapResult,
+  refused,
+  type UnmapResult,
+} from "./container.js";
 import { type Flight, Flights, type Overlap, restOf } from "./flights.js";
 import { type ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
 
@@ -29,20 +36,38 @@ interface Waiting {
   readonly answer: PromiseLike<MapResult>;
 }
 
-/** Removes entries from the container; replaced while dirty pages are tracked. */
-export type Unmapper = (range: FrameRange, blocks: readonly ShadowBlock[]) => Answer<UnmapResult>;
+/** Removes entries from the container. */
+export interface Unmapper {
+  /** Removes what was held, with what was written to it while dirty pages are tracked. */
+  unmap(range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult>;
+  /** Tries once more, by the plainest call there is, what `unmap` was not confirmed to have removed. */
+  insist(range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult>;
+}
+
+/** A removal that the container has not confirmed: devices may still reach these frames. */
+interface Removal {
+  readonly range: FrameRange;
+  readonly blocks: readonly ShadowBlock[];
+  readonly overlaps: readonly Overlap[];
+  /** Frames that the container says it has removed. */
+  removedPageCount: number;
+  /** When it has answered; rejects where it failed. */
+  answered: Completion;
+}
 
 /** See the file's header. */
 export class HeldEntries {
   /** What is held, each entry a block. */
   readonly table = new ShadowPageTable();
   readonly #container: DmaContainer;
-  readonly #unmap: Unmapper;
+  readonly #unmapper: Unmapper;
   readonly #flights: Flights;
+  /** They are out of the table: only here is it known that a device may still reach them. */
+  readonly #unconfirmed = new Set<Removal>();
 
-  constructor(container: DmaContainer, unmap: Unmapper) {
+  constructor(container: DmaContainer, unmapper: Unmapper) {
     this.#container = container;
-    this.#unmap = unmap;
+    this.#unmapper = unmapper;
     this.#flights = new Flights(container.granularity === "block");
   }
 
@@ -77,18 +102,69 @@ export class HeldEntries {
     const blocks = [...this.table.blocks(firstPfn, pageCount)];
     const overlaps = this.#flights.drop(range);
     this.table.remove(firstPfn, pageCount);
-    const answer = this.#unmap(range, blocks);
+    const removal: Removal = { range, blocks, overlaps, removedPageCount: 0, answered: undefined };
+    this.#unconfirmed.add(removal);
+    const answer = this.#unmapper.unmap(range, blocks);
     if (!isPending(answer)) {
-      checkRemoved(range, overlaps, answer);
+      this.#confirm(removal, answer);
       return undefined;
     }
-    return Promise.resolve(answer).then((result) => checkRemoved(range, overlaps, result));
+    removal.answered = Promise.resolve(answer).then((result) => this.#confirm(removal, result));
+    return removal.answered;
+  }
+
+  /**
+   * Removes every entry, and insists on what was dropped before and is not confirmed; one that fails keeps no other from being removed.
+   * Answers how many frames devices may reach even so.
+   */
+  dropAll(): Answer<number> {
+    for (const { iovaPfn, pageCount } of [...this.table.blocks()]) {
+      try {
+        void Promise.resolve(this.drop(iovaPfn, pageCount)).catch(() => undefined);
+      } catch {
+        // It is unconfirmed now, which is dealt with below.
+      }
+    }
+    // Every call is made here and now: a later one could hit what somebody maps there afterwards.
+    const left = [...this.#unconfirmed].map((removal) => this.#insist(removal));
+    const pending = left.filter(isPending);
+    const known = left.reduce<number>((sum, frames) => (isPending(frames) ? sum : sum + frames), 0);
+    if (pending.length === 0) return known;
+    return Promise.all(pending.map((frames) => Promise.resolve(frames))).then((late) =>
+      late.reduce((sum, frames) => sum + frames, known),
+    );
   }
 
   /** Forgets everything, without a word to the container. */
   forget(): void {
     this.table.clear();
     this.#flights.clear();
+    this.#unconfirmed.clear();
+  }
+
+  /** Did the container let go of all that it held of the range? */
+  #confirm(removal: Removal, answer: UnmapResult): void {
+    removal.removedPageCount = answer.ok ? answer.removedPageCount : 0;
+    const expected = heldPagesOf(removal);
+    if (removal.removedPageCount !== expected) throw notRemoved(removal.range, expected, answer);
+    this.#unconfirmed.delete(removal);
+  }
+
+  /** Answers how many frames of a removal devices may reach even so. */
+  #insist(removal: Removal): Answer<number> {
+    let again: Answer<UnmapResult>;
+    try {
+      again = this.#unmapper.insist(removal.range, removal.blocks);
+    } catch {
+      again = refused("gone");
+    }
+    const left = (result: UnmapResult): number =>
+      Math.max(0, heldPagesOf(removal) - removal.removedPageCount - (result.ok ? result.removedPageCount : 0));
+    const { answered } = removal;
+    if (answered === undefined && !isPending(again)) return left(again);
+    return Promise.allSettled([again, answered]).then(([late]) =>
+      left(late.status === "fulfilled" ? late.value : refused("gone")),
+    );
   }
 
   #map(piece: Piece, access: Access): Answer<MapResult> {
@@ -133,14 +209,16 @@ export class HeldEntries {
   }
 }
 
-/** Did the container let go of all that it held of the range? */
-function checkRemoved(range: FrameRange, overlaps: readonly Overlap[], answer: UnmapResult): void {
-  let expected = range.pageCount;
-  for (const { flight, pageCount } of overlaps) if (flight.refused) expected -= pageCount;
-  const removed = answer.ok ? answer.removedPageCount : 0;
-  if (removed === expected) return;
+/** Frames of a removal that the container held: a map that it refused has left nothing to remove. */
+function heldPagesOf({ range, overlaps }: Removal): number {
+  let pages = range.pageCount;
+  for (const { flight, pageCount } of overlaps) if (flight.refused) pages -= pageCount;
+  return pages;
+}
+
+function notRemoved(range: FrameRange, expected: number, answer: UnmapResult): IommuError {
   const got = answer.ok ? `${answer.removedPageCount}` : `"${answer.cause}"`;
-  throw new IommuError(
+  return new IommuError(
     "notifier-failed",
     `unmap of ${formatRange(range)}: expected the container to remove ${expected} pages, got ${got}`,
     {

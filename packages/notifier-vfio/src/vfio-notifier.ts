@@ -24,6 +24,7 @@ import type { Answer, DmaContainer, UnmapResult } from "./container.js";
 import { DirtyTracker } from "./dirty-tracker.js";
 import { EntryMirror } from "./entry-mirror.js";
 import { VfioEventEmitter } from "./events.js";
+import type { Unmapper } from "./held-entries.js";
 import { OpenRun } from "./open-run.js";
 import { largestBlockOf, type VfioNotifierOptions } from "./options.js";
 import type { ShadowBlock } from "./shadow-page-table.js";
@@ -74,8 +75,10 @@ export class VfioNotifier implements MapNotifier {
     if (atomic)
       this.replace = (iovaPfn, pageCount, gpaPfn, access) => this.#replace(iovaPfn, pageCount, gpaPfn, access);
     const exact = this.granularity === "block";
-    const unmap = (range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult> =>
-      this.#unmapInContainer(range, blocks);
+    const unmapper: Unmapper = {
+      unmap: (range, blocks) => this.#unmapInContainer(range, blocks),
+      insist: (range, blocks) => this.#dirty.insist(range, blocks),
+    };
     this.#mirror = new EntryMirror(container, this.events, {
       name,
       policy,
@@ -83,7 +86,7 @@ export class VfioNotifier implements MapNotifier {
       pressureLevels,
       exact,
       atomic,
-      unmap,
+      unmapper,
     });
     this.#dirty = new DirtyTracker(container, this.#mirror.table);
   }
@@ -191,10 +194,10 @@ export class VfioNotifier implements MapNotifier {
     this.#openRun = undefined;
     try {
       const group = new CompletionGroup();
-      if (this.#exclusive && this.#dirty.mode === "off") group.add(this.#emptyContainer());
-      else this.#mirror.dropAll(group);
-      const closed = this.#stepOpen ? this.container.commit?.() : undefined;
-      group.add(closed);
+      // One by one where others have entries in it, and to read what was written to each.
+      const left = this.#exclusive && this.#dirty.mode === "off" ? 0 : this.#mirror.dropAll();
+      group.add(this.#exclusive ? this.#emptyContainer() : nothingLeft(left));
+      group.add(this.#closeStepAtLast());
       const pending = group.take();
       if (pending !== undefined) void pending.then(undefined, (cause: unknown) => this.#stuck(cause));
     } catch (cause) {
@@ -268,6 +271,23 @@ export class VfioNotifier implements MapNotifier {
     group.take()?.then(undefined, (cause: unknown) => this.#stuck(cause));
   }
 
+  /** The step ends with the attachment, and what was unmapped in it is read even if closing it fails. */
+  #closeStepAtLast(): Completion {
+    const read = (): Completion => this.#dirty.closeStep();
+    let closed: Completion = undefined;
+    try {
+      if (this.#stepOpen) closed = this.container.commit?.();
+    } catch (cause) {
+      void read();
+      throw cause;
+    }
+    if (!isPending(closed)) return read();
+    return Promise.resolve(closed).then(read, async (cause: unknown) => {
+      await read();
+      throw cause;
+    });
+  }
+
   #emptyContainer(): Completion {
     const check = (answer: UnmapResult): void => {
       if (!answer.ok)
@@ -292,4 +312,15 @@ export class VfioNotifier implements MapNotifier {
     );
     this.events.report("stuck", { error });
   }
+}
+
+/** @throws {IommuError} `notifier-failed`, or rejects with it, if there are frames that the container has not let go of. */
+function nothingLeft(left: Answer<number>): Completion {
+  const check = (frames: number): void => {
+    if (frames === 0) return;
+    throw new IommuError("notifier-failed", `expected the container to remove everything, got ${frames} pages left`, {
+      hint: "reset the device behind it",
+    });
+  };
+  return isPending(left) ? Promise.resolve(left).then(check) : check(left);
 }

@@ -123,6 +123,29 @@ describe("dirty tracking", () => {
     expect(await collect(notifier)).toEqual([100, 101]);
   });
 
+  it.each([shadow, vfioUser])("waits for what is being unmapped when it is asked ($name)", async (profile) => {
+    const guest = new Guest();
+    const container = new MemoryContainer(profile);
+    const far = new RemoteContainer(container);
+    const notifier = new VfioNotifier(far);
+    notifier.attachTo(guest.device(3));
+    guest.table.map(0, 2, 100);
+    const mapped = guest.flush();
+    const started = notifier.startDirtyTracking();
+    await far.answer();
+    await mapped;
+    await started;
+    write(container, 1);
+
+    guest.table.unmap(0, 2);
+    const flushed = guest.flush();
+    const collected = collect(notifier);
+    await far.answer();
+    await flushed;
+
+    expect(await collected).toEqual([101]);
+  });
+
   it("counts all that is writable when the container cannot start its log", async () => {
     const { guest, container, notifier } = machine(shadow);
     guest.table.map(0, 2, 100);
