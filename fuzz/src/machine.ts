@@ -84,7 +84,12 @@ export class Machine {
       },
       scheduler: this.scheduler,
       ...configOf(plan),
-      limits: { ...plan.limits, bytesPerView: 2 ** 26, consumerDeadline: 5000, leaseDeadline: 1000 },
+      limits: {
+        ...plan.limits,
+        bytesPerView: 2 ** 26,
+        consumerDeadlineMilliseconds: 5000,
+        leaseDeadlineMilliseconds: 1000,
+      },
     });
     this.unit.events.on("budget", ({ space, budget }) => this.overBudget.set(space, budget));
   }

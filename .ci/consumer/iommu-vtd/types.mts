@@ -15,7 +15,7 @@ const options: VtdOptions = {
 const unit = new VtdIommu(options);
 export const iommu: Iommu = unit;
 export const status: number = unit.mmio.read32(0x1c);
-export const dmar: Uint8Array = buildDmar({ hostAddressWidthBits: 48, units: [] });
+export const dmar: Uint8Array = buildDmar({ hostAddressWidth: 48, units: [] });
 
 container.register(MSI_SINK, { useValue: ({ data }) => void data });
 registerVtdIommu(container, { addressWidths: [39, 48] });

@@ -1,13 +1,7 @@
 /**
  * A MAP notifier whose far side is QEMU's short list of ranges: a consumer with few entries, no rights, and one atomic step.
  */
-import {
-  type Access,
-  Access as Rights,
-  type Completion,
-  type MapAnswer,
-  type MapNotifier,
-} from "@iommu-kit/iommu-core";
+import { Access, type Completion, type MapAnswer, type MapNotifier } from "@iommu-kit/iommu-core";
 import { MOST_RANGES, type QemuRemote, type RemoteRange } from "./qemu-remote.js";
 
 /** See the file's header. */
@@ -30,7 +24,7 @@ export class RemoteMemory implements MapNotifier {
   }
 
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer {
-    if (access !== Rights.readWrite) return "unsupported";
+    if (access !== Access.readWrite) return "unsupported";
     if (this.#blocks.size >= MOST_RANGES) return "full";
     this.#blocks.set(iovaPfn, { pageCount, gpaPfn });
     this.#changed = true;

@@ -74,7 +74,7 @@ describe("a device in a worker that hangs, behind the unit", () => {
     deaf.on = true;
     driver.invalidateDeviceTlb(0x100).catch(() => undefined);
     expect(tlb.status.pendingInvalidations).toBe(1);
-    scheduler.advance(unit.config.deviceTlbDeadline);
+    scheduler.advance(unit.config.deviceTlbDeadlineMilliseconds);
     expect(unit.mmio.read32(FSTS) & INVALIDATION_TIME_OUT).toBe(INVALIDATION_TIME_OUT);
   });
 

@@ -10,7 +10,7 @@ beforeAll(() => tools.make());
 afterAll(() => tools.remove());
 
 const TABLE = buildDmar({
-  hostAddressWidthBits: 39,
+  hostAddressWidth: 39,
   interruptRemapping: true,
   units: [{ registerGpa: 0xfed9_0000, includeAll: true, scopes: [{ type: "io-apic", ioApicId: 2, path: "00:1e.7" }] }],
 });
@@ -90,7 +90,7 @@ describe("dmar", () => {
   it("decodes a table from a file, from standard input, and from what acpidump prints", () => {
     const { code, out, err } = tools.run(["dmar", tools.file("DMAR", TABLE)]);
     expect([code, err]).toEqual([0, ""]);
-    expect(out).toContain("hostAddressWidthBits: 39");
+    expect(out).toContain("hostAddressWidth: 39");
     expect(out).toContain("registerGpa: 0xfed90000");
     expect(out).toContain("ioApicId: 2");
     expect(out).toMatch(/no problems\n$/);

@@ -45,15 +45,15 @@ export class Machine {
       memory,
       msi: () => undefined,
       deviceTlb: true,
-      deviceTlbDeadline: DEADLINE_MILLISECONDS,
-      limits: { consumerDeadline: DEADLINE_MILLISECONDS },
+      deviceTlbDeadlineMilliseconds: DEADLINE_MILLISECONDS,
+      limits: { consumerDeadlineMilliseconds: DEADLINE_MILLISECONDS },
     });
     const space = unit.addressSpace(sourceId(0, 3, 0));
     this.guest = new Guest(memory, unit, space.sourceId);
     const Kind = kind === "cache" ? WorkerCacheNotifier : WorkerDeviceTlb;
     this.cache = new Kind(space, {
       port: thread.port,
-      hungAfter: HUNG_AFTER_MILLISECONDS,
+      hungAfterMilliseconds: HUNG_AFTER_MILLISECONDS,
       onHung: () => (this.hangs += 1),
       onRevoke: () => (this.revoked = true),
     });

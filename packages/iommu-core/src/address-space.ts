@@ -58,7 +58,7 @@ export class AddressSpace implements Requester {
     this.#backend = backend;
     this.#owner = owner;
     const written: WriteObserver = (iovaPfn, gpaPfn, pageCount) => this.onWrite?.(iovaPfn, gpaPfn, pageCount);
-    this.leases = new LeaseTable(owner.scheduler, owner.limits.leaseDeadline, written);
+    this.leases = new LeaseTable(owner.scheduler, owner.limits.leaseDeadlineMilliseconds, written);
     this.dma = new DmaPort(this, memory, backend.messageWindowOf?.(this), this.leases);
   }
 

@@ -179,12 +179,12 @@ export function fieldMask<N extends string>(structure: Layout<N>, ...names: read
 
 /**
  * The bits of a structure that must be 0: its reserved bits, the bits of its addresses at and above
- * `hostAddressBits`, and all bits of `absent` fields (those of capabilities that the unit lacks). New words.
+ * `hostAddressWidth`, and all bits of `absent` fields (those of capabilities that the unit lacks). New words.
  */
-export function reservedMask(structure: Layout, hostAddressBits: number, absent: readonly Part[] = []): Int32Array {
+export function reservedMask(structure: Layout, hostAddressWidth: number, absent: readonly Part[] = []): Int32Array {
   const words = structure.mask(BitAccess.RESERVED);
   for (const [, { hi, lo, access }] of structure.parts) {
-    if (access & BitAccess.ADDRESS) markBits(words, hi, Math.max(lo, aboveAddress(lo, hostAddressBits)));
+    if (access & BitAccess.ADDRESS) markBits(words, hi, Math.max(lo, aboveAddress(lo, hostAddressWidth)));
   }
   for (const { hi, lo } of absent) markBits(words, hi, lo);
   return words;

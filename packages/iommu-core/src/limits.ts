@@ -25,9 +25,9 @@ export interface Limits {
   /** Invalidations that may be under way; what comes while they are becomes one. Default 64. */
   readonly invalidationsInFlight: number;
   /** Milliseconds until a consumer that does not answer is cut off. Default 5,000: half of what a Linux guest waits for its unit. */
-  readonly consumerDeadline: number;
+  readonly consumerDeadlineMilliseconds: number;
   /** Milliseconds until a lease that is not released is revoked. Default 1,000. */
-  readonly leaseDeadline: number;
+  readonly leaseDeadlineMilliseconds: number;
 }
 
 /**
@@ -45,8 +45,8 @@ export function resolveLimits(given: Partial<Limits>, memory: GuestMemory): Limi
     tablesPerView: Math.max(2 ** 18, frames * 2),
     callsInFlight: 65_536,
     invalidationsInFlight: 64,
-    consumerDeadline: 5000,
-    leaseDeadline: 1000,
+    consumerDeadlineMilliseconds: 5000,
+    leaseDeadlineMilliseconds: 1000,
     ...given,
   };
   for (const [name, value] of Object.entries(limits)) {

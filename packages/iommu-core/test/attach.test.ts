@@ -372,8 +372,8 @@ describe("address spaces", () => {
   it("need limits that are positive numbers", () => {
     const options = { backend: new Machine().backend, memory: new FakeMemory(), scheduler: new ManualScheduler() };
     expect(() => new BackendIommu({ ...options, limits: { entriesPerSlice: 0 } })).toThrow(/limits.entriesPerSlice/);
-    expect(() => new BackendIommu({ ...options, limits: { consumerDeadline: Number.NaN } })).toThrow(
-      /consumerDeadline/,
+    expect(() => new BackendIommu({ ...options, limits: { consumerDeadlineMilliseconds: Number.NaN } })).toThrow(
+      /consumerDeadlineMilliseconds/,
     );
   });
 });

@@ -108,7 +108,7 @@ describe("consumers that owe answers", () => {
   });
 
   it("delay a new invalidation too, until they have answered or are cut off", async () => {
-    const machine = new Machine({ limits: { callsInFlight: 1, consumerDeadline: 100 } });
+    const machine = new Machine({ limits: { callsInFlight: 1, consumerDeadlineMilliseconds: 100 } });
     const slow: UnmapNotifier = { kind: "unmap", unmap: () => new Promise(() => undefined) };
     const mirror = new RecordingNotifier();
     machine.diskSpace.attach(mirror);

@@ -215,8 +215,8 @@ describe("limits that nobody gives", () => {
       tablesPerView: 2 ** 25,
       callsInFlight: 65_536,
       invalidationsInFlight: 64,
-      consumerDeadline: 5000,
-      leaseDeadline: 1000,
+      consumerDeadlineMilliseconds: 5000,
+      leaseDeadlineMilliseconds: 1000,
     });
     expect(limitsOf(16)).toMatchObject({ mappingsPerView: 2 ** 20, bytesPerView: 2 ** 26, tablesPerView: 2 ** 18 });
     const parts = new FakeMemory({ ram: [range(0, 2 ** 23), range(2 ** 24, 2 ** 23)] });

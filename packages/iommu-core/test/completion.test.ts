@@ -128,7 +128,7 @@ describe("completion", () => {
   });
 
   it("cuts off a consumer that never answers at the deadline: revoked, reported, and the guest goes on", async () => {
-    const machine = new Machine({ limits: { consumerDeadline: 700 } });
+    const machine = new Machine({ limits: { consumerDeadlineMilliseconds: 700 } });
     const silent = new RecordingNotifier({ name: "silent", answers: "manual" });
     const other = new RecordingNotifier();
     const attachment = machine.nicSpace.attach(silent);
@@ -156,7 +156,7 @@ describe("completion", () => {
   });
 
   it("cuts off an UNMAP-only notifier that never answers as well", async () => {
-    const machine = new Machine({ limits: { consumerDeadline: 700 } });
+    const machine = new Machine({ limits: { consumerDeadlineMilliseconds: 700 } });
     const silent = new RecordingFlushNotifier();
     const attachment = machine.nicSpace.attach(silent);
     silent.answers.mode = "manual";
@@ -374,7 +374,7 @@ describe("leases and completion", () => {
   });
 
   it("revokes a lease at its deadline", async () => {
-    const machine = new Machine({ limits: { leaseDeadline: 50 } });
+    const machine = new Machine({ limits: { leaseDeadlineMilliseconds: 50 } });
     machine.tables.map(0, 4, 0x100);
     const lease = machine.nicSpace.dma.segments(0, 1, 1)!;
     const completion = machine.invalidate();

@@ -106,12 +106,12 @@ export interface VtdConfig {
   /** Interrupt entries cached, rounded up to a power of two; 0 for none. Default 256. */
   readonly interruptEntries?: number;
   /** Milliseconds until an ATS device that does not answer an invalidation gives a time-out (ITE). Default 2,000. */
-  readonly deviceTlbDeadline?: number;
+  readonly deviceTlbDeadlineMilliseconds?: number;
   /**
    * Milliseconds that pass at least between two messages of the same event (faults, completions, page requests): what comes sooner waits in its IP bit. A guest that makes its devices
    * fault as fast as it can then costs the host so many messages and no more. Default 0: none waits.
    */
-  readonly eventInterval?: number;
+  readonly eventIntervalMilliseconds?: number;
 }
 
 /** A checked configuration. */
@@ -167,8 +167,8 @@ const DEFAULTS: Required<VtdConfig> = {
   iotlbEntries: 4096,
   contextEntries: 256,
   interruptEntries: 256,
-  deviceTlbDeadline: 2000,
-  eventInterval: 0,
+  deviceTlbDeadlineMilliseconds: 2000,
+  eventIntervalMilliseconds: 0,
 };
 
 /**
@@ -245,7 +245,7 @@ export function resolveConfig(given: VtdConfig): ResolvedConfig {
     ...config,
     maximumGuestAddressWidth,
     ver: VER.pack({ MAX: major, MIN: minor }),
-    capabilities: { cap, ecap, hostAddressBits: config.hostAddressWidth },
+    capabilities: { cap, ecap, hostAddressWidth: config.hostAddressWidth },
   };
 }
 

@@ -86,7 +86,7 @@ export class Unit {
     // Flow A: translation.
     const filter = new OutputFilter();
     this.filter = filter;
-    const events: EventDelivery = { send: msi, scheduler, intervalMilliseconds: config.eventInterval };
+    const events: EventDelivery = { send: msi, scheduler, intervalMilliseconds: config.eventIntervalMilliseconds };
     const faults = new FaultLog(file, config.faultRecords, events);
     const bindings = this.#makeBindings(config.contextEntries);
     const iotlb = new Iotlb(config.iotlbEntries);
@@ -255,7 +255,7 @@ export class Unit {
     const { iommu, config } = this;
     return new DeviceTlbInvalidation({
       scheduler,
-      deadlineMilliseconds: config.deviceTlbDeadline,
+      deadlineMilliseconds: config.deviceTlbDeadlineMilliseconds,
       spaces: (): readonly AddressSpace[] => iommu.addressSpaces,
       invalidate: (space, range) => iommu.hub.invalidateDeviceTlb(space, range),
       timedOut: (sourceId) => this.queue.timedOut(sourceId),

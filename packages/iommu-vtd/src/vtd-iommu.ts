@@ -65,13 +65,13 @@ export class VtdIommu implements Iommu {
   }
 
   /** A message of a requester, or of none (an I/O APIC without source-id). What leaves the unit goes to `msi`. `false`: refused, a fault may have been recorded. */
-  interrupt(requesterId: SourceId | undefined, message: MsiMessage): boolean {
-    return this.#unit.interrupts.request(requesterId, message);
+  interrupt(sourceId: SourceId | undefined, message: MsiMessage): boolean {
+    return this.#unit.interrupts.request(sourceId, message);
   }
 
   /** What a message would become, for hosts that cache routes: nothing is delivered or recorded. Ask again after every interrupt-entry invalidation. */
-  translateInterrupt(requesterId: SourceId | undefined, message: MsiMessage): RemapResult {
-    return this.#unit.interrupts.translate(requesterId, message);
+  translateInterrupt(sourceId: SourceId | undefined, message: MsiMessage): RemapResult {
+    return this.#unit.interrupts.translate(sourceId, message);
   }
 
   /**

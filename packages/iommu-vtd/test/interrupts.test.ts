@@ -263,14 +263,14 @@ describe("units that want more than this one can be configured to", () => {
     readonly reasons: number[];
     readonly sent: MsiMessage[];
   } {
-    const { cap, ecap, hostAddressBits } = resolveConfig({ extendedInterruptMode: true }).capabilities;
+    const { cap, ecap, hostAddressWidth } = resolveConfig({ extendedInterruptMode: true }).capabilities;
     ECAP.fields[bit].set(ecap, 0, 1);
     const reasons: number[] = [];
     const sent: MsiMessage[] = [];
     const faults = { record: (fault: FaultRecord) => reasons.push(fault.reason) } as unknown as FaultLog;
     const memory = new GuestDriver().memory;
     const deliver = (message: MsiMessage): void => void sent.push(message);
-    const capabilities = { cap, ecap, hostAddressBits };
+    const capabilities = { cap, ecap, hostAddressWidth };
     return {
       remap: new InterruptRemap({ memory, capabilities, faults, entryCount: 16, send: deliver }),
       reasons,

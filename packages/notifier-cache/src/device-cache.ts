@@ -7,14 +7,7 @@
  * - rights are the mapping's own; a request for more asks the address space again.
  */
 
-import {
-  type Access,
-  Access as Rights,
-  type AddressSpace,
-  type FrameRange,
-  type Notifier,
-  Translation,
-} from "@iommu-kit/iommu-core";
+import { Access, type AddressSpace, type FrameRange, type Notifier, Translation } from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "./attachment-scope.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
 import { type CachedBlock, type CacheShape, TranslationCache } from "./translation-cache.js";
@@ -163,8 +156,8 @@ export abstract class DeviceCache {
 
   /** The rights whose flags the guest's tables show by now: a write has set both, a read the accessed flag alone. */
   #narrowed(out: Translation, access: Access): Translation {
-    const wrote = (access & Rights.write) !== 0;
-    this.#answer.allow(out.gpaPfn, out.pageCount, wrote ? out.access : ((out.access & Rights.read) as Access));
+    const wrote = (access & Access.write) !== 0;
+    this.#answer.allow(out.gpaPfn, out.pageCount, wrote ? out.access : ((out.access & Access.read) as Access));
     return this.#answer;
   }
 }

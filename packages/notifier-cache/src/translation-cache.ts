@@ -5,7 +5,7 @@
  * Invariants: no two entries overlap; `#entriesOfSize` counts the entries of each size; the least recently used way of a set is the one that gives way.
  */
 
-import { type Access, Access as Rights, type FrameRange, IommuError, type Translation } from "@iommu-kit/iommu-core";
+import { Access, type FrameRange, IommuError, type Translation } from "@iommu-kit/iommu-core";
 
 /** Sizes of entries in pages. An answer for a block of another size is held as the next smaller one. */
 export const ENTRY_SPANS: readonly number[] = [1, 512, 262_144];
@@ -91,7 +91,7 @@ export class TranslationCache {
     if (slot === NOWHERE) return false;
     const { info, firstPfns, gpaPfns, usedAt } = this.#storage;
     const word = at(info, slot);
-    const needed = access === Rights.none ? Rights.read : access;
+    const needed = access === Access.none ? Access.read : access;
     if ((word & needed) !== needed) return false;
     const offsetPages = iovaPfn - at(firstPfns, slot);
     usedAt[slot] = this.#clock = (this.#clock + 1) | 0;
@@ -289,5 +289,5 @@ function spanOf(info: number): number {
 }
 
 function rightsOf(info: number): Access {
-  return (info & Rights.readWrite) as Access;
+  return (info & Access.readWrite) as Access;
 }

@@ -11,7 +11,7 @@ export interface DeviceData {
   readonly ram: SharedArrayBuffer;
   /** Word 0: stop. Word 1: accesses made in a loop. */
   readonly control: SharedArrayBuffer;
-  readonly answerDeadline?: number;
+  readonly answerDeadlineMilliseconds?: number;
 }
 
 /** What it can be told. */
@@ -43,7 +43,9 @@ const control = new Int32Array(data.control);
 const dma = new WorkerDma(data.setup, {
   port,
   memory: new BufferMemory([{ firstPfn: 0, bytes: new Uint8Array(data.ram) }]),
-  ...(data.answerDeadline === undefined ? {} : { answerDeadline: data.answerDeadline }),
+  ...(data.answerDeadlineMilliseconds === undefined
+    ? {}
+    : { answerDeadlineMilliseconds: data.answerDeadlineMilliseconds }),
 });
 const NOTHING: Report = {
   done: false,

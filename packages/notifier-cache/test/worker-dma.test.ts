@@ -30,7 +30,11 @@ class Pair {
   #workerHears = (_message: unknown): void => undefined;
 
   constructor(
-    options: { readonly web?: boolean; readonly rights?: "requested"; readonly answerDeadline?: number } = {},
+    options: {
+      readonly web?: boolean;
+      readonly rights?: "requested";
+      readonly answerDeadlineMilliseconds?: number;
+    } = {},
   ) {
     let hostHears = (_message: unknown): void => undefined;
     const host: WorkerPort = {
@@ -64,7 +68,9 @@ class Pair {
     this.dma = new WorkerDma(this.cache.setup, {
       port: worker,
       memory: this.machine.memory,
-      ...(options.answerDeadline !== undefined && { answerDeadline: options.answerDeadline }),
+      ...(options.answerDeadlineMilliseconds !== undefined && {
+        answerDeadlineMilliseconds: options.answerDeadlineMilliseconds,
+      }),
     });
     for (let frame = 0; frame < PAGES; frame++) this.machine.memory.bytes[frame * 4096] = frame;
   }
@@ -153,7 +159,7 @@ describe("WorkerDma", () => {
   });
 
   it("refuses with a reason of its own when the host does not answer, or has cut it off", () => {
-    const pair = new Pair({ answerDeadline: 10 });
+    const pair = new Pair({ answerDeadlineMilliseconds: 10 });
     pair.machine.map(5, 10);
     pair.deaf = true;
     expect(pair.read(5)).toBeUndefined();

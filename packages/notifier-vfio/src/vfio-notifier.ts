@@ -21,7 +21,7 @@ import {
 } from "@iommu-kit/iommu-core";
 import type { Coalescing } from "./coalescing.js";
 import type { Answer, DmaContainer, UnmapResult } from "./container.js";
-import { DirtyTracker } from "./dirty-tracker.js";
+import { DirtyCollector } from "./dirty-collector.js";
 import { EntryMirror } from "./entry-mirror.js";
 import { VfioEventEmitter } from "./events.js";
 import type { Unmapper } from "./held-entries.js";
@@ -50,7 +50,7 @@ export class VfioNotifier implements MapNotifier {
   readonly #acceptsTarget: ((gpaPfn: number, pageCount: number) => boolean) | undefined;
   readonly #exclusive: boolean;
   readonly #mirror: EntryMirror;
-  readonly #dirty: DirtyTracker;
+  readonly #dirty: DirtyCollector;
   readonly #attachments = new Set<Attachment>();
   #endSubscription: (() => void) | undefined;
   #openRun: OpenRun | undefined;
@@ -88,7 +88,7 @@ export class VfioNotifier implements MapNotifier {
       atomic,
       unmapper,
     });
-    this.#dirty = new DirtyTracker(container, this.#mirror.table);
+    this.#dirty = new DirtyCollector(container, this.#mirror.table);
   }
 
   /** Entries in the container that are this notifier's. */

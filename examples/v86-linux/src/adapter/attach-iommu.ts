@@ -34,7 +34,7 @@ export interface AttachIommuOptions {
   /** Address of the registers, a multiple of 4096 in a 128 KiB block that nothing else of v86 uses. Default 0xFED90000, where chipsets have it. */
   readonly registerGpa?: number;
   /** Width of a physical address that the firmware table states, in bits. Default 36. */
-  readonly hostAddressWidthBits?: number;
+  readonly hostAddressWidth?: number;
   /** Devices that go on reaching memory directly, as if the machine had forgotten to put them behind the unit. Default: none. */
   readonly bypass?: readonly V86DeviceName[];
   /**
@@ -124,7 +124,7 @@ class V86Attachment implements AttachedIommu {
     });
     this.#undo.push(mapRegisters(cpu, registerGpa, watched(this.unit.registers, options.onRegisterWrite)));
     this.#resetWithMachine();
-    this.#addFirmwareTable(registerGpa, options.hostAddressWidthBits ?? 36);
+    this.#addFirmwareTable(registerGpa, options.hostAddressWidth ?? 36);
     const bypass = new Set(options.bypass ?? []);
     this.#offerAccessPlatform(new Set(options.withoutAccessPlatform ?? []));
     this.devices = dmaUsers(cpu).flatMap(({ name, sourceId, users }) =>
@@ -183,8 +183,8 @@ class V86Attachment implements AttachedIommu {
     this.#undo.push(() => Reflect.deleteProperty(cpu, "reboot_internal"));
   }
 
-  #addFirmwareTable(registerGpa: number, hostAddressWidthBits: number): void {
-    const data = buildDmar({ hostAddressWidthBits, units: [{ registerGpa, includeAll: true }] });
+  #addFirmwareTable(registerGpa: number, hostAddressWidth: number): void {
+    const data = buildDmar({ hostAddressWidth, units: [{ registerGpa, includeAll: true }] });
     const file = { name: FIRMWARE_NAME, data };
     this.#cpu.option_roms.push(file);
     this.#undo.push(() => this.#cpu.option_roms.splice(this.#cpu.option_roms.indexOf(file), 1));

@@ -53,7 +53,9 @@ export class ConsumerGuard {
           new IommuError(
             "notifier-timeout",
             `${notifierName(notifier)}: expected an answer within ${this.#deadlineMilliseconds} ms, got none`,
-            { hint: "answer faster, or raise limits.consumerDeadline; detach and attach again to be replayed" },
+            {
+              hint: "answer faster, or raise limits.consumerDeadlineMilliseconds; detach and attach again to be replayed",
+            },
           ),
         );
         end();

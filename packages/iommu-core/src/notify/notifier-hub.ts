@@ -69,7 +69,7 @@ export class NotifierHub {
     this.limits = options.limits;
     this.observers = options.observers;
     const { scheduler, limits } = options;
-    const guard = new ConsumerGuard(scheduler, limits.consumerDeadline);
+    const guard = new ConsumerGuard(scheduler, limits.consumerDeadlineMilliseconds);
     this.#guard = guard;
     this.queue = new JobQueue(limits, scheduler, {
       get closed() {

@@ -5,8 +5,7 @@
  * sync: tree -> tables; replay to a newcomer: nothing -> tree; move: old tree -> new tree; detach: tree -> nothing.
  */
 
-import type { Access } from "../access.js";
-import { Access as Rights } from "../access.js";
+import { Access } from "../access.js";
 import type { AddressSpace } from "../address-space.js";
 import type { Domain } from "../backend.js";
 import type { CompletionGroup } from "../completion.js";
@@ -36,7 +35,7 @@ export class ViewSync {
     scan: (range, sink) => {
       for (const region of this.regions) {
         const part = intersect(region, range);
-        if (part.pageCount > 0 && !sink.run(part.firstPfn, part.pageCount, part.firstPfn, Rights.readWrite)) return;
+        if (part.pageCount > 0 && !sink.run(part.firstPfn, part.pageCount, part.firstPfn, Access.readWrite)) return;
       }
     },
   };

@@ -184,7 +184,7 @@ function concatTable(table: CompleteDmarTable, structures: readonly Uint8Array[]
   writeField(view, 0, fields.OEM_REVISION, table.oem.oemRevision);
   writeText(view, 0, fields.CREATOR_ID, table.oem.creatorId);
   writeField(view, 0, fields.CREATOR_REVISION, table.oem.creatorRevision);
-  writeField(view, 0, fields.HAW, table.hostAddressWidthBits - 1);
+  writeField(view, 0, fields.HAW, table.hostAddressWidth - 1);
   const set = [
     ...(table.interruptRemapping ? (["INTR_REMAP"] as const) : []),
     ...(table.x2apicOptOut ? (["X2APIC_OPT_OUT"] as const) : []),

@@ -197,7 +197,7 @@ class DmarDecoder implements DecodeContext {
     const { view } = this;
     const { fields } = DMAR_HEADER;
     return {
-      hostAddressWidthBits: readField(view, 0, fields.HAW) + 1,
+      hostAddressWidth: readField(view, 0, fields.HAW) + 1,
       interruptRemapping: readFlag(view, 0, fields.FLAGS, "INTR_REMAP"),
       x2apicOptOut: readFlag(view, 0, fields.FLAGS, "X2APIC_OPT_OUT"),
       dmaControlOptIn: readFlag(view, 0, fields.FLAGS, "DMA_CTRL_PLATFORM_OPT_IN_FLAG"),

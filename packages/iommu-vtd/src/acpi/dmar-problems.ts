@@ -92,7 +92,7 @@ export class Problems {
     }
     if (gpa + byteLength > 2 ** widthBits) {
       const message = `expected an end within ${widthBits} bits, got ${hex(gpa)} + ${hex(byteLength)}`;
-      this.add("address-width", where, message, "raise hostAddressWidthBits or move the range");
+      this.add("address-width", where, message, "raise hostAddressWidth or move the range");
       return false;
     }
     return true;

@@ -30,7 +30,7 @@ export interface DmarMachine {
   /** Ranges that the guest's memory map reports as reserved: each reserved region must lie within them. */
   readonly reservedMemory?: readonly MemoryRange[];
   /** MGAW of the units in bits: at least the host address width. */
-  readonly maxGuestAddressWidthBits?: number;
+  readonly maximumGuestAddressWidth?: number;
 }
 
 /** A range of guest-physical bytes, half-open. */
@@ -77,16 +77,12 @@ class DmarRules {
   }
 
   #checkHeader(): void {
-    const { oem, hostAddressWidthBits: width } = this.#table;
-    const guestWidth = this.#machine.maxGuestAddressWidthBits;
-    if (
-      this.#problems.integer("hostAddressWidthBits", width, 1, 64) &&
-      guestWidth !== undefined &&
-      guestWidth < width
-    ) {
+    const { oem, hostAddressWidth: width } = this.#table;
+    const guestWidth = this.#machine.maximumGuestAddressWidth;
+    if (this.#problems.integer("hostAddressWidth", width, 1, 64) && guestWidth !== undefined && guestWidth < width) {
       const message = `expected at most the units' MGAW of ${guestWidth} bits, got ${width}`;
       const hint = "lower the host address width or give the units a larger MGAW";
-      this.#problems.add("guest-address-width", "hostAddressWidthBits", message, hint);
+      this.#problems.add("guest-address-width", "hostAddressWidth", message, hint);
     }
     if (this.#table.x2apicOptOut && !this.#table.interruptRemapping) {
       const message = "expected x2apicOptOut only with interruptRemapping, got it alone";
@@ -125,7 +121,7 @@ class DmarRules {
   }
 
   #checkRegisterSets(): void {
-    const width = this.#table.hostAddressWidthBits;
+    const width = this.#table.hostAddressWidth;
     const registerSets: { gpa: number; byteLength: number; where: string }[] = [];
     for (const [index, unit] of this.#table.units.entries()) {
       const where = `units[${index}]`;
@@ -214,7 +210,7 @@ class DmarRules {
       this.#problems.add("alignment", `${where}.byteLength`, message, "reserve whole pages");
       return false;
     }
-    const width = this.#table.hostAddressWidthBits;
+    const width = this.#table.hostAddressWidth;
     return this.#problems.addressRange(`${where}.gpa`, gpa, byteLength, PAGE_BYTES, width);
   }
 

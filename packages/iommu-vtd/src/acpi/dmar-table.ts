@@ -142,7 +142,7 @@ export interface DmarOem {
 /** A whole DMAR table (§8.1). */
 export interface DmarTable {
   /** Width of a physical address of the machine in bits, 1-64; bounds every address of the table. */
-  readonly hostAddressWidthBits: number;
+  readonly hostAddressWidth: number;
   /** The units support interrupt remapping. Default false. */
   readonly interruptRemapping?: boolean;
   /** Asks the operating system to leave x2APIC mode off; only with `interruptRemapping`. Default false. */
@@ -187,7 +187,7 @@ const DEFAULT_OEM = {
 /** Fills in the defaults and spells every device path canonically; checks nothing. The result shares no list with the argument. */
 export function completeDmar(table: DmarTable): CompleteDmarTable {
   return {
-    hostAddressWidthBits: table.hostAddressWidthBits,
+    hostAddressWidth: table.hostAddressWidth,
     interruptRemapping: table.interruptRemapping ?? false,
     x2apicOptOut: table.x2apicOptOut ?? false,
     dmaControlOptIn: table.dmaControlOptIn ?? false,

@@ -197,7 +197,7 @@ export class TranslationRequests {
     gpaPfn: number,
   ): { readonly reason: number; readonly faultsDisabled: boolean } {
     const { bindings, root, capabilities } = this.#parts;
-    const tooWide = gpaPfn >= 2 ** (capabilities.hostAddressBits - 12);
+    const tooWide = gpaPfn >= 2 ** (capabilities.hostAddressWidth - 12);
     if (root.mode === TableMode.LEGACY) {
       const binding = bindings.of(requester);
       const { faultsDisabled } = binding;

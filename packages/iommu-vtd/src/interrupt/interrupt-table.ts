@@ -56,7 +56,7 @@ export class InterruptTable {
 
   constructor(memory: GuestMemory, capabilities: UnitCapabilities) {
     this.#memory = memory;
-    this.#hostFrames = 2 ** (capabilities.hostAddressBits - 12);
+    this.#hostFrames = 2 ** (capabilities.hostAddressWidth - 12);
     this.#remappedReserved = [remappedEntryReserved(false), remappedEntryReserved(true)];
     this.#postedReserved = postedEntryReserved(capabilities);
   }

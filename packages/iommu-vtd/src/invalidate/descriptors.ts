@@ -92,7 +92,7 @@ export class Descriptors implements DescriptorHandler {
     if ([SW, IF, FN, PD].every((field) => field.get(words, 0) === 0)) return QueueError.RESERVED_FIELD;
     if (SW.get(words, 0) === 1) {
       // The architecture leaves a status address without memory undefined. The guest would wait for ever: it is told instead.
-      const stored = memory.writeWord(waitStatusGpa(words, 0, capabilities.hostAddressBits), DATA.get(words, 0));
+      const stored = memory.writeWord(waitStatusGpa(words, 0, capabilities.hostAddressWidth), DATA.get(words, 0));
       if (!stored) return QueueError.FETCH;
     }
     if (IF.get(words, 0) === 1 && file.get("ICS", ICS.fields.IWC) === 0) {

@@ -162,7 +162,7 @@ export class InvalidationQueue {
     const setup = this.#checkSetup(wide, head);
     if (setup !== QueueError.NONE) return setup;
     const words = wide ? this.#wide : this.#narrow;
-    const base = file.get("IQA", IQA.fields.IQA) % 2 ** (capabilities.hostAddressBits - 12);
+    const base = file.get("IQA", IQA.fields.IQA) % 2 ** (capabilities.hostAddressWidth - 12);
     if (!memory.fetch(base * PAGE_BYTES + head, words)) return QueueError.FETCH;
     const type = descriptorType(words, 0);
     const reserved = this.#reserved[type];

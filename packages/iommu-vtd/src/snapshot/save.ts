@@ -71,7 +71,7 @@ export function saveAll(iommus: readonly VtdIommu[]): VtdSnapshot[] {
 /** @internal What two units must have in common to exchange a snapshot. */
 export function identityOf(unit: Unit): number[] {
   const { ver, capabilities } = unit.config;
-  return [...ver, ...capabilities.cap, ...capabilities.ecap, capabilities.hostAddressBits];
+  return [...ver, ...capabilities.cap, ...capabilities.ecap, capabilities.hostAddressWidth];
 }
 
 /** @internal FNV-1a over the numbers of a snapshot, in a fixed order. */

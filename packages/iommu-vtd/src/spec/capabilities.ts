@@ -14,7 +14,7 @@ export interface UnitCapabilities {
   /** The two words of ECAP. */
   readonly ecap: Int32Array;
   /** Host address width (HAW), 32 to 52: addresses in tables are narrower than this. */
-  readonly hostAddressBits: number;
+  readonly hostAddressWidth: number;
 }
 
 /** Width of a domain-id, 4 to 16 bits. In entries the bits above are reserved, in commands they are ignored. */

@@ -46,7 +46,7 @@ export const ContextEntryText: TextOf<typeof ContextEntry> = {
 /** The reserved bits of a present legacy context-entry, four words. */
 export function contextEntryReserved(unit: UnitCapabilities): Int32Array {
   const { hi, lo } = unusedDomainIdBits(unit.cap, ContextEntry.fields.DID);
-  return markBits(reservedMask(ContextEntry, unit.hostAddressBits), hi, lo);
+  return markBits(reservedMask(ContextEntry, unit.hostAddressWidth), hi, lo);
 }
 
 /** Scalable-mode context-entry. PASIDs below 2^(PDTS + 13) are in the directory's range. */
@@ -96,5 +96,5 @@ export function scalableContextEntryReserved(unit: UnitCapabilities): Int32Array
     [RPS, RID_PASID],
     [RPRIVS, RID_PRIV],
   ]);
-  return reservedMask(ScalableContextEntry, unit.hostAddressBits, absent);
+  return reservedMask(ScalableContextEntry, unit.hostAddressWidth, absent);
 }

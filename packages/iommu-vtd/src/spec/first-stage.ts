@@ -87,8 +87,8 @@ export function firstStageReservedIndex(level: number, low: number): number {
  */
 export function firstStageReserved(unit: UnitCapabilities): Int32Array {
   const masks = new Int32Array(6 * 4);
-  const table = reservedMask(FirstStageTableEntry, unit.hostAddressBits);
-  const leaf = reservedMask(FirstStageLeafEntry, unit.hostAddressBits);
+  const table = reservedMask(FirstStageTableEntry, unit.hostAddressWidth);
+  const leaf = reservedMask(FirstStageLeafEntry, unit.hostAddressWidth);
   const largestLeaf = CAP.fields.FS1GP.get(unit.cap, 0) ? 3 : 2;
   for (let level = 1; level <= 5; level++) {
     const withPs = leaf.slice();

@@ -110,7 +110,7 @@ export function remappedEntryReserved(extended: boolean): Int32Array {
 export function postedEntryReserved(unit: UnitCapabilities): Int32Array {
   const { IM, PDA_HI } = PostedEntry.fields;
   const words = reservedMask(PostedEntry, 64, CAP.fields.PI.get(unit.cap, 0) ? [] : [IM]);
-  return markBits(words, PDA_HI.hi, PDA_HI.lo + unit.hostAddressBits - 32);
+  return markBits(words, PDA_HI.hi, PDA_HI.lo + unit.hostAddressWidth - 32);
 }
 
 /** The reserved bits of a posted-interrupt descriptor, sixteen words. `extended` is IRTA.EIME as latched. */

@@ -131,8 +131,8 @@ export function deviceTlbRange(addrPfn: number, s: number): FrameRange {
 }
 
 /** The status address of a wait descriptor in bytes: bits at and above the host address width are ignored (§6.5.2.9). */
-export function waitStatusGpa(words: Int32Array, at: number, hostAddressBits: number): number {
-  return (WaitDescriptor.fields.SADDR.get(words, at) * 4) % 2 ** hostAddressBits;
+export function waitStatusGpa(words: Int32Array, at: number, hostAddressWidth: number): number {
+  return (WaitDescriptor.fields.SADDR.get(words, at) * 4) % 2 ** hostAddressWidth;
 }
 
 /** Source-id bits that a function mask (FM of descriptors, SQ of interrupt entries; 0 to 3) excludes from comparison. */

@@ -99,7 +99,7 @@ export const PasidEntryText: TextOf<typeof PasidEntry> = {
 
 /** The reserved bits of a present PASID-directory entry, two words. */
 export function pasidDirectoryReserved(unit: UnitCapabilities): Int32Array {
-  return reservedMask(PasidDirectoryEntry, unit.hostAddressBits);
+  return reservedMask(PasidDirectoryEntry, unit.hostAddressWidth);
 }
 
 /** The reserved bits of a present PASID-table entry, sixteen words: fields of missing capabilities count. */
@@ -117,7 +117,7 @@ export function pasidEntryReserved(unit: UnitCapabilities): Int32Array {
     [EAFS, entry.EAFE],
     [HPTS, entry.HPTSZ, entry.HPTPFD, entry.HPTPTR, entry.HPTDID],
   ]);
-  const words = reservedMask(PasidEntry, unit.hostAddressBits, absent);
+  const words = reservedMask(PasidEntry, unit.hostAddressWidth, absent);
   for (let at = entry.PAT.lo + 3; at <= entry.PAT.hi; at += 4) markBits(words, at, at);
   const { hi, lo } = unusedDomainIdBits(unit.cap, entry.DID);
   return markBits(words, hi, lo);

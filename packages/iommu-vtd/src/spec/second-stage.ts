@@ -106,8 +106,8 @@ export function secondStageReserved(unit: UnitCapabilities, rightsInHighBits: bo
   const pageSizes = CAP.fields.SSLPS.get(unit.cap, 0);
   const noSnoop: readonly Part[] = ECAP.fields.SC.get(unit.ecap, 0) ? [] : [SecondStageLeafEntry.fields.SNP];
   const always: readonly Part[] = rightsInHighBits ? [] : [SecondStageTableEntry.fields.IW];
-  const table = reservedMask(SecondStageTableEntry, unit.hostAddressBits, always);
-  const leaf = reservedMask(SecondStageLeafEntry, unit.hostAddressBits, [...always, ...noSnoop]);
+  const table = reservedMask(SecondStageTableEntry, unit.hostAddressWidth, always);
+  const leaf = reservedMask(SecondStageLeafEntry, unit.hostAddressWidth, [...always, ...noSnoop]);
   for (let level = 1; level <= 5; level++) {
     const withPs = leaf.slice();
     markBits(withPs, ADDR.lo + (level - 1) * 9 - 1, ADDR.lo);

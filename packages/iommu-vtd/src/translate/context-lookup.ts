@@ -27,7 +27,7 @@ export class ContextLookup {
   constructor(memory: GuestMemory, capabilities: UnitCapabilities) {
     this.#memory = memory;
     this.#capabilities = capabilities;
-    this.#rootReserved = reservedMask(RootEntry, capabilities.hostAddressBits);
+    this.#rootReserved = reservedMask(RootEntry, capabilities.hostAddressWidth);
     this.#contextReserved = contextEntryReserved(capabilities);
   }
 
@@ -45,7 +45,7 @@ export class ContextLookup {
   /** Decodes the context-entry that was fetched. */
   #decode(): Binding {
     const entry = this.#entry;
-    const { cap, ecap, hostAddressBits } = this.#capabilities;
+    const { cap, ecap, hostAddressWidth } = this.#capabilities;
     const faultsDisabled = FPD.get(entry, 0) === 1;
     if (P.get(entry, 0) === 0) return refusedBinding(FaultReason.LCT_2, faultsDisabled);
     if (anyBit(entry, this.#contextReserved)) return refusedBinding(FaultReason.LCT_3, faultsDisabled);
@@ -63,7 +63,7 @@ export class ContextLookup {
     const domainId = DID.get(entry, 0);
     if (passThrough) {
       // The architecture wants the widest AW here; real software that names another supported one works everywhere, so it does here.
-      return bindingOf({ kind: "pass-through", faultsDisabled, domainId, limitPfn: 2 ** (hostAddressBits - 12) });
+      return bindingOf({ kind: "pass-through", faultsDisabled, domainId, limitPfn: 2 ** (hostAddressWidth - 12) });
     }
     return bindingOf({
       kind: "second-stage",

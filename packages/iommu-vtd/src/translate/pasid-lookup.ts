@@ -72,12 +72,12 @@ export class PasidLookup {
     const refuse = (reason: number): Binding => refusedBinding(reason, faultsDisabled, true);
     const kind = this.#kindOf(get("PGTT"));
     if (kind === "refused") return refuse(FaultReason.SPT_4_2);
-    const { cap, ecap, hostAddressBits } = this.#capabilities;
+    const { cap, ecap, hostAddressWidth } = this.#capabilities;
     const withSecond = kind === "second-stage" || kind === "nested";
     const withFirst = kind === "first-stage" || kind === "nested";
     const aw = get("AW");
     if (withSecond && !supportsAddressWidth(CAP.fields.SAGAW.get(cap, 0), aw)) return refuse(FaultReason.SPT_4_1);
-    const limitBits = withSecond ? Math.min(guestAddressBits(cap), addressBitsOf(aw)) : hostAddressBits;
+    const limitBits = withSecond ? Math.min(guestAddressBits(cap), addressBitsOf(aw)) : hostAddressWidth;
     const mode = get("FSPM");
     const fiveLevels = mode === FirstStageMode.FIVE_LEVEL && CAP.fields.FS5LP.get(cap, 0) === 1;
     if (withFirst && mode !== FirstStageMode.FOUR_LEVEL && !fiveLevels) return refuse(FaultReason.SPT_4_3);

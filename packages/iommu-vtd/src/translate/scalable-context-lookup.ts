@@ -45,7 +45,7 @@ export class ScalableContextLookup {
 
   constructor(memory: GuestMemory, capabilities: UnitCapabilities) {
     this.#memory = memory;
-    this.#rootReserved = reservedMask(ScalableRootEntry, capabilities.hostAddressBits);
+    this.#rootReserved = reservedMask(ScalableRootEntry, capabilities.hostAddressWidth);
     this.#contextReserved = scalableContextEntryReserved(capabilities);
   }
 

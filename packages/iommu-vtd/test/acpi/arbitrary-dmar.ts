@@ -57,7 +57,7 @@ const unitSeed: fc.Arbitrary<UnitSeed> = fc.record({
 /** Valid tables of up to three segments and every structure type; a `namespaceDevices` entry is always there. */
 export const arbitraryDmar: fc.Arbitrary<CompleteDmarTable> = fc
   .record({
-    hostAddressWidthBits: fc.integer({ min: 49, max: 64 }),
+    hostAddressWidth: fc.integer({ min: 49, max: 64 }),
     interruptRemapping: fc.boolean(),
     optOut: fc.boolean(),
     dmaControlOptIn: fc.boolean(),
@@ -105,7 +105,7 @@ export const arbitraryDmar: fc.Arbitrary<CompleteDmarTable> = fc
     }));
     const includeAll = { registerGpa: registerGpa(100), registerByteLength: 4096, includeAll: true, scopes: [] };
     return {
-      hostAddressWidthBits: seed.hostAddressWidthBits,
+      hostAddressWidth: seed.hostAddressWidth,
       interruptRemapping: seed.interruptRemapping,
       x2apicOptOut: seed.interruptRemapping && seed.optOut,
       dmaControlOptIn: seed.dmaControlOptIn,

@@ -6,11 +6,11 @@ import type { DmarTable } from "../../src/acpi/index.js";
 import { fullTable } from "./full-table.js";
 import { fromHex, q35BytesWithoutChecksum, q35Table } from "./golden-q35.js";
 
-const oneUnit: DmarTable = { hostAddressWidthBits: 39, units: [{ registerGpa: 0xfed90000, includeAll: true }] };
+const oneUnit: DmarTable = { hostAddressWidth: 39, units: [{ registerGpa: 0xfed90000, includeAll: true }] };
 
 describe("the DMAR table of a q35 machine", () => {
   it("has the 0x78 bytes that q35 firmware is known to get", () => {
-    const bytes = buildDmar(q35Table, { ioApicIds: [0], maxGuestAddressWidthBits: 48 });
+    const bytes = buildDmar(q35Table, { ioApicIds: [0], maximumGuestAddressWidth: 48 });
 
     const expected = q35BytesWithoutChecksum.slice();
     expected[9] = 0x100 - (expected.reduce((sum, byte) => sum + byte, 0) % 0x100);
@@ -34,7 +34,7 @@ describe("the header", () => {
 
   it("holds the host address width less one", () => {
     expect(buildDmar(oneUnit)[36]).toBe(38);
-    expect(buildDmar({ ...oneUnit, hostAddressWidthBits: 64 })[36]).toBe(63);
+    expect(buildDmar({ ...oneUnit, hostAddressWidth: 64 })[36]).toBe(63);
   });
 
   it.each([

@@ -6,7 +6,7 @@ import { fullTable } from "./full-table.js";
 import { q35Table } from "./golden-q35.js";
 
 const includeAll = { registerGpa: 0xfed90000, includeAll: true } as const;
-const base: DmarTable = { hostAddressWidthBits: 39, units: [includeAll] };
+const base: DmarTable = { hostAddressWidth: 39, units: [includeAll] };
 const igd: DeviceScope = { type: "endpoint", path: "00:02.0" };
 const rootPort: DeviceScope = { type: "bridge", path: "00:1c.0" };
 const ioApic: DeviceScope = { type: "io-apic", ioApicId: 2, path: "f0:1f.0" };
@@ -87,8 +87,8 @@ describe("remapping units", () => {
   });
 
   it("lie within the host address width", () => {
-    expect(problemsOf({ hostAddressWidthBits: 32 })).toEqual([]);
-    expect(problemsOf({ hostAddressWidthBits: 31 })).toEqual(["address-width units[0].registerGpa"]);
+    expect(problemsOf({ hostAddressWidth: 32 })).toEqual([]);
+    expect(problemsOf({ hostAddressWidth: 31 })).toEqual(["address-width units[0].registerGpa"]);
   });
 
   it("do not share a PCI device, but may share the number of one in another segment", () => {
@@ -352,13 +352,13 @@ describe("the header", () => {
     expect(problemsOf({ x2apicOptOut: true })).toEqual(["flags x2apicOptOut"]);
   });
 
-  it.each([0, 65, 47.5])("has no host address width of %d bits", (hostAddressWidthBits) => {
-    expect(problemsOf({ hostAddressWidthBits })).toContain("range hostAddressWidthBits");
+  it.each([0, 65, 47.5])("has no host address width of %d bits", (hostAddressWidth) => {
+    expect(problemsOf({ hostAddressWidth })).toContain("range hostAddressWidth");
   });
 
   it("has a host address width within the units' MGAW", () => {
-    expect(problemsOf({}, { maxGuestAddressWidthBits: 39 })).toEqual([]);
-    expect(problemsOf({}, { maxGuestAddressWidthBits: 38 })).toEqual(["guest-address-width hostAddressWidthBits"]);
+    expect(problemsOf({}, { maximumGuestAddressWidth: 39 })).toEqual([]);
+    expect(problemsOf({}, { maximumGuestAddressWidth: 38 })).toEqual(["guest-address-width hostAddressWidth"]);
   });
 
   it("takes OEM texts that fit and are printable, and 32-bit revisions", () => {

@@ -6,7 +6,7 @@ import type { DmarTable } from "../../src/acpi/index.js";
 
 /** Two segments; the first has a graphics unit and an include-all unit. */
 export const fullTable: DmarTable = {
-  hostAddressWidthBits: 46,
+  hostAddressWidth: 46,
   interruptRemapping: true,
   x2apicOptOut: true,
   dmaControlOptIn: true,

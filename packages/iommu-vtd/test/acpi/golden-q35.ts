@@ -6,7 +6,7 @@ import type { DmarTable } from "../../src/acpi/index.js";
 
 /** The machine: one unit that names each of five devices on the root bus and the I/O APIC; ATS on all root ports. */
 export const q35Table: DmarTable = {
-  hostAddressWidthBits: 48,
+  hostAddressWidth: 48,
   interruptRemapping: true,
   oem: { oemId: "BOCHS", oemTableId: "BXPC", oemRevision: 1, creatorId: "BXPC", creatorRevision: 1 },
   units: [

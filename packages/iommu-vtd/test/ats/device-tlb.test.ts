@@ -123,7 +123,7 @@ describe("a wait behind a device-TLB invalidation", () => {
   });
 
   it("is aborted when the device does not answer in time: ITE, its source-id, one fault event; the queue stops", async () => {
-    const { guest } = legacyGuest({ deviceTlbDeadline: 500 });
+    const { guest } = legacyGuest({ deviceTlbDeadlineMilliseconds: 500 });
     guest.unit.mmio.write32(0x38, 0);
     const tlb = new RecordingTlb("manual");
     guest.device(NIC).attach(tlb);
@@ -170,7 +170,7 @@ describe("a wait behind a device-TLB invalidation", () => {
   });
 
   it("after a time-out still waits for another notifier that was busy before it", async () => {
-    const { guest } = legacyGuest({ cachingMode: true, limits: { consumerDeadline: 100_000 } });
+    const { guest } = legacyGuest({ cachingMode: true, limits: { consumerDeadlineMilliseconds: 100_000 } });
     const tlb = new RecordingTlb("manual");
     const mirror = new RecordingNotifier();
     guest.map(1, { iovaPfn: 0x10, gpaPfn: 0x1000 });
@@ -257,7 +257,7 @@ describe("a wait behind a device-TLB invalidation", () => {
   });
 
   it("is not held up by a slow consumer of another kind for longer than that one's deadline; no ITE", async () => {
-    const { guest } = legacyGuest({ limits: { consumerDeadline: 300 } });
+    const { guest } = legacyGuest({ limits: { consumerDeadlineMilliseconds: 300 } });
     const slow = new RecordingFlushNotifier({ answers: "manual" });
     slow.answers.mode = "sync";
     guest.device(NIC).attach(slow);

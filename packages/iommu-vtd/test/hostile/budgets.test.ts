@@ -174,7 +174,7 @@ describe("a storm of faults", () => {
   });
 
   it("can be slowed down by the host: with an interval messages wait in IP, and none is lost", async () => {
-    const guest = new GuestDriver({ eventInterval: 100 });
+    const guest = new GuestDriver({ eventIntervalMilliseconds: 100 });
     guest.start();
     guest.unit.mmio.write32(0x38, 0);
     const space = guest.device(HOSTILE);

@@ -96,7 +96,7 @@ describe("inspect", () => {
   });
 
   it("shows the queue: what is in flight, what is to come, and errors by name", () => {
-    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const guest = busyGuest({ limits: { consumerDeadlineMilliseconds: 1e9 } });
     const slow = new RecordingNotifier();
     guest.device(NIC).attach(slow);
     slow.answers.mode = "manual";
@@ -274,7 +274,7 @@ describe("formatInspection", () => {
   });
 
   it("lists the descriptors in flight and to come", () => {
-    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const guest = busyGuest({ limits: { consumerDeadlineMilliseconds: 1e9 } });
     const slow = new RecordingNotifier();
     guest.device(NIC).attach(slow);
     slow.answers.mode = "manual";
@@ -351,7 +351,7 @@ describe("an inspection in trouble", () => {
 
 describe("an inspected queue", () => {
   it("shows a descriptor that cannot be read", () => {
-    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const guest = busyGuest({ limits: { consumerDeadlineMilliseconds: 1e9 } });
     const slow = new RecordingNotifier();
     guest.device(NIC).attach(slow);
     slow.answers.mode = "manual";

@@ -188,7 +188,7 @@ describe("a snapshot", () => {
 describe("a snapshot taken while something is pending", () => {
   /** A guest whose notifier answers when told to. */
   async function waiting(options: GuestOptions = {}): Promise<{ guest: WatchedGuest; slow: RecordingNotifier }> {
-    const guest = busyGuest({ limits: { consumerDeadline: 1e9 }, ...options });
+    const guest = busyGuest({ limits: { consumerDeadlineMilliseconds: 1e9 }, ...options });
     guest.start();
     const slow = new RecordingNotifier({ answers: "sync" });
     guest.device(NIC).attach(slow);
@@ -246,7 +246,7 @@ describe("a snapshot taken while something is pending", () => {
   });
 
   it("of enabling translation: the unit translates, TES follows when the new notifiers are there", async () => {
-    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const guest = busyGuest({ limits: { consumerDeadlineMilliseconds: 1e9 } });
     const slow = new RecordingNotifier({ answers: "manual" });
     guest.device(NIC).attach(slow);
     slow.answers.settle();
@@ -267,7 +267,7 @@ describe("a snapshot taken while something is pending", () => {
   });
 
   it("of CCMD and IOTLB: they clear with the granularity that the first unit would have reported", async () => {
-    const guest = busyGuest({ limits: { consumerDeadline: 1e9 } });
+    const guest = busyGuest({ limits: { consumerDeadlineMilliseconds: 1e9 } });
     const slow = new RecordingNotifier();
     guest.device(NIC).attach(slow);
     guest.setRoot();

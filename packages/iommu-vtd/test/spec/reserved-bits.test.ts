@@ -21,10 +21,10 @@ import { expectBits } from "./bit-ranges.js";
 type CapValues = Parameters<typeof CAP.pack>[0];
 type EcapValues = Parameters<typeof ECAP.pack>[0];
 
-const unit = (hostAddressBits: number, cap: CapValues = {}, ecap: EcapValues = {}): UnitCapabilities => ({
+const unit = (hostAddressWidth: number, cap: CapValues = {}, ecap: EcapValues = {}): UnitCapabilities => ({
   cap: CAP.pack({ ND: 6, SSLPS: 3, ...cap }),
   ecap: ECAP.pack(ecap),
-  hostAddressBits,
+  hostAddressWidth,
 });
 
 const everything: EcapValues = {

@@ -163,7 +163,7 @@ describe("a machine with several units", () => {
 
   it("describes itself for the DMAR table, which the builder takes", () => {
     const { units } = machine();
-    const bytes = buildDmar({ hostAddressWidthBits: 48, interruptRemapping: true, units: units.dmarUnits() });
+    const bytes = buildDmar({ hostAddressWidth: 48, interruptRemapping: true, units: units.dmarUnits() });
     const { table } = decodeDmar(bytes);
     expect(table?.units).toHaveLength(3);
     expect(table?.units.at(-1)).toMatchObject({ includeAll: true, registerGpa: REST });

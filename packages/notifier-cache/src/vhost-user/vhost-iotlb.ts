@@ -9,8 +9,7 @@
  */
 
 import {
-  type Access,
-  Access as Rights,
+  Access,
   type AddressSpace,
   type Completion,
   type FrameRange,
@@ -142,7 +141,7 @@ export class VhostIotlb implements UnmapNotifier {
     let all = true;
     for (let pfn = iovaPfn; pfn < iovaPfn + pageCount;) {
       const access = this.#rightsOf(pfn);
-      const told = access !== Rights.none && this.#answer(pfn, access) && this.#told.find(pfn, this.#found);
+      const told = access !== Access.none && this.#answer(pfn, access) && this.#told.find(pfn, this.#found);
       all &&= told;
       pfn = told ? this.#found.firstPfn + this.#found.pageCount : pfn + 1;
     }
@@ -156,7 +155,7 @@ export class VhostIotlb implements UnmapNotifier {
 
   #received(message: IotlbMessage): boolean {
     const iovaPfn = pfnOf(message.iova);
-    const access = message.access === Rights.none ? Rights.read : message.access;
+    const access = message.access === Access.none ? Access.read : message.access;
     if (message.type === IotlbType.ACCESS_FAIL) {
       this.#counters.accessFails += 1;
       this.#options.onAccessFail?.(iovaPfn, access);
@@ -180,8 +179,8 @@ export class VhostIotlb implements UnmapNotifier {
     }
     const { firstPfn, pageCount, userAddress } = block;
     const granted =
-      this.#options.rights === "requested" && (access & Rights.write) === 0
-        ? ((out.access & Rights.read) as Access)
+      this.#options.rights === "requested" && (access & Access.write) === 0
+        ? ((out.access & Access.read) as Access)
         : out.access;
     const gpaPfn = out.gpaPfn - (iovaPfn - firstPfn);
     if (this.#contradicts(firstPfn, pageCount, gpaPfn, granted)) this.#correct(firstPfn, pageCount);
@@ -270,8 +269,8 @@ export class VhostIotlb implements UnmapNotifier {
   /** What the tables say of a page, without a request. */
   #rightsOf(iovaPfn: number): Access {
     const { domain } = this.#space;
-    if (domain.kind === "blocked") return Rights.none;
-    if (domain.kind === "bypass") return Rights.readWrite;
+    if (domain.kind === "blocked") return Access.none;
+    if (domain.kind === "bypass") return Access.readWrite;
     return this.#probe.look(iovaPfn, (range, sink) => domain.scan(range, sink));
   }
 }
@@ -283,7 +282,7 @@ class RightsProbe implements MappingSink {
 
   look(pfn: number, scan: (range: FrameRange, sink: MappingSink) => void): Access {
     this.#pfn = pfn;
-    this.#access = Rights.none;
+    this.#access = Access.none;
     scan({ firstPfn: pfn, pageCount: 1 }, this);
     return this.#access;
   }

@@ -34,7 +34,7 @@ export interface WorkerCacheOptions extends CacheShape {
   /** As for `CacheNotifier`: `"requested"` where the guest's tables have accessed and dirty flags. Default `"mapping"`. */
   readonly rights?: "mapping" | "requested";
   /** After how many milliseconds without an acknowledgement the worker counts as hung. Default 1000. */
-  readonly hungAfter?: number;
+  readonly hungAfterMilliseconds?: number;
   /** Called once for each time that the worker hangs. */
   readonly onHung?: (pendingInvalidations: number) => void;
   /** The hub cut it off. `inAccess`: it was stopped in the middle of an access that may still finish; terminate the worker. */
@@ -203,7 +203,7 @@ export abstract class HostCache {
     this.#cancelWatch?.();
     this.#cancelWatch = undefined;
     if (!on) return;
-    this.#cancelWatch = this.#scheduler.after(this.#options.hungAfter ?? 1000, () => {
+    this.#cancelWatch = this.#scheduler.after(this.#options.hungAfterMilliseconds ?? 1000, () => {
       this.#hung = true;
       this.#options.onHung?.(this.status.pendingInvalidations);
     });

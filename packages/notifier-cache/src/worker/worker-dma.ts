@@ -6,7 +6,7 @@
  */
 
 import {
-  type Access,
+  Access,
   type ByteAddress,
   type GuestMemory,
   offsetInPage,
@@ -14,7 +14,6 @@ import {
   pfnOf,
   Translation,
   accessOf,
-  Access as Rights,
 } from "@iommu-kit/iommu-core";
 import { ALWAYS_INVALIDATED } from "../device-cache.js";
 import { ENTRY_SPANS, TranslationCache } from "../translation-cache.js";
@@ -36,7 +35,7 @@ export interface WorkerDmaOptions {
   /** Guest memory, as the worker reaches it: shared with the host. */
   readonly memory: Pick<GuestMemory, "read" | "write">;
   /** Milliseconds to wait for an answer of the host. Default 10,000. */
-  readonly answerDeadline?: number;
+  readonly answerDeadlineMilliseconds?: number;
 }
 
 /** Memory as a device in a worker reaches it. Blocks the worker while the host answers a miss. */
@@ -47,7 +46,7 @@ export class WorkerDma {
   readonly #cache: TranslationCache;
   readonly #port: WorkerPort;
   readonly #memory: WorkerDmaOptions["memory"];
-  readonly #answerDeadline: number;
+  readonly #answerDeadlineMilliseconds: number;
   readonly #translation = new Translation();
   readonly #always = (): boolean => true;
   #missId = 0;
@@ -62,7 +61,7 @@ export class WorkerDma {
     this.#cache = new TranslationCache(this.#block.shape, this.#block.cache);
     this.#port = options.port;
     this.#memory = options.memory;
-    this.#answerDeadline = options.answerDeadline ?? 10_000;
+    this.#answerDeadlineMilliseconds = options.answerDeadlineMilliseconds ?? 10_000;
     listen(options.port, (message) => {
       if (message.kind !== undefined) this.#woken();
     });
@@ -81,12 +80,12 @@ export class WorkerDma {
 
   /** Reads `into.length` bytes at `iova`. `false`: refused, see `reason`; `into` is then partly written. */
   read(iova: ByteAddress, into: Uint8Array): boolean {
-    return this.#transfer(iova, into, Rights.read);
+    return this.#transfer(iova, into, Access.read);
   }
 
   /** Writes `from` at `iova`. `false`: refused, see `reason`; pages before the refused one have been written. */
   write(iova: ByteAddress, from: Uint8Array): boolean {
-    return this.#transfer(iova, from, Rights.write);
+    return this.#transfer(iova, from, Access.write);
   }
 
   /**
@@ -151,7 +150,7 @@ export class WorkerDma {
     Atomics.store(words, Word.IN_ACCESS, 1);
     try {
       if (this.revoked) return WORKER_REVOKED;
-      const done = access === Rights.read ? this.#memory.read(gpa, piece) : this.#memory.write(gpa, piece);
+      const done = access === Access.read ? this.#memory.read(gpa, piece) : this.#memory.write(gpa, piece);
       return done ? undefined : 0;
     } finally {
       Atomics.store(words, Word.IN_ACCESS, 0);
@@ -171,7 +170,7 @@ export class WorkerDma {
       if (Atomics.load(words, Word.ANSWER_ID) === id) break;
       if (this.revoked) return this.#refuse(out, WORKER_REVOKED, "the host revoked the worker's translations");
       this.poll();
-      if (Atomics.wait(words, Word.DOORBELL, doorbell, this.#answerDeadline) === "timed-out")
+      if (Atomics.wait(words, Word.DOORBELL, doorbell, this.#answerDeadlineMilliseconds) === "timed-out")
         return this.#refuse(out, NO_ANSWER, "the host did not answer");
     }
     const reason = this.#word(Word.ANSWER_REASON);

@@ -73,7 +73,7 @@ const WAYS: Readonly<Record<string, readonly [RegExp, () => unknown]>> = {
     },
   ],
   "notifier-timeout": [
-    /expected an answer within \d+ ms, got none .*consumerDeadline/,
+    /expected an answer within \d+ ms, got none .*consumerDeadlineMilliseconds/,
     async () => {
       throw await failureOf(() => new Promise(() => undefined));
     },

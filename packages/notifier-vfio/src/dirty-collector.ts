@@ -17,7 +17,7 @@ export type DirtyVisitor = (gpaPfn: number, pageCount: number) => void;
 export type DirtyMode = "off" | "log" | "assume";
 
 /** See the file's header. */
-export class DirtyTracker {
+export class DirtyCollector {
   readonly #container: DmaContainer;
   readonly #table: ShadowPageTable;
   readonly #written = new DirtyPages();
