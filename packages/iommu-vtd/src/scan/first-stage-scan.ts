@@ -16,11 +16,11 @@ import {
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FirstStageBits, firstStageFrame, firstStageReserved, firstStageReservedIndex } from "../spec/first-stage.js";
 import type { Binding } from "../translate/binding.js";
-import type { OutputFilter } from "../translate/output-filter.js";
+import { OutputFilter } from "../translate/output-filter.js";
 import { levelSpan } from "../translate/table-index.js";
 import { tellLeaf } from "./leaf.js";
 import { firstStageFormats, firstStageRules, type LeafFormats } from "./leaf-formats.js";
-import type { SecondStageScan } from "./second-stage-scan.js";
+import { SecondStageScan } from "./second-stage-scan.js";
 import { TableReader } from "./table-reader.js";
 
 const ENTRIES = 512;
@@ -39,6 +39,8 @@ export interface FirstStageParts {
 export class FirstStageScan {
   readonly #reader: TableReader;
   readonly #secondStage: SecondStageScan;
+  /** Finds tables. Protected regions do not bind the unit's own reads (§11.4.8), and in the interrupt window there is no memory. */
+  readonly #tables: SecondStageScan;
   readonly #filter: OutputFilter;
   readonly #reserved: Int32Array;
   readonly #formats: LeafFormats;
@@ -50,6 +52,7 @@ export class FirstStageScan {
     this.#filter = filter;
     this.#reader = new TableReader(memory);
     this.#secondStage = secondStage;
+    this.#tables = new SecondStageScan(memory, capabilities, new OutputFilter());
     this.#reserved = firstStageReserved(capabilities);
     this.#formats = firstStageFormats(this.#reserved, filter);
   }
@@ -144,7 +147,7 @@ export class FirstStageScan {
     if (binding.kind !== "nested") return pfn;
     if (pfn >= binding.limitPfn) return undefined;
     this.#lookup.start(pfn, binding.secondStageFlags ? 3 : 1, (entries) => sink.reach(iovaPfn, entries, again));
-    this.#secondStage.scan(binding.rootPfn, binding.levels, { firstPfn: pfn, pageCount: 1 }, this.#lookup);
+    this.#tables.scan(binding.rootPfn, binding.levels, { firstPfn: pfn, pageCount: 1 }, this.#lookup);
     return this.#lookup.found;
   }
 }
