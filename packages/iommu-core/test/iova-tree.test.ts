@@ -133,6 +133,25 @@ describe("IovaTree", () => {
     expect(tree.byteLength).toBe(new IovaTree().byteLength);
   });
 
+  it("answers for no frame beyond its nodes, however its index in them reads", () => {
+    const tree = new IovaTree();
+    const out = new Mapping();
+    tree.insert(5, 1, 50, 3);
+    for (const far of [2 ** 18, 2 ** 27, 2 ** 36, 2 ** 45, 2 ** 51]) {
+      expect([tree.find(far + 5, out), tree.seek(far + 5, out), tree.leafAt(far + 5)]).toEqual([
+        false,
+        false,
+        undefined,
+      ]);
+      tree.remove(far + 5, 1);
+      expect(runsOf(tree, 0, 2 ** 52)).toEqual([[5, 1, 50, 3]]);
+    }
+    tree.insert(2 ** 30, 1, 60, 3);
+    expect(tree.find(2 ** 30 + 2 ** 36, out)).toBe(false);
+    expect(tree.find(5 + 2 ** 36, out)).toBe(false);
+    expect(tree.find(5, out) && out.gpaPfn).toBe(50);
+  });
+
   it("ends a visit of runs where the visitor says so", () => {
     const tree = new IovaTree();
     for (let i = 0; i < 5; i++) tree.insert(i * 10, 2, i, 3);

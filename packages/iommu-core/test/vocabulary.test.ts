@@ -121,6 +121,32 @@ describe("completions", () => {
   });
 });
 
+describe("a group of completions that lives long", () => {
+  it("counts what is pending once, forgets what is done, and keeps what has failed for whoever takes it", async () => {
+    const group = new CompletionGroup();
+    expect(group.size).toBe(0);
+    const settle: (() => void)[] = [];
+    const [one, two] = [0, 1].map(() => new Promise<void>((resolve) => settle.push(resolve)));
+    for (const completion of [one, two, one]) group.add(completion);
+    expect(group.size).toBe(2);
+    settle[0]!();
+    await one;
+    expect(group.size).toBe(1);
+    // A single one is handed on as it is.
+    expect(group.take()).toBe(two);
+    expect([group.size, group.take()]).toEqual([0, undefined]);
+    group.add(one);
+    await one;
+    expect([group.size, group.take()]).toEqual([0, undefined]);
+    const failed = Promise.reject<void>(new Error("gone"));
+    group.add(failed);
+    await Promise.resolve();
+    expect(group.size).toBe(1);
+    await expect(group.take()).rejects.toThrow("gone");
+    settle[1]!();
+  });
+});
+
 describe("the scheduler on the host's timers", () => {
   it("never runs a task before it has returned, and can cancel a time-out", () => {
     vi.useFakeTimers();
