@@ -10,7 +10,7 @@ import { publishedPackages, root } from "./workspace.mjs";
  * @type {Record<string, number>}
  */
 const budgets = {
-  "@iommu-kit/iommu-core": 19.2,
+  "@iommu-kit/iommu-core": 19.9,
   "@iommu-kit/iommu-core/di": 1.5,
   "@iommu-kit/iommu-core/fd-stream": 1.5,
   "@iommu-kit/iommu-core/testing": 16,

@@ -226,6 +226,28 @@ describe("IovaTree", () => {
     expect(tree.byteLength / 2 ** 17).toBeLessThan(8.4);
   });
 
+  it("keeps 1 GiB pages in a slot of 8 bytes each", () => {
+    const tree = new IovaTree();
+    for (let i = 0; i < 512 * 64; i++) tree.insert(i * 2 ** 18, 2 ** 18, ((i * 7919) % 2 ** 15) * 2 ** 18, 3);
+    expect(tree.slotCount).toBe(512 * 64);
+    expect(tree.byteLength / (512 * 64)).toBeLessThan(8.3);
+  });
+
+  it("counts what is made for a child below a node of superpages, once", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 2 ** 18, 0, 3);
+    const superpage = tree.byteLength;
+    tree.insert(2 ** 18, 1, 5, 3);
+    const withChild = tree.byteLength;
+    // Two arrays of children, and a leaf.
+    expect(withChild - superpage).toBe(3 * 4096);
+    tree.insert(2 ** 18 + 512, 1, 6, 3);
+    expect(tree.byteLength - withChild).toBe(4096);
+    tree.remove(2 ** 18, 2 ** 18);
+    tree.insert(2 ** 18, 1, 5, 3);
+    expect(tree.byteLength).toBe(withChild);
+  });
+
   it("refuses ranges that are not whole frames of the 64-bit space", () => {
     const tree = new IovaTree();
     expect(() => tree.insert(0.5, 1, 0, 3)).toThrow(/bad-range|whole frames/);

@@ -5,9 +5,9 @@
  * Invariants: a slot and a child never stand at the same index; no node but the root is empty.
  */
 
-import type { Access } from "../access.js";
+import { type Access, accessOf } from "../access.js";
 import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "../range.js";
-import { FANOUT, slotSpan } from "./slot.js";
+import { FANOUT, slotSpan, slotTarget } from "./slot.js";
 import { TreeNode } from "./tree-node.js";
 
 /** A reusable answer of `find` and `seek`. */
@@ -65,7 +65,7 @@ export class IovaTree {
   /** Looks up one frame. `false`, with `out` unchanged, when it is not mapped. */
   find(pfn: number, out: Mapping): boolean {
     const leaf = this.leafAt(pfn);
-    if (leaf !== undefined) return this.#read(leaf, pfn, pfn % FANOUT, out);
+    if (leaf !== undefined) return this.#readFrame(leaf, pfn, out);
     if (pfn >= this.#limit()) return false;
     let node = this.#root;
     for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)])
@@ -84,6 +84,10 @@ export class IovaTree {
    */
   insert(firstPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
     checkRange({ firstPfn, pageCount }, "IovaTree.insert");
+    if (isInLeaf(firstPfn, pageCount)) {
+      this.#insertFrames(firstPfn, pageCount, gpaPfn, access);
+      return;
+    }
     const end = firstPfn + pageCount;
     for (let at = firstPfn; at < end;) {
       const level = slotLevel(at, end - at);
@@ -104,6 +108,11 @@ export class IovaTree {
    */
   remove(firstPfn: number, pageCount: number): void {
     checkRange({ firstPfn, pageCount }, "IovaTree.remove");
+    const leaf = isInLeaf(firstPfn, pageCount) ? this.leafAt(firstPfn) : undefined;
+    if (leaf !== undefined && leaf.used > pageCount) {
+      this.#clearFrames(leaf, firstPfn, pageCount);
+      return;
+    }
     this.#removeIn(this.#root, 0, firstPfn, Math.min(firstPfn + pageCount, this.#limit()));
     this.#forgetPath();
   }
@@ -152,10 +161,12 @@ export class IovaTree {
     const offset = pfn - this.#leafFirstPfn;
     if (offset >= 0 && offset < FANOUT && this.#leaf !== undefined) return this.#leaf;
     const parent = this.#parentAt(pfn);
-    const leaf = parent?.children[parent.indexOf(pfn)];
+    if (parent === undefined) return undefined;
+    const index = (pfn - this.#parentFirstPfn) >> 9;
+    const leaf = parent.children[index];
     if (leaf === undefined) return undefined;
     this.#leaf = leaf;
-    this.#leafFirstPfn = pfn - (pfn % FANOUT);
+    this.#leafFirstPfn = this.#parentFirstPfn + index * FANOUT;
     return leaf;
   }
 
@@ -229,15 +240,30 @@ export class IovaTree {
     return true;
   }
 
+  /** The frame has a slot of its own in this leaf. */
+  #readFrame(leaf: TreeNode, pfn: number, out: Mapping): boolean {
+    const at = (pfn - this.#leafFirstPfn) * 2;
+    const low = leaf.slots[at] ?? 0;
+    const access = accessOf(low);
+    if (access === 0) return false;
+    out.firstPfn = pfn;
+    out.pageCount = 1;
+    out.gpaPfn = slotTarget(low, leaf.slots[at + 1] ?? 0);
+    out.access = access;
+    return true;
+  }
+
   #seekIn(node: TreeNode, nodeFirstPfn: number, pfn: number, out: Mapping): boolean {
     const span = slotSpan(node.level);
     const from = Math.max(pfn, nodeFirstPfn);
+    const { children, slots } = node;
     for (let index = Math.floor((from - nodeFirstPfn) / span); index < FANOUT; index++) {
+      const child = children[index];
+      if (child === undefined && slots.length === 0) continue;
       const first = nodeFirstPfn + index * span;
-      const child = node.children[index];
-      if (child !== undefined) {
-        if (this.#seekIn(child, first, pfn, out)) return true;
-      } else if (this.#read(node, Math.max(pfn, first), index, out)) {
+      if (child === undefined) {
+        if (this.#read(node, Math.max(pfn, first), index, out)) return true;
+      } else if (this.#seekIn(child, first, pfn, out)) {
         return true;
       }
     }
@@ -257,13 +283,9 @@ export class IovaTree {
 
   #growRoot(): void {
     const root = new TreeNode(this.#root.level + 1);
+    if (this.#root.used > 0) root.adopt(0, this.#root);
+    else this.#byteLength -= this.#root.byteLength;
     this.#byteLength += root.byteLength;
-    if (this.#root.used > 0) {
-      root.children[0] = this.#root;
-      root.used = 1;
-    } else {
-      this.#byteLength -= this.#root.byteLength;
-    }
     this.#root = root;
     this.#forgetPath();
   }
@@ -275,9 +297,9 @@ export class IovaTree {
       node.clear(index);
       this.#slotCount += FANOUT - 1;
     }
-    node.children[index] = child;
-    node.used += 1;
-    this.#byteLength += child.byteLength;
+    this.#byteLength += child.byteLength - node.byteLength;
+    node.adopt(index, child);
+    this.#byteLength += node.byteLength;
     return child;
   }
 
@@ -290,6 +312,15 @@ export class IovaTree {
     const before = leaf.used;
     const index = firstPfn % FANOUT;
     for (let i = 0; i < count; i++) leaf.put(index + i, gpaPfn + i, access);
+    this.#slotCount += leaf.used - before;
+    this.#pageCount += leaf.used - before;
+  }
+
+  /** Frees slots of a leaf that others are left of. */
+  #clearFrames(leaf: TreeNode, firstPfn: number, count: number): void {
+    const before = leaf.used;
+    const index = firstPfn - this.#leafFirstPfn;
+    for (let i = index; i < index + count; i++) if (leaf.accessAt(i) !== 0) leaf.clear(i);
     this.#slotCount += leaf.used - before;
     this.#pageCount += leaf.used - before;
   }
@@ -313,12 +344,16 @@ export class IovaTree {
       if (child === undefined) continue;
       this.#removeIn(child, slotFirst, first, end);
       if (child.used === 0) {
-        node.children[index] = undefined;
-        node.used -= 1;
+        node.drop(index);
         this.#byteLength -= child.byteLength;
       }
     }
   }
+}
+
+/** Whether all frames lie in one leaf, and are not all of it. */
+function isInLeaf(firstPfn: number, pageCount: number): boolean {
+  return pageCount < FANOUT && (firstPfn % FANOUT) + pageCount <= FANOUT;
 }
 
 /** The largest level whose slot starts at `pfn` and fits into `pageCount` frames. */

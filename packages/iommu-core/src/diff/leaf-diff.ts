@@ -7,6 +7,9 @@
 import type { LeafTable } from "./leaf-table.js";
 import { FANOUT, SLOT_HIGH, SLOT_LOW, slotTarget } from "./slot.js";
 
+// Of this module: V8 folds it into the loop, and does not do so with a constant that is imported (0.87 against 1.29 ns for each entry compared in the caches).
+const TABLE_WORDS = FANOUT * 2;
+
 /** How an entry differs. `SAME`: only in bits that map nothing. A bit each, so that a set of them is a number. */
 export const Difference = { SAME: 0, REMOVED: 1, CHANGED: 2, ADDED: 4 } as const;
 
@@ -23,26 +26,28 @@ export class LeafDiff {
   /** Compares entries `from` to `to - 1` with what was announced; `all` lists every one of them. */
   compare(announced: Int32Array, table: LeafTable, from: number, to: number, all: boolean): void {
     const { words, firstWord } = table;
-    this.count = 0;
     // A table that has changed is read again: what counts is the second reading, all of it.
-    if (!all && to - from === FANOUT && isEqual(announced, words, firstWord)) return;
-    for (let i = from * 2; i < to * 2; i += 2)
-      this.#note(announced, i, words[firstWord + i] ?? 0, words[firstWord + i + 1] ?? 0, all);
-    if (this.count > 0) table.format.decode(this.next, this.count);
-  }
-
-  /** Lists the entry at word `i` if it differs, or in any case. */
-  #note(announced: Int32Array, i: number, low: number, high: number, anyway: boolean): void {
-    const oldLow = announced[i] ?? 0;
-    const oldHigh = announced[i + 1] ?? 0;
-    if (!anyway && low === oldLow && high === oldHigh) return;
-    const k = this.count;
-    this.count = k + 1;
-    this.index[k] = i >> 1;
-    this.old[k * 2] = oldLow;
-    this.old[k * 2 + 1] = oldHigh;
-    this.next[k * 2] = low;
-    this.next[k * 2 + 1] = high;
+    if (!all && to - from === FANOUT && isEqual(announced, words, firstWord)) {
+      this.count = 0;
+      return;
+    }
+    const { index, old, next } = this;
+    let k = 0;
+    for (let i = from; i < to; i++) {
+      const low = words[firstWord + i * 2] ?? 0;
+      const high = words[firstWord + i * 2 + 1] ?? 0;
+      const oldLow = announced[i * 2] ?? 0;
+      const oldHigh = announced[i * 2 + 1] ?? 0;
+      if (!all && low === oldLow && high === oldHigh) continue;
+      index[k] = i;
+      old[k * 2] = oldLow;
+      old[k * 2 + 1] = oldHigh;
+      next[k * 2] = low;
+      next[k * 2 + 1] = high;
+      k += 1;
+    }
+    this.count = k;
+    if (k > 0) table.format.decode(next, k);
   }
 
   /** Frames `from` to `to - 1` are not to be announced, whatever their entries say. */
@@ -102,16 +107,24 @@ export class LeafDiff {
   }
 }
 
-/** Whether a whole table reads as announced. Its own function, without calls and without a way out: it keeps up with the memory (bench: domain flush). */
+/**
+ * Whether a whole table reads as announced. Its own function, without calls: it keeps up with the memory. Eight comparisons and one way out take 0.6 times as long as
+ * gathering differences without a way out, and 0.7 times as long as two comparisons and one (bench: domain flush).
+ */
 function isEqual(announced: Int32Array, words: Int32Array, firstWord: number): boolean {
-  let difference = 0;
-  for (let i = 0; i < FANOUT * 2; i += 4) {
+  for (let i = 0; i < TABLE_WORDS; i += 8) {
     const at = firstWord + i;
-    const first = (words[at] as number) ^ (announced[i] as number);
-    const second = (words[at + 1] as number) ^ (announced[i + 1] as number);
-    const third = (words[at + 2] as number) ^ (announced[i + 2] as number);
-    const fourth = (words[at + 3] as number) ^ (announced[i + 3] as number);
-    difference |= first | second | third | fourth;
+    if (
+      words[at] !== announced[i] ||
+      words[at + 1] !== announced[i + 1] ||
+      words[at + 2] !== announced[i + 2] ||
+      words[at + 3] !== announced[i + 3] ||
+      words[at + 4] !== announced[i + 4] ||
+      words[at + 5] !== announced[i + 5] ||
+      words[at + 6] !== announced[i + 6] ||
+      words[at + 7] !== announced[i + 7]
+    )
+      return false;
   }
-  return difference === 0;
+  return true;
 }

@@ -7,7 +7,8 @@ import type { EntryFormat, LeafTable } from "./leaf-table.js";
 import { FANOUT, fillSlots, slotHigh, slotLow, slotSpan, slotTarget } from "./slot.js";
 
 const NO_SLOTS = new Int32Array(0);
-const NO_CHILDREN: (TreeNode | undefined)[] = [];
+/** Of the same length as others, so that looking at it is nothing special. Never written. */
+const NO_CHILDREN: readonly (TreeNode | undefined)[] = new Array<TreeNode | undefined>(FANOUT).fill(undefined);
 const NODE_ARRAY_BYTES = 4096;
 
 /** @internal */
@@ -15,8 +16,9 @@ export class TreeNode {
   readonly level: number;
   /** 512 pairs of words at level 1; above, empty until the first superpage. */
   slots: Int32Array;
-  /** Empty at level 1. */
-  readonly children: (TreeNode | undefined)[];
+  /** Made for the first child: leaves, and nodes of superpages alone, do without. */
+  children = NO_CHILDREN;
+  #children: (TreeNode | undefined)[] | undefined = undefined;
   /** Slots in use plus children. */
   used = 0;
   /** Level 1: what the words of every slot mean, other bits included; `undefined` if that is not known. Equal words in this format are told already. */
@@ -28,12 +30,26 @@ export class TreeNode {
   constructor(level: number) {
     this.level = level;
     this.slots = level === 1 ? new Int32Array(FANOUT * 2) : NO_SLOTS;
-    this.children = level === 1 ? NO_CHILDREN : new Array<TreeNode | undefined>(FANOUT).fill(undefined);
   }
 
   /** Bytes of this node's arrays, children not counted. */
   get byteLength(): number {
-    return this.slots.byteLength + (this.level === 1 ? 0 : NODE_ARRAY_BYTES);
+    return this.slots.byteLength + (this.children === NO_CHILDREN ? 0 : NODE_ARRAY_BYTES);
+  }
+
+  /** Puts a child where neither a slot nor a child stands. */
+  adopt(index: number, child: TreeNode): void {
+    if (this.#children === undefined)
+      this.children = this.#children = new Array<TreeNode | undefined>(FANOUT).fill(undefined);
+    this.#children[index] = child;
+    this.used += 1;
+  }
+
+  /** Forgets a child. */
+  drop(index: number): void {
+    if (this.#children === undefined) return;
+    this.#children[index] = undefined;
+    this.used -= 1;
   }
 
   /** Whether the host vouches that a table still says what the slots say. */
