@@ -15,13 +15,14 @@ interface Waiting<Key> {
   readonly settle: (completion: Completion) => void;
 }
 
-/** See the file's header. */
+/** Carries out changes at once while at most `most` are under way; what comes beyond waits, joined into one that covers all of it. */
 export class Backlog<Key> {
   readonly #most: number;
   readonly #carryOut: (concerned: readonly Key[], range: FrameRange) => Completion;
   #underWay = 0;
   #waiting: Waiting<Key> | undefined;
 
+  /** `carryOut` begins one change; it stays under way until its completion has settled, so whoever must not wait for ever bounds that completion. */
   constructor(most: number, carryOut: (concerned: readonly Key[], range: FrameRange) => Completion) {
     this.#most = most;
     this.#carryOut = carryOut;

@@ -32,11 +32,7 @@ interface SpaceRecord {
   /** As of the last change that concerned it; `undefined` until somebody attaches. */
   domain: Domain | undefined;
   readonly attachments: AttachmentRecord[];
-  readonly deviceTlb: Backlog<SpaceRecord>;
 }
-
-/** Invalidation requests that a device may leave unanswered: as many as there are tags for them in ATS. */
-const MOST_DEVICE_REQUESTS = 32;
 
 /** What a hub works with. */
 export interface HubOptions {
@@ -94,10 +90,7 @@ export class NotifierHub {
 
   /** Makes the hub know an address space. */
   register(space: AddressSpace): void {
-    const deviceTlb = new Backlog<SpaceRecord>(MOST_DEVICE_REQUESTS, ([record], range) =>
-      record === undefined ? undefined : this.#tellDeviceTlb(record, range),
-    );
-    this.#records.set(space, { space, domain: undefined, attachments: [], deviceTlb });
+    this.#records.set(space, { space, domain: undefined, attachments: [] });
   }
 
   attachmentsOf(space: AddressSpace): readonly Attachment[] {
@@ -175,15 +168,10 @@ export class NotifierHub {
     return group.take();
   }
 
-  /** Tells the device-TLB notifiers of one address space. A failure or refusal to answer is the backend's to report. */
+  /** Tells the device-TLB notifiers of one address space. A failure or refusal to answer is the backend's to report, and so is how many may be unanswered. */
   invalidateDeviceTlb(space: AddressSpace, range: FrameRange): Completion {
-    const record = this.#records.get(space);
-    return record?.deviceTlb.add([record], range);
-  }
-
-  #tellDeviceTlb({ attachments }: SpaceRecord, range: FrameRange): Completion {
     const group = new CompletionGroup();
-    for (const attachment of attachments) {
+    for (const attachment of this.#records.get(space)?.attachments ?? []) {
       const { notifier, failure } = attachment;
       if (notifier.kind !== "device-tlb" || failure !== undefined) continue;
       const part = intersect(range, attachment.range);

@@ -4,6 +4,7 @@
 
 import {
   type AddressSpace,
+  Backlog,
   type Completion,
   CompletionGroup,
   type FrameRange,
@@ -20,20 +21,26 @@ export interface DeviceTlbParts {
   readonly timedOut: (sourceId: number) => void;
 }
 
-/** See the file's header. */
+/** Invalidation requests that a device may leave unanswered: as many as there are tags for them in ATS. */
+const MOST_REQUESTS = 32;
+
+/**
+ * Sends each request once a tag is free, with the whole deadline from then on. A time-out gives the tag back: what was given up never stands for a later
+ * request.
+ */
 export class DeviceTlbInvalidation {
   readonly #parts: DeviceTlbParts;
-  /** Completions that are being watched: of more requests than a device has tags for, several share one. */
-  readonly #watched = new WeakMap<Promise<void>, Promise<void>>();
+  #requests = new WeakMap<AddressSpace, Backlog<AddressSpace>>();
   #epoch = 0;
 
   constructor(parts: DeviceTlbParts) {
     this.#parts = parts;
   }
 
-  /** The unit was reset or restored: what has been sent no longer times out. */
+  /** The unit was reset or restored: what has been sent no longer times out, what waits for a tag is not sent. */
   reset(): void {
     this.#epoch += 1;
+    this.#requests = new WeakMap();
   }
 
   /** Invalidates a range of one requester; `pasid` `"every"` means all its PASIDs. An unknown device has nothing cached. */
@@ -41,19 +48,28 @@ export class DeviceTlbInvalidation {
     const group = new CompletionGroup();
     for (const space of this.#parts.spaces()) {
       const named = pasid === "every" ? space.pasid !== undefined : space.pasid === pasid;
-      if (space.sourceId === sourceId && named)
-        group.add(this.#bounded(sourceId, this.#parts.invalidate(space, range)));
+      if (space.sourceId === sourceId && named) group.add(this.#requestsTo(space).add([space], range));
     }
     return group.take();
   }
 
-  #bounded(sourceId: number, completion: Completion): Completion {
+  #requestsTo(space: AddressSpace): Backlog<AddressSpace> {
+    const known = this.#requests.get(space);
+    if (known !== undefined) return known;
+    const epoch = this.#epoch;
+    const requests = new Backlog<AddressSpace>(MOST_REQUESTS, (_spaces, range) =>
+      epoch === this.#epoch ? this.#bounded(space, this.#parts.invalidate(space, range)) : undefined,
+    );
+    this.#requests.set(space, requests);
+    return requests;
+  }
+
+  /** Done when the device has answered, or has not in time. */
+  #bounded({ sourceId }: AddressSpace, completion: Completion): Completion {
     if (completion === undefined) return undefined;
     const { scheduler, deadlineMilliseconds, timedOut } = this.#parts;
     const epoch = this.#epoch;
-    const watched = this.#watched.get(completion);
-    if (watched !== undefined) return watched;
-    const bounded = new Promise<void>((resolve) => {
+    return new Promise<void>((resolve) => {
       let open = true;
       const end = (failed: boolean): void => {
         if (!open) return;
@@ -68,7 +84,5 @@ export class DeviceTlbInvalidation {
         () => end(true),
       );
     });
-    this.#watched.set(completion, bounded);
-    return bounded;
   }
 }

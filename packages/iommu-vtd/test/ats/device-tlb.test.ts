@@ -203,15 +203,16 @@ describe("a wait behind a device-TLB invalidation", () => {
     expect(guest.faultStatus).toBe(0);
   });
 
-  it("has one deadline with all the others that wait until the device has a tag for them", async () => {
+  it("has one deadline, from when they are sent, with all the others that wait until the device has a tag for them", async () => {
     const { guest } = legacyGuest();
     const tlb = new RecordingTlb("manual");
     guest.device(NIC).attach(tlb);
     guest.queue.run(...Array.from({ length: 40 }, (_, page) => deviceTlb(SID, page)));
     expect(tlb.take()).toHaveLength(32);
-    expect(guest.scheduler.timerCount).toBe(33);
+    expect(guest.scheduler.timerCount).toBe(32);
     tlb.answers.settle();
     await guest.scheduler.idle();
+    expect(guest.scheduler.timerCount).toBe(1);
     tlb.answers.settle();
     await guest.scheduler.idle();
     expect(guest.queue.completed).toBe(true);
@@ -254,6 +255,74 @@ describe("a wait behind a device-TLB invalidation", () => {
     void guest.unit.reset();
     guest.scheduler.advance(10_000);
     expect(guest.faultStatus).toBe(0);
+  });
+
+  describe("beyond the 32 that a device may leave unanswered", () => {
+    /** A device that never answers, and 40 invalidations of it. */
+    async function silentGuest(): Promise<{ readonly guest: GuestDriver; readonly tlb: RecordingTlb }> {
+      const { guest } = legacyGuest({ deviceTlbDeadlineMilliseconds: 500 });
+      const tlb = new RecordingTlb("manual");
+      guest.device(NIC).attach(tlb);
+      for (let pfn = 0; pfn < 40; pfn++) guest.queue.submit(deviceTlb(SID, 0x1000 + pfn));
+      await guest.scheduler.idle();
+      expect(tlb.take()).toHaveLength(32);
+      return { guest, tlb };
+    }
+
+    /** One more, with a wait: the device is told, and the wait ends with ITE, not with its status. */
+    async function expectSentAndTimedOut(guest: GuestDriver, tlb: RecordingTlb): Promise<void> {
+      expect(guest.queue.run(deviceTlb(SID, 0x9999))).toBe(false);
+      await guest.scheduler.idle();
+      expect(tlb.take()).toEqual([{ firstPfn: 0x9999, pageCount: 1 }]);
+      guest.scheduler.advance(500);
+      await guest.scheduler.idle();
+      expect(guest.queue.completed).toBe(false);
+      expect(guest.faultStatus).toBe(ITE);
+    }
+
+    it("sends those that waited, as one, when the first have timed out", async () => {
+      const { guest, tlb } = await silentGuest();
+      guest.scheduler.advance(500);
+      await guest.scheduler.idle();
+      expect(guest.faultStatus).toBe(ITE);
+      expect(tlb.take()).toEqual([{ firstPfn: 0x1020, pageCount: 8 }]);
+      guest.unit.mmio.write32(0x34, ITE);
+      guest.scheduler.advance(500);
+      expect(guest.faultStatus).toBe(ITE);
+      expect(guest.scheduler.timerCount).toBe(0);
+    });
+
+    it("sends the next one after a time-out: its wait does not complete by what was given up", async () => {
+      const { guest, tlb } = await silentGuest();
+      guest.scheduler.advance(500);
+      await guest.scheduler.idle();
+      tlb.take();
+      guest.unit.mmio.write32(0x34, ITE);
+      await expectSentAndTimedOut(guest, tlb);
+    });
+
+    it("sends the next one after a reset, and nothing that waited before it", async () => {
+      const { guest, tlb } = await silentGuest();
+      void guest.unit.reset();
+      guest.start();
+      await guest.scheduler.idle();
+      await expectSentAndTimedOut(guest, tlb);
+      tlb.answers.settle();
+      await guest.scheduler.idle();
+      expect(tlb.take()).toEqual([]);
+    });
+
+    it("gives one that waited its whole deadline from when it is sent", async () => {
+      const { guest, tlb } = await silentGuest();
+      guest.scheduler.advance(400);
+      tlb.answers.settle();
+      await guest.scheduler.idle();
+      expect(tlb.take()).toEqual([{ firstPfn: 0x1020, pageCount: 8 }]);
+      guest.scheduler.advance(499);
+      expect(guest.faultStatus).toBe(0);
+      guest.scheduler.advance(1);
+      expect(guest.faultStatus).toBe(ITE);
+    });
   });
 
   it("is not held up by a slow consumer of another kind for longer than that one's deadline; no ITE", async () => {
