@@ -42,6 +42,7 @@ export interface Domain {
   /**
    * Tells `sink` what is mapped in `range`, in ascending order, reading each table entry once. Where tables are unreadable or malformed, nothing is
    * mapped. Returns early as soon as the sink answers `false`; it is then called again with the rest of the range, at once or later.
+   * A sink, and whoever hears of what it is told, may begin another scan while this one is under way: neither disturbs the other.
    */
   scan(range: FrameRange, sink: MappingSink): void;
 }

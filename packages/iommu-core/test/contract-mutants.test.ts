@@ -397,6 +397,20 @@ const backendMutants: Record<string, () => ReferenceBackend> = {
     runs.map((run) => ({ ...run, pageCount: run.pageCount === 3 ? 4 : run.pageCount })),
   ),
   "scans with all rights": scanning((_domain, _range, runs) => runs.map((run) => ({ ...run, access: 3 }))),
+  "forgets where a scan was when another begins inside it": () =>
+    new BadDomainBackend(
+      (label) =>
+        new (class extends ReferenceDomain {
+          #runs: readonly Run[] = [];
+          override scan(range: FrameRange, sink: MappingSink): void {
+            this.#runs = this.clipped(range);
+            for (let i = 0; i < this.#runs.length; i++) {
+              const run = this.#runs[i];
+              if (run === undefined || !sink.run(run.iovaPfn, run.pageCount, run.gpaPfn, run.access)) return;
+            }
+          }
+        })(label),
+    ),
   "does not stop a scan when it is told to": () =>
     new BadDomainBackend(
       (label) =>

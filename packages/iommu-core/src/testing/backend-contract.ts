@@ -99,6 +99,17 @@ const RULES: readonly Rule[] = [
     },
   ],
   [
+    "scans from inside a scan: neither disturbs the other",
+    async (rig) => {
+      for (let i = 0; i < 6; i++) await rig.map(i * 600, 3, 1000 + i * 10);
+      await rig.map(4096, 512, 4096);
+      rig.checkScan(undefined, Infinity, () => {
+        rig.checkScan();
+        rig.checkScan({ firstPfn: rig.first + 600, pageCount: 2 });
+      });
+    },
+  ],
+  [
     "forgets what it cached when the guest unmaps or maps anew",
     async (rig) => {
       await rig.map(0, 8, 100);

@@ -110,17 +110,18 @@ export class BackendRig {
     }
   }
 
-  /** A scan of the range tells exactly what the guest mapped there. */
+  /** A scan of the range tells exactly what the guest mapped there, whatever `meanwhile` does at each of its calls. */
   checkScan(
     range: FrameRange = { firstPfn: this.first, pageCount: this.last - this.first + 1 },
     callsAtOnce = Infinity,
+    meanwhile?: () => void,
   ): void {
     const seen = new RunList();
     let from = range.firstPfn;
     const end = range.firstPfn + range.pageCount;
     for (let turns = 0; from < end; turns++) {
       check(turns < 100_000, `a scan that is stopped every ${callsAtOnce} calls never ends`);
-      const sink = new CollectingSink(seen, { firstPfn: from, pageCount: end - from }, callsAtOnce);
+      const sink = new CollectingSink(seen, { firstPfn: from, pageCount: end - from }, callsAtOnce, meanwhile);
       this.space.domain.scan({ firstPfn: from, pageCount: end - from }, sink);
       from = sink.stopped ? sink.position : end;
     }
@@ -138,16 +139,19 @@ export class CollectingSink implements MappingSink {
   position: number;
   readonly #seen: RunList;
   readonly #range: FrameRange;
+  readonly #meanwhile: (() => void) | undefined;
   #callsLeft: number;
 
-  constructor(seen: RunList, range: FrameRange, calls: number) {
+  constructor(seen: RunList, range: FrameRange, calls: number, meanwhile?: () => void) {
     this.#seen = seen;
+    this.#meanwhile = meanwhile;
     this.#range = range;
     this.#callsLeft = calls;
     this.position = range.firstPfn;
   }
 
   run(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
+    this.#meanwhile?.();
     check(!this.stopped, "scan: goes on although it was told to stop");
     check(pageCount > 0, `scan: a run of ${pageCount} frames`);
     const part = intersect({ firstPfn: iovaPfn, pageCount }, this.#range);
@@ -162,12 +166,14 @@ export class CollectingSink implements MappingSink {
   }
 
   reach(iovaPfn: number): boolean {
+    this.#meanwhile?.();
     check(!this.stopped, "scan: goes on although it was told to stop");
     this.position = Math.max(this.position, Math.min(iovaPfn, this.#range.firstPfn + this.#range.pageCount));
     return true;
   }
 
   table(iovaPfn: number, table: LeafTable): boolean {
+    this.#meanwhile?.();
     check(!this.stopped, "scan: goes on although it was told to stop");
     check(iovaPfn % FANOUT === 0, `scan: a table at frame ${iovaPfn}, no multiple of ${FANOUT}`);
     check(iovaPfn + FANOUT > this.position, `scan: frame ${iovaPfn} comes after ${this.position}: not ascending`);

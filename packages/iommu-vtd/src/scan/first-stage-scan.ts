@@ -35,8 +35,9 @@ export interface FirstStageParts {
   readonly filter: OutputFilter;
 }
 
-/** Scans the first stage of bindings. */
+/** Scans the first stage of bindings. One pass at a time: a scan that begins inside another one, from a consumer's callback, has a scanner of its own. */
 export class FirstStageScan {
+  readonly #parts: FirstStageParts;
   readonly #reader: TableReader;
   readonly #secondStage: SecondStageScan;
   /** Finds tables. Protected regions do not bind the unit's own reads (§11.4.8), and in the interrupt window there is no memory. */
@@ -46,19 +47,37 @@ export class FirstStageScan {
   readonly #formats: LeafFormats;
   readonly #leafTable = new LeafTable();
   readonly #lookup = new PageFinder();
+  #scanning = false;
+  #inner: FirstStageScan | undefined;
 
-  constructor(parts: FirstStageParts) {
+  /** `formats`: those of another scanner, so that what it has told needs no second look. */
+  constructor(parts: FirstStageParts, formats?: LeafFormats) {
     const { memory, capabilities, secondStage, filter } = parts;
+    this.#parts = parts;
     this.#filter = filter;
     this.#reader = new TableReader(memory);
     this.#secondStage = secondStage;
     this.#tables = new SecondStageScan(memory, capabilities, new OutputFilter());
     this.#reserved = firstStageReserved(capabilities);
-    this.#formats = firstStageFormats(this.#reserved, filter);
+    this.#formats = formats ?? firstStageFormats(this.#reserved, filter);
   }
 
   /** Tells the sink what is mapped in `range`: the canonical lower half, then the upper one. */
   scan(binding: Binding, range: FrameRange, sink: MappingSink): void {
+    if (this.#scanning) {
+      this.#inner ??= new FirstStageScan(this.#parts, this.#formats);
+      this.#inner.scan(binding, range, sink);
+      return;
+    }
+    this.#scanning = true;
+    try {
+      this.#halves(binding, range, sink);
+    } finally {
+      this.#scanning = false;
+    }
+  }
+
+  #halves(binding: Binding, range: FrameRange, sink: MappingSink): void {
     const half = levelSpan(binding.firstLevels) * (ENTRIES / 2);
     const end = range.firstPfn + range.pageCount;
     const pass = new Pass(binding, range.firstPfn, end, sink);

@@ -17,8 +17,10 @@ import { TableReader } from "./table-reader.js";
 const ENTRIES = 512;
 const NO_SINK: MappingSink = { run: () => false, reach: () => false, table: () => false };
 
-/** A scanner of second-stage tables. */
+/** A scanner of second-stage tables. One pass at a time: a scan that begins inside another one, from a consumer's callback, has a scanner of its own. */
 export class SecondStageScan {
+  readonly #memory: GuestMemory;
+  readonly #capabilities: UnitCapabilities;
   readonly #filter: OutputFilter;
   readonly #reader: TableReader;
   readonly #reserved: Int32Array;
@@ -27,21 +29,34 @@ export class SecondStageScan {
   #firstPfn = 0;
   #endPfn = 0;
   #sink: MappingSink = NO_SINK;
+  #inner: SecondStageScan | undefined;
 
-  constructor(memory: GuestMemory, capabilities: UnitCapabilities, filter: OutputFilter) {
+  /** `formats`: those of another scanner, so that what it has told needs no second look. */
+  constructor(memory: GuestMemory, capabilities: UnitCapabilities, filter: OutputFilter, formats?: LeafFormats) {
+    this.#memory = memory;
+    this.#capabilities = capabilities;
     this.#filter = filter;
     this.#reader = new TableReader(memory);
     this.#reserved = secondStageReserved(capabilities, false);
-    this.#formats = secondStageFormats(this.#reserved, filter);
+    this.#formats = formats ?? secondStageFormats(this.#reserved, filter);
   }
 
   /** Tells the sink what is mapped in `range`; stops as soon as it answers `false`. */
   scan(rootPfn: number, levels: number, range: FrameRange, sink: MappingSink): void {
+    if (this.#sink !== NO_SINK) return this.#scanInside(rootPfn, levels, range, sink);
     this.#firstPfn = range.firstPfn;
     this.#endPfn = Math.min(range.firstPfn + range.pageCount, levelSpan(levels) * ENTRIES);
     this.#sink = sink;
-    if (this.#firstPfn < this.#endPfn) this.#scanTable(rootPfn, levels, 0, 3);
-    this.#sink = NO_SINK;
+    try {
+      if (this.#firstPfn < this.#endPfn) this.#scanTable(rootPfn, levels, 0, 3);
+    } finally {
+      this.#sink = NO_SINK;
+    }
+  }
+
+  #scanInside(rootPfn: number, levels: number, range: FrameRange, sink: MappingSink): void {
+    this.#inner ??= new SecondStageScan(this.#memory, this.#capabilities, this.#filter, this.#formats);
+    this.#inner.scan(rootPfn, levels, range, sink);
   }
 
   #scanTable(tablePfn: number, level: number, tableFirstPfn: number, rights: Access): boolean {
