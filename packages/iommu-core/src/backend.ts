@@ -97,4 +97,6 @@ export interface Backend {
   messageWindowOf?(requester: Requester): MessageWindow | undefined;
   /** Optional: throws an `IommuError` if a notifier of this kind cannot be served (a MAP notifier without caching mode). */
   admit?(requester: Requester, kind: "map" | "unmap" | "device-tlb"): void;
+  /** Optional: the requester is gone and asks no more. What it still waits for is answered now. Its notifiers hear of it afterwards. */
+  unplugged?(requester: Requester): void;
 }

@@ -248,6 +248,7 @@ export class Unit {
         return domains.of(bindings.of(requester), requester.pasid !== undefined);
       },
       admit: (requester, kind) => admit(requester, kind, config),
+      unplugged: (requester) => this.pageRequests.unplugged(requester),
     };
   }
 

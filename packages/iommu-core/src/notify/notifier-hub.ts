@@ -139,6 +139,7 @@ export class NotifierHub {
     const record = this.#records.get(space);
     if (record === undefined) return undefined;
     this.#records.delete(space);
+    this.#backend.unplugged?.(space);
     const group = new CompletionGroup();
     group.add(space.leases.recall(ALL_FRAMES));
     for (const attachment of [...record.attachments]) group.add(this.#detachFrom(record, attachment));

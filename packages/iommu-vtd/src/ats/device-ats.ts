@@ -56,7 +56,7 @@ export class DeviceAts {
     return this.#transfer(gpa, from, 2);
   }
 
-  /** A page request (§7.4). The promise is for the response to the group, or for what the unit answers in the guest's place. */
+  /** A page request (§7.4). The promise is for the response to the group, or for what the unit answers in the guest's place; `failure` when the unit is reset or the device unplugged. */
   requestPage(request: PageRequestOptions): Promise<PageResponse> {
     if (!this.space.plugged) return Promise.resolve("failure");
     return this.#parts.pages.request(this.space, request);

@@ -145,6 +145,15 @@ export class PageRequestQueue {
     this.#groups.clear();
   }
 
+  /** A device that waits is told to stop: it is gone, and a response that comes later finds nobody. */
+  unplugged(gone: Requester): void {
+    for (const [key, group] of this.#groups) {
+      if (group.requester !== gone) continue;
+      this.#groups.delete(key);
+      group.settle("failure");
+    }
+  }
+
   /** How the requested page would be translated, or why the request is refused. */
   #check(requester: Requester): Binding {
     const { root, bindings } = this.#parts;

@@ -336,6 +336,30 @@ describe("a page request", () => {
     expect(await ats.requestPage({ iovaPfn: 3 })).toBe("failure");
   });
 
+  it("that waits when its device is unplugged is told failure; those of others go on waiting, and the index is free again", async () => {
+    const { guest } = new PagingGuest();
+    guest.pasid(NIC, 5, { did: 1, type: "second-stage" });
+    const [gone, stays] = [guest.device(NIC), guest.device(NIC, { pasid: 5 })];
+    const answers: string[] = [];
+    void guest.unit
+      .ats(gone)
+      .requestPage({ iovaPfn: 1, group: 7 })
+      .then((answer) => answers.push(`gone: ${answer}`));
+    void guest.unit
+      .ats(stays)
+      .requestPage({ iovaPfn: 1, group: 7 })
+      .then((answer) => answers.push(`stays: ${answer}`));
+    void gone.unplug();
+    await guest.scheduler.idle();
+    expect(answers).toEqual(["gone: failure"]);
+    const again = guest.unit.ats(guest.device(NIC)).requestPage({ iovaPfn: 2, group: 7 });
+    guest.queue.run(response({ PRGI: 7 }));
+    expect(await again).toBe("success");
+    guest.queue.run(response({ PP: 1, PASID: 5, PRGI: 7 }));
+    await guest.scheduler.idle();
+    expect(answers).toEqual(["gone: failure", "stays: success"]);
+  });
+
   it("for nothing, or with a group out of range, is a mistake of the device model", () => {
     const { guest } = new PagingGuest();
     const ats = guest.unit.ats(guest.device(NIC));
