@@ -28,6 +28,8 @@ export interface SpaceOwner {
   attachmentsOf(space: AddressSpace): readonly Attachment[];
   attach(space: AddressSpace, notifier: Notifier, options: AttachOptions): Attachment;
   resync(space: AddressSpace, range: FrameRange): Completion;
+  /** @throws {IommuError} `reentrant-call` while a notifier is being called. */
+  refuseInCallback(what: string): void;
   unplug(space: AddressSpace): Completion;
 }
 
@@ -110,8 +112,12 @@ export class AddressSpace implements Requester {
     return this.#owner.resync(this, range);
   }
 
-  /** Removes the device: detaches every notifier, recalls every lease, and refuses every further request. Done when the notifiers have completed. */
+  /**
+   * Removes the device: detaches every notifier, recalls every lease, and refuses every further request. Done when the notifiers have completed.
+   * @throws {IommuError} `reentrant-call` from inside a notifier's callback or a listener of what notifiers are told: nothing has happened then.
+   */
   unplug(): Completion {
+    this.#owner.refuseInCallback("unplug");
     this.#plugged = false;
     return this.#owner.unplug(this);
   }

@@ -130,13 +130,14 @@ describe("attach", () => {
     expect(machine.nicSpace.attachments).toHaveLength(1);
   });
 
-  it("is refused from inside a callback of a notifier, with the way out; so are detach and setRegions", () => {
+  it("is refused from inside a callback of a notifier, with the way out; so are detach, unplug and setRegions", () => {
     const machine = new Machine();
     const errors: string[] = [];
     const tryAll = (): void => {
       for (const attempt of [
         () => machine.nicSpace.attach(new RecordingNotifier()),
         () => attachment.detach(),
+        () => machine.nicSpace.unplug(),
         () => machine.unit.setRegions([range(0, 1)]),
       ]) {
         try {
@@ -150,12 +151,13 @@ describe("attach", () => {
     machine.nicSpace.attach(new RecordingNotifier({ onCall: ({ type }) => void (type === "map" && tryAll()) }));
     machine.tables.map(0, 1, 1);
     void machine.invalidate();
-    expect(errors).toEqual(["reentrant-call", "reentrant-call", "reentrant-call"]);
+    expect(errors).toEqual(Array.from({ length: 4 }, () => "reentrant-call"));
     errors.length = 0;
     machine.nicSpace.attach(new RecordingFlushNotifier({ onCall: tryAll }));
-    expect(errors).toEqual(["reentrant-call", "reentrant-call", "reentrant-call"]);
+    expect(errors).toEqual(Array.from({ length: 4 }, () => "reentrant-call"));
     expect(machine.nicSpace.attachments).toHaveLength(3);
     expect(machine.nicSpace.attachments.every(({ state }) => state === "active")).toBe(true);
+    expect(machine.nicSpace.plugged).toBe(true);
   });
 
   it("lets a notifier translate from inside a callback", () => {

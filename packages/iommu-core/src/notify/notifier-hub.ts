@@ -97,9 +97,17 @@ export class NotifierHub {
     return [...(this.#records.get(space)?.attachments ?? [])];
   }
 
+  /** @throws {IommuError} `reentrant-call` while a notifier is being called. */
+  refuseInCallback(what: string): void {
+    if (!this.calling) return;
+    throw new IommuError("reentrant-call", `expected ${what} outside of callbacks and listeners, got it inside one`, {
+      hint: "defer it with queueMicrotask",
+    });
+  }
+
   /** See `AddressSpace.attach`. */
   attach(space: AddressSpace, notifier: Notifier, options: AttachOptions): Attachment {
-    this.#refuseInCallback("attach");
+    this.refuseInCallback("attach");
     const record = this.#recordOf(space);
     const range = options.range ?? ALL_FRAMES;
     checkAttach(space, record.attachments, notifier, range);
@@ -129,7 +137,7 @@ export class NotifierHub {
 
   /** See `AddressSpace.resync`. */
   resync(space: AddressSpace, range: FrameRange): Completion {
-    this.#refuseInCallback("resync");
+    this.refuseInCallback("resync");
     checkRange(range, "resync");
     return this.#backlog.add([this.#recordOf(space)], range);
   }
@@ -184,7 +192,7 @@ export class NotifierHub {
 
   /** Changes the identity mapping that bypass means. */
   setRegions(regions: readonly FrameRange[]): Completion {
-    this.#refuseInCallback("change regions");
+    this.refuseInCallback("change regions");
     this.#sync.regions = regions;
     return this.announce({ range: ALL_FRAMES, concerns: (_requester, domain) => domain.kind === "bypass" });
   }
@@ -195,7 +203,7 @@ export class NotifierHub {
   }
 
   #detach(attachment: AttachmentRecord): Completion {
-    this.#refuseInCallback("detach");
+    this.refuseInCallback("detach");
     const record = this.#records.get(attachment.space);
     return record === undefined ? undefined : this.#detachFrom(record, attachment);
   }
@@ -342,13 +350,6 @@ export class NotifierHub {
     if (record !== undefined) return record;
     throw new IommuError("unplugged", `${space.label}: expected a device, got one that is unplugged`, {
       hint: "ask the unit for a new address space",
-    });
-  }
-
-  #refuseInCallback(what: string): void {
-    if (!this.calling) return;
-    throw new IommuError("reentrant-call", `expected ${what} outside of callbacks and listeners, got it inside one`, {
-      hint: "defer it with queueMicrotask",
     });
   }
 }
