@@ -39,6 +39,9 @@ export interface RemapParts {
   readonly send: MsiSink;
 }
 
+/** The requester of a message whose sender has no source-id yet, beyond the 16 bits of one: no entry that validates the source allows it. */
+export const UNLOCATED = 0x1_0000;
+
 const { HANDLE_HI, HANDLE_LO, SHV, FORMAT } = RemappableAddress.fields;
 const { SUBHANDLE } = RemappableData.fields;
 /** A remappable message without subhandle: its address alone names the entry. */
@@ -82,7 +85,7 @@ export class InterruptRemap {
     this.#remappingRequired = ECAP.fields.IRREQ.get(ecap, 0) === 1;
   }
 
-  /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse). `false`: refused. */
+  /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse; or `UNLOCATED`). `false`: refused. */
   request(requesterId: number | undefined, message: MsiMessage): boolean {
     const ready = requesterId === undefined ? undefined : this.#cached(requesterId, message);
     if (ready === undefined) return this.#judge(requesterId, message);
@@ -104,7 +107,7 @@ export class InterruptRemap {
   #judge(requesterId: number | undefined, message: MsiMessage): boolean {
     const reason = this.pointer.enabled ? this.#remap(requesterId, message) : this.#pass(message);
     if (reason === 0) return true;
-    if (!this.#faultsDisabled || !isQualified(reason)) this.#record(requesterId ?? 0, reason, this.#index);
+    if (!this.#faultsDisabled || !isQualified(reason)) this.#record((requesterId ?? 0) & 0xffff, reason, this.#index);
     return false;
   }
 
@@ -210,6 +213,7 @@ export class InterruptRemap {
 /** Source validation (§9.9): none, one source-id under a mask, or a range of buses. */
 function allows(rule: SourceRule, requesterId: number): boolean {
   if (rule.type === SourceValidation.NONE) return true;
+  if (requesterId === UNLOCATED) return false;
   if (rule.type === SourceValidation.SOURCE_ID)
     return ((rule.sourceId ^ requesterId) & ~ignoredFunctionBits(rule.qualifier)) === 0;
   const bus = requesterId >> 8;

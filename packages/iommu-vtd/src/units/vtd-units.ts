@@ -16,8 +16,10 @@ import {
   type SourceId,
 } from "@iommu-kit/iommu-core";
 import type { DeviceScope, RemappingUnit } from "../acpi/dmar-table.js";
+import { UNLOCATED } from "../interrupt/interrupt-remap.js";
 import { restoreAll } from "../snapshot/restore.js";
 import { saveAll, type VtdSnapshot } from "../snapshot/save.js";
+import { unitOf } from "../unit-of.js";
 import type { VtdIommu } from "../vtd-iommu.js";
 import { type Bridge, Bridges, pathOf } from "./bridges.js";
 
@@ -90,12 +92,16 @@ export class VtdUnits {
     });
   }
 
-  /** A message of a device, an I/O APIC or an HPET. `false`: refused. `undefined`: no unit serves the source, deliver it as it is. */
+  /**
+   * A message of a device, an I/O APIC or an HPET. `false`: refused. `undefined`: no unit serves the source, deliver it as it is.
+   * While a bridge on its way has no bus numbers, an I/O APIC or HPET has no source-id: entries that validate the source refuse it.
+   */
   interrupt(source: InterruptSource, message: MsiMessage): boolean | undefined {
     if (typeof source === "number") return this.unitOf(source)?.interrupt(this.requesterIdOf(source), message);
     for (const { unit, scopes = [] } of this.#units) {
       const scope = scopes.find((one) => isScopeOf(one, source));
-      if (scope !== undefined) return unit.interrupt(this.#bridges.locate(scope.path), message);
+      if (scope !== undefined)
+        return unitOf(unit).interrupts.request(this.#bridges.locate(scope.path) ?? UNLOCATED, message);
     }
     return undefined;
   }

@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { IommuError, parseSourceId, sourceId } from "@iommu-kit/iommu-core";
 import { FakeMemory, ManualScheduler } from "@iommu-kit/iommu-core/testing";
-import { VtdIommu, type VtdConfig } from "@iommu-kit/iommu-vtd";
+import { FaultReason, VtdIommu, type VtdConfig } from "@iommu-kit/iommu-vtd";
+import { GuestDriver, remappableMessage } from "@iommu-kit/iommu-vtd/testing";
 import { buildDmar, decodeDmar } from "@iommu-kit/iommu-vtd/acpi";
 import { type Bridge, VtdUnits } from "@iommu-kit/iommu-vtd/units";
 import { describe, expect, it } from "vitest";
@@ -151,6 +152,37 @@ describe("a machine with several units", () => {
     expect(units.interrupt({ ioApicId: 3 }, message(3))).toBeUndefined();
     expect(units.interrupt({ hpetNumber: 0 }, message(4))).toBeUndefined();
     expect(sent).toEqual(["one 1", "rest 2"]);
+  });
+
+  it("refuses a message that is to be validated while its I/O APIC or HPET cannot be found, and passes those that are not", () => {
+    const guest = new GuestDriver();
+    const scopes = [
+      { type: "io-apic", ioApicId: 2, path: "00:1c.0/00.0" },
+      { type: "hpet", hpetNumber: 1, path: "00:1c.0/00.1" },
+    ] as const;
+    const units = new VtdUnits({ units: [{ unit: guest.unit, registerGpa: 0x1000, scopes }] });
+    const sources = [{ ioApicId: 2 }, { hpetNumber: 1 }] as const;
+    const send = (handle: number): (boolean | undefined)[] =>
+      sources.map((source) => units.interrupt(source, remappableMessage(handle)));
+    expect(send(0)).toEqual([true, true]);
+    guest.interrupts.remapped(4, { V: 0x40 });
+    guest.interrupts.remapped(5, { V: 0x50, SVT: 1, SQ: 1, SID: 0x200 });
+    guest.interrupts.remapped(6, { V: 0x60, SVT: 2, SID: 0x00ff });
+    guest.interrupts.remapped(7, { V: 0x70, SVT: 1, SQ: 3, SID: 0xffff });
+    guest.enableInterruptRemapping();
+    guest.messages.length = 0;
+    // The bridge on their way has no bus numbers yet.
+    expect(send(4)).toEqual([true, true]);
+    for (const handle of [5, 6, 7]) {
+      expect(send(handle)).toEqual([false, false]);
+      expect(guest.takeFaults()[0]).toMatchObject({ reason: FaultReason.INTERRUPT_SOURCE, sourceId: 0 });
+    }
+    expect(guest.messages.map(({ data }) => data & 0xff)).toEqual([0x40, 0x40]);
+    units.setBridges([{ path: "00:1c.0", kind: "pcie", secondaryBus: 2, subordinateBus: 2 }]);
+    expect([5, 6].map(send)).toEqual([
+      [true, false],
+      [true, true],
+    ]);
   });
 
   it("says whose registers lie at an address", () => {
