@@ -7,7 +7,7 @@
  * - rights are the mapping's own; a request for more asks the address space again.
  */
 
-import { Access, type AddressSpace, type FrameRange, type Notifier, Translation } from "@iommu-kit/iommu-core";
+import { Access, type AddressSpace, type FrameRange, type Notifier, type Translation } from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "./attachment-scope.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
 import { type CachedBlock, type CacheShape, TranslationCache } from "./translation-cache.js";
@@ -43,7 +43,6 @@ export abstract class DeviceCache {
   readonly #requestedOnly: boolean;
   readonly #onFlush: DeviceCacheOptions["onFlush"];
   readonly #fill: DeviceCacheOptions["fill"];
-  readonly #answer = new Translation();
   readonly #scope: AttachmentScope;
   readonly #mayHold = (block: FrameRange): boolean => this.#scope.covers(block);
   #generation = 0;
@@ -99,7 +98,8 @@ export abstract class DeviceCache {
   }
 
   /**
-   * Answers from the cache, or asks the address space and remembers. `false`: refused, `out.reason` says why; refusals are not remembered.
+   * Answers from the cache, or asks the address space and remembers. `false`: refused, `out.reason` says why; refusals are not remembered. `out.access` is what
+   * an entry carries (`rights`), on a miss as on a hit.
    * `out` is valid until the next invalidation that covers the page.
    */
   translate(iovaPfn: number, access: Access, out: Translation): boolean {
@@ -110,8 +110,8 @@ export abstract class DeviceCache {
         this.#counters.refused += 1;
         return false;
       }
-      const held = this.#requestedOnly ? this.#narrowed(out, access) : out;
-      if (this.insert(iovaPfn, held, generation)) return true;
+      if (this.#requestedOnly) out.access = narrowed(out.access, access);
+      if (this.insert(iovaPfn, out, generation)) return true;
     }
     out.refuse(ALWAYS_INVALIDATED, "invalidated while being translated");
     return false;
@@ -153,11 +153,9 @@ export abstract class DeviceCache {
   #ask(iovaPfn: number, access: Access, out: Translation): boolean {
     return this.#fill === undefined ? this.space.translate(iovaPfn, access, out) : this.#fill(iovaPfn, access, out);
   }
+}
 
-  /** The rights whose flags the guest's tables show by now: a write has set both, a read the accessed flag alone. */
-  #narrowed(out: Translation, access: Access): Translation {
-    const wrote = (access & Access.write) !== 0;
-    this.#answer.allow(out.gpaPfn, out.pageCount, wrote ? out.access : ((out.access & Access.read) as Access));
-    return this.#answer;
-  }
+/** The rights whose flags the guest's tables show by now: a write has set both, a read the accessed flag alone. */
+function narrowed(granted: Access, asked: Access): Access {
+  return (asked & Access.write) !== 0 ? granted : ((granted & Access.read) as Access);
 }

@@ -109,6 +109,19 @@ describe("CacheNotifier, filling", () => {
     expect(machine.translations).toBe(2);
   });
 
+  it("answers a miss with the rights that it will answer a hit with", () => {
+    for (const rights of ["mapping", "requested"] as const) {
+      for (const access of [Access.none, Access.read, Access.write, Access.readWrite] as const) {
+        const { machine, cache, out } = cachedMachine({ rights });
+        machine.map(5, 100);
+        expect(cache.translate(5, access, out)).toBe(true);
+        const miss = [out.gpaPfn, out.access, out.pageCount];
+        expect(cache.lookup(5, access, out)).toBe(true);
+        expect([out.gpaPfn, out.access, out.pageCount], `${rights}, asked for ${access}`).toEqual(miss);
+      }
+    }
+  });
+
   it("stays within its size: the block used longest ago makes room", () => {
     const { machine, cache, out } = cachedMachine({ entries: 4, ways: 4 });
     for (let pfn = 0; pfn < 5; pfn++) machine.map(pfn, 100 + pfn);
