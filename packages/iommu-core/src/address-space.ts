@@ -10,6 +10,7 @@ import type { Completion } from "./completion.js";
 import { DmaPort } from "./dma/dma-port.js";
 import { IommuEventEmitter, type Observers } from "./events.js";
 import { LeaseTable, type WriteObserver } from "./dma/lease.js";
+import { LocalReason } from "./local-reason.js";
 import type { Notifier } from "./notifier.js";
 import type { Limits } from "./limits.js";
 import type { GuestMemory, Scheduler } from "./ports.js";
@@ -18,7 +19,7 @@ import { formatSourceId, type SourceId } from "./source-id.js";
 import type { Translation } from "./translation.js";
 
 /** Reason of every request of an address space after `unplug`: negative, so no architecture uses it. */
-export const UNPLUGGED = -1;
+export const UNPLUGGED = LocalReason.UNPLUGGED;
 
 /** @internal What an address space asks of the unit that it belongs to. */
 export interface SpaceOwner {

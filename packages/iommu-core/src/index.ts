@@ -32,6 +32,7 @@ export {
   timerScheduler,
 } from "./ports.js";
 export { BufferMemory, type RamRegion } from "./buffer-memory.js";
+export { LocalReason } from "./local-reason.js";
 export { TRANSLATED, Translation } from "./translation.js";
 export {
   type DeviceTlbNotifier,

@@ -15,7 +15,7 @@ export class Translation {
   access: Access = 0;
   /** Size of the naturally aligned block of input frames that the answer holds for, in pages; target frames advance with input frames. */
   pageCount = 1;
-  /** 0, or why the request was refused: a fault reason of the backend. */
+  /** 0, or why the request was refused: a fault reason of the backend, or, negative, one of `LocalReason`. */
   reason = TRANSLATED;
   /** Finer than the reason, for people: `""`, or the name of the failing check. */
   cause = "";

@@ -14,6 +14,7 @@ import {
   formatSourceId,
   intersect,
   IommuError,
+  LocalReason,
   notifierName,
   offsetInPage,
   parseSourceId,
@@ -161,6 +162,14 @@ describe("the scheduler on the host's timers", () => {
     vi.advanceTimersByTime(100);
     expect(seen).toEqual(["deferred", "after"]);
     vi.useRealTimers();
+  });
+});
+
+describe("reasons that no architecture has", () => {
+  it("are negative, and no number has two meanings", () => {
+    const reasons = Object.values(LocalReason);
+    expect(reasons.every((reason) => Number.isInteger(reason) && reason < 0 && reason > -100)).toBe(true);
+    expect(new Set(reasons).size).toBe(reasons.length);
   });
 });
 

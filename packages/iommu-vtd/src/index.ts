@@ -15,4 +15,5 @@ export type { CompletionStatus, TranslationCompletion, TranslationRequestOptions
 export type { PageRequestOptions, PageResponse } from "./page-request/page-request-queue.js";
 export type { UnitCapabilities } from "./spec/capabilities.js";
 export { FaultReason, faultCode, isQualified } from "./spec/fault-reasons.js";
+export { PROTECTED_MEMORY } from "./translate/translate.js";
 export { faultName } from "./fault/fault-name.js";

@@ -7,13 +7,20 @@
  * - rights are the mapping's own; a request for more asks the address space again.
  */
 
-import { Access, type AddressSpace, type FrameRange, type Notifier, type Translation } from "@iommu-kit/iommu-core";
+import {
+  Access,
+  type AddressSpace,
+  type FrameRange,
+  LocalReason,
+  type Notifier,
+  type Translation,
+} from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "./attachment-scope.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
 import { type CachedBlock, type CacheShape, TranslationCache } from "./translation-cache.js";
 
 /** Reason of a request that was invalidated again and again while it was being translated: negative, so no architecture uses it. */
-export const ALWAYS_INVALIDATED = -2;
+export const ALWAYS_INVALIDATED = LocalReason.ALWAYS_INVALIDATED;
 const ATTEMPTS = 4;
 
 /** How a cache is made. */

@@ -5,7 +5,7 @@
  * check, IOTLB fill. Every step answers a reason; only this file turns reason and request into a recorded fault.
  */
 
-import type { Access, GuestMemory, Requester, Translation } from "@iommu-kit/iommu-core";
+import { type Access, type GuestMemory, LocalReason, type Requester, type Translation } from "@iommu-kit/iommu-core";
 import type { FaultLog } from "../fault/fault-log.js";
 import { faultName } from "../fault/fault-name.js";
 import type { UnitCapabilities } from "../spec/capabilities.js";
@@ -25,8 +25,8 @@ import { offsetInBlock } from "./table-index.js";
 
 /** Untranslated requests are answered in blocks of 1 GiB. */
 const PASS_PAGES = 2 ** 18;
-/** Reason of a request to a protected region: the architecture has no code for it and does not record it. */
-export const PROTECTED_MEMORY = -2;
+/** Reason of a request to a protected region (§11.4.8): the architecture has no code for it and does not record it. */
+export const PROTECTED_MEMORY = LocalReason.PROTECTED_MEMORY;
 
 /** What translation works with. */
 export interface TranslateParts {

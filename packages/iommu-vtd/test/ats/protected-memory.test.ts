@@ -1,4 +1,6 @@
+import { LocalReason } from "@iommu-kit/iommu-core";
 import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
+import { PROTECTED_MEMORY } from "@iommu-kit/iommu-vtd";
 import { describe, expect, it } from "vitest";
 import { GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { legacyGuest, NIC } from "./ats-guest.js";
@@ -39,6 +41,15 @@ describe("protected memory", () => {
     guest.unit.mmio.write32(PMEN, 0);
     expect(guest.unit.mmio.read32(PMEN)).toBe(0);
     expect(reads(guest, 1024)).toBe(true);
+  });
+
+  it("is refused for a reason that no other part of the machine gives another meaning", () => {
+    const guest = guestWith();
+    protect(guest);
+    reads(guest, 1024);
+    expect(guest.device(NIC).dma.failure?.reason).toBe(PROTECTED_MEMORY);
+    const meanings = Object.entries(LocalReason).filter(([, reason]) => reason === PROTECTED_MEMORY);
+    expect(meanings).toEqual([["PROTECTED_MEMORY", PROTECTED_MEMORY]]);
   });
 
   it("is nothing until PMEN is written, and nothing with a limit below its base; equal values are 2 MiB", () => {

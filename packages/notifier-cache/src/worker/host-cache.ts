@@ -10,6 +10,7 @@ import {
   type AddressSpace,
   type FrameRange,
   type IommuError,
+  LocalReason,
   type Notifier,
   type Scheduler,
   timerScheduler,
@@ -21,7 +22,7 @@ import { listen, post, type WorkerPort } from "./message-port.js";
 import { createSharedBlock, REVOKED, RING_ENTRIES, RUNNING, type SharedBlock, Word } from "./shared-block.js";
 
 /** Reason of a worker's request while its cache is not attached, or outside the attached range: negative, so no architecture uses it. */
-export const NOT_ATTACHED = -3;
+export const NOT_ATTACHED = LocalReason.NOT_ATTACHED;
 /** Looks at IN_ACCESS on revocation; some milliseconds, more than any access of at most a page takes on a running core. */
 const LOOKS_AT_ACCESS = 500_000;
 

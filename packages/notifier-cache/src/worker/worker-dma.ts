@@ -9,6 +9,7 @@ import {
   Access,
   type ByteAddress,
   type GuestMemory,
+  LocalReason,
   offsetInPage,
   PAGE_BYTES,
   pfnOf,
@@ -22,9 +23,9 @@ import { listen, post, type WorkerPort } from "./message-port.js";
 import { openSharedBlock, RING_ENTRIES, RUNNING, type SharedBlock, Word } from "./shared-block.js";
 
 /** Reason of every request after the host revoked the worker's translations: negative, so no architecture uses it. */
-export const WORKER_REVOKED = -4;
+export const WORKER_REVOKED = LocalReason.WORKER_REVOKED;
 /** Reason of a request that the host did not answer in time. */
-export const NO_ANSWER = -5;
+export const NO_ANSWER = LocalReason.NO_ANSWER;
 const ATTEMPTS = 16;
 const LARGEST_SPAN = ENTRY_SPANS.at(-1) ?? 1;
 
