@@ -18,8 +18,8 @@ import type { UnitPlan, Who } from "./step.js";
 
 /** Entries that may be read beyond a slice: the table in hand, and the way down to it again. */
 const ENTRY_SLACK = 64 * 512;
-/** Calls beyond a slice: a leaf table in hand, with its removals, changes and additions. */
-const CALL_SLACK = 2048;
+/** Calls beyond a slice: a leaf table in hand, each frame unmapped and mapped again, and what puts back the block that it cuts. */
+const CALL_SLACK = 4 * 512;
 
 /** Register offsets, as the architecture has them. */
 export const Offset = {
@@ -230,7 +230,7 @@ export class Machine {
     );
     for (const { notifier } of this.consumers.values()) {
       if (!(notifier instanceof WatchedNotifier)) continue;
-      const most = 2 * mappingsPerSlice + CALL_SLACK;
+      const most = mappingsPerSlice + CALL_SLACK;
       demand(
         notifier.callCount <= most,
         "slice",

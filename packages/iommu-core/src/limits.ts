@@ -9,7 +9,10 @@ import type { GuestMemory } from "./ports.js";
 export interface Limits {
   /** Table entries read before the guest's next instruction. Default 65,536: about 0.3 ms. */
   readonly entriesPerSlice: number;
-  /** Mappings announced before the guest's next instruction. Default 65,536. */
+  /**
+   * Mappings announced before the guest's next instruction, and calls of the consumer that gets most of them: one of small blocks needs many for a superpage. A slice
+   * ends between two steps; a step is a leaf table, or part of a superpage, and at most 2,048 calls. Default 65,536.
+   */
   readonly mappingsPerSlice: number;
   /**
    * Mappings a view may announce, a superpage counting as one, and blocks of its own largest size that a consumer may hold: what is beyond them counts as refused

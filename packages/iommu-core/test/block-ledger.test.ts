@@ -39,6 +39,9 @@ describe("BlockLedger", () => {
           const touching = model.filter(({ first, pages }) => first < from + count && from < first + pages);
           expect(ledger.touching(from, count)).toEqual(touching.map(({ first }) => first).sort((a, b) => a - b));
           expect(ledger.touching(0, 2 ** 52)).toHaveLength(model.length);
+          const most = 1 + (from % 5);
+          const [beyond] = ledger.touching(from, count).slice(most);
+          expect(ledger.framesOf(from, count, most)).toBe(beyond === undefined ? count : beyond - from);
           ledger.clear();
           expect(ledger.touching(0, 2 ** 52)).toEqual([]);
         },

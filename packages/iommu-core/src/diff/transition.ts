@@ -228,16 +228,16 @@ export class Transition implements MappingSink, AnnouncedState {
     const found = before.seek(at, slot) && slot.firstPfn < at + span;
     if (found && slot.pageCount < span) return false;
     const same = found && slot.gpaPfn === gpaPfn && slot.access === access;
-    if (!same && this.#isManyBlocks(span)) return false;
+    if (!same && (this.#isManyBlocks(span) || (found && this.#framesFor(at, span) < span))) return false;
     if (after === undefined && !(same && slot.pageCount > span)) before.setSlot(at, level, gpaPfn, access);
     this.cursor = at + span;
     if (same) return true;
-    this.#charge(span);
     this.#plan.observer?.announced(at, span, gpaPfn, access, found);
     for (const delivery of deliveries) {
       if (found) delivery.change(at, span, gpaPfn, access, this);
       else delivery.add(at, span, gpaPfn, access, span);
     }
+    this.#charge(1);
     return true;
   }
 
@@ -246,9 +246,20 @@ export class Transition implements MappingSink, AnnouncedState {
     return pageCount > FANOUT * this.#blockPages;
   }
 
-  /** Counts a superpage, or part of one, by the blocks it is told in. */
-  #charge(pageCount: number): void {
-    this.#slice.mappingsLeft -= Math.max(1, Math.ceil(pageCount / this.#blockPages));
+  /** How many frames of a superpage can be removed or changed at once: a consumer may hold it in many blocks, of other tables or of another domain. */
+  #framesFor(first: number, pageCount: number): number {
+    let frames = pageCount;
+    if (pageCount <= FANOUT) return frames;
+    for (const delivery of this.#plan.deliveries) frames = delivery.framesFor(first, frames, FANOUT);
+    const beyond = (first + frames) % FANOUT;
+    return frames < pageCount && frames > beyond ? frames - beyond : frames;
+  }
+
+  /** Counts what was told: mappings, or the calls that it took with the consumer that needed most. */
+  #charge(mappings: number): void {
+    let most = mappings;
+    for (const delivery of this.#plan.deliveries) most = Math.max(most, delivery.takeCalls());
+    this.#slice.mappingsLeft -= most;
   }
 
   /** Removes what is announced between the cursor and `pfn`. `false`: the slice is spent, the cursor says how far it came. */
@@ -267,15 +278,15 @@ export class Transition implements MappingSink, AnnouncedState {
         continue;
       }
       const most = this.#isManyBlocks(slot.pageCount) ? FANOUT * this.#blockPages : slot.pageCount;
-      const count = Math.min(pfn, slot.firstPfn + slot.pageCount, first + most) - first;
+      const count = this.#framesFor(first, Math.min(pfn, slot.firstPfn + slot.pageCount, first + most) - first);
       const gpaPfn = slot.gpaPfn + (first - slot.firstPfn);
       if (after === undefined) before.remove(first, count);
       this.cursor = first + count;
-      this.#charge(count);
       const { observer } = this.#plan;
       if (observer?.removed === undefined) observer?.announced(first, count, -1, 0, true);
       else observer.removed(first, count, gpaPfn, slot.access);
       for (const delivery of this.#plan.deliveries) delivery.remove(first, count, this);
+      this.#charge(1);
     }
     return true;
   }
@@ -308,9 +319,12 @@ export class Transition implements MappingSink, AnnouncedState {
       if (whole && !holed) written?.mirrors(table);
       else if (diff.count > 0) written?.departs(table.format);
     }
-    if ((kinds & Difference.REMOVED) !== 0) this.#tell(Difference.REMOVED, base, 1, starts);
-    if ((kinds & Difference.CHANGED) !== 0) this.#tell(Difference.CHANGED, base, 1, starts);
-    if ((kinds & Difference.ADDED) !== 0) this.#tell(Difference.ADDED, base, slotPages, starts);
+    if (kinds === 0) return;
+    let told = 0;
+    if ((kinds & Difference.REMOVED) !== 0) told += this.#tell(Difference.REMOVED, base, 1, starts);
+    if ((kinds & Difference.CHANGED) !== 0) told += this.#tell(Difference.CHANGED, base, 1, starts);
+    if ((kinds & Difference.ADDED) !== 0) told += this.#tell(Difference.ADDED, base, slotPages, starts);
+    this.#charge(told);
   }
 
   #hasHole(base: number): boolean {
@@ -318,8 +332,9 @@ export class Transition implements MappingSink, AnnouncedState {
     return false;
   }
 
-  /** Tells the runs of one kind of difference. */
-  #tell(kind: number, base: number, slotPages: number, starts: Uint8Array | undefined): void {
+  /** Tells the runs of one kind of difference; answers how many frames they have. */
+  #tell(kind: number, base: number, slotPages: number, starts: Uint8Array | undefined): number {
+    let told = 0;
     const { index, next, kinds, count } = this.#diff;
     const { observer, deliveries } = this.#plan;
     for (let k = 0; k < count;) {
@@ -332,7 +347,7 @@ export class Transition implements MappingSink, AnnouncedState {
       const low = next[k * 2] ?? 0;
       const access = accessOf(low);
       const gpaPfn = access === 0 ? -1 : slotTarget(low, next[k * 2 + 1] ?? 0);
-      this.#slice.mappingsLeft -= length;
+      told += length;
       if (access === 0 && observer?.removed !== undefined) this.#reportRemoved(base, k, length);
       else observer?.announced(at, length, gpaPfn, access, kind !== Difference.ADDED);
       for (const delivery of deliveries) {
@@ -342,6 +357,7 @@ export class Transition implements MappingSink, AnnouncedState {
       }
       k += length;
     }
+    return told;
   }
 
   /** Says what removed frames were mapped to, run by run. */

@@ -11,6 +11,11 @@ import { type IovaTree, Mapping } from "../diff/iova-tree.js";
 import { type AnnouncedState, MapDelivery } from "./map-delivery.js";
 import { FANOUT } from "../diff/slot.js";
 
+/** Mappings of which each is put back as it is: a block that is cut down to a frame leaves fewer than 512 of each size. */
+const MOST_SLOTS_PUT_BACK = 3 * FANOUT;
+/** A block may be as large as what is put back. */
+const WHOLE_RUN = 2 ** 52;
+
 /** See the file's header. */
 export class BlockDelivery extends MapDelivery {
   readonly #ledger = new BlockLedger();
@@ -25,8 +30,18 @@ export class BlockDelivery extends MapDelivery {
     return this.#ledger.blockCount;
   }
 
+  protected override framesOfPart(iovaPfn: number, pageCount: number, most: number): number {
+    return this.#ledger.framesOf(iovaPfn, pageCount, most);
+  }
+
   protected override removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
-    for (const first of this.#ledger.touching(iovaPfn, pageCount)) this.#rebuild(first, state);
+    for (const first of this.#ledger.touching(iovaPfn, pageCount)) {
+      const pages = this.#ledger.pagesAt(first);
+      if (first >= iovaPfn && first + pages <= iovaPfn + pageCount) {
+        this.#ledger.remove(first);
+        this.tellUnmap(first, pages);
+      } else this.#rebuild(first, state);
+    }
     this.dropUnheld(iovaPfn, pageCount);
   }
 
@@ -86,29 +101,42 @@ export class BlockDelivery extends MapDelivery {
 
   #putBack(firstPfn: number, end: number, state: AnnouncedState, windows: boolean): void {
     const middle = Math.min(end, Math.max(firstPfn, state.cursor));
-    this.#putBackFrom(state.told, firstPfn, middle, windows);
+    const slots = this.#putBackFrom(state.told, firstPfn, middle, windows, MOST_SLOTS_PUT_BACK);
     const fresh = this.#freshAt(state);
     const from = Math.max(firstPfn, middle - FANOUT);
     for (const first of this.#ledger.touching(from, middle - from)) fresh.add(first);
-    this.#putBackFrom(state.untold, middle, end, windows);
+    this.#putBackFrom(state.untold, middle, end, windows, MOST_SLOTS_PUT_BACK - slots);
   }
 
-  #putBackFrom(tree: IovaTree, firstPfn: number, end: number, windows: boolean): void {
+  /** Puts back what `tree` maps, the first `most` mappings each as it is. Answers how many these were. */
+  #putBackFrom(tree: IovaTree, firstPfn: number, end: number, windows: boolean, most: number): number {
     const slot = this.#cursor;
     let windowFirst = firstPfn;
     let windowEnd = firstPfn;
-    for (let at = firstPfn; at < end && tree.seek(at, slot) && slot.firstPfn < end;) {
-      const { gpaPfn, access, pageCount } = slot;
-      const start = Math.max(at, slot.firstPfn);
-      at = Math.min(end, slot.firstPfn + pageCount);
-      this.addPart(start, at - start, gpaPfn, access, pageCount);
+    const add = (start: number, pageCount: number, gpaPfn: number, access: Access, slotPages: number): void => {
+      this.addPart(start, pageCount, gpaPfn, access, slotPages);
       if (start !== windowEnd) {
         if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
         windowFirst = start;
       }
-      windowEnd = at;
+      windowEnd = start + pageCount;
+    };
+    let at = firstPfn;
+    let slots = 0;
+    for (; slots < most && at < end && tree.seek(at, slot) && slot.firstPfn < end; slots++) {
+      const { gpaPfn, access, pageCount } = slot;
+      const start = Math.max(at, slot.firstPfn);
+      at = Math.min(end, slot.firstPfn + pageCount);
+      add(start, at - start, gpaPfn, access, pageCount);
     }
+    // One block may have come from many small mappings, in another domain. What is left of it is nearly one run, and must not be one call for each.
+    if (at < end)
+      tree.runs((start, pageCount, gpaPfn, access) => add(start, pageCount, gpaPfn, access, WHOLE_RUN), {
+        firstPfn: at,
+        pageCount: end - at,
+      });
     if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
+    return slots;
   }
 
   /** The blocks put back at this position of this pass. */

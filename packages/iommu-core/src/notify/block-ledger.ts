@@ -79,6 +79,29 @@ export class BlockLedger {
     return starts;
   }
 
+  /** How many of these frames, from the first one on, are touched by no more than `most` blocks. */
+  framesOf(firstPfn: number, pageCount: number, most: number): number {
+    const end = firstPfn + pageCount;
+    const pages = this.pagesAt(firstPfn);
+    const from = pages === 0 ? firstPfn : firstPfn - (firstPfn % pages) + pages;
+    let left = pages === 0 ? most : most - 1;
+    for (const index of this.#leavesIn(from, end)) {
+      const leaf = this.#leaves.get(index);
+      const base = index * FANOUT;
+      if (leaf === undefined) continue;
+      if (leaf.used <= left && base >= from && base + FANOUT <= end) {
+        left -= leaf.used;
+        continue;
+      }
+      for (let pfn = Math.max(from, base); pfn < Math.min(end, base + FANOUT); pfn++) {
+        if (leaf.codes[pfn - base] === 0) continue;
+        if (left === 0) return pfn - firstPfn;
+        left -= 1;
+      }
+    }
+    return pageCount;
+  }
+
   /** Forgets everything. */
   clear(): void {
     this.#leaves.clear();
@@ -87,14 +110,14 @@ export class BlockLedger {
   }
 
   /** Indices of the leaves in a range, ascending. A range may be far larger than all that is held. */
-  #leavesIn(from: number, end: number): number[] {
+  *#leavesIn(from: number, end: number): Generator<number, void, void> {
     const first = Math.floor(from / FANOUT);
     const last = Math.ceil(end / FANOUT);
-    if (last - first > this.#leaves.size)
-      return [...this.#leaves.keys()].filter((index) => index >= first && index < last).sort((a, b) => a - b);
-    const indices: number[] = [];
-    for (let index = first; index < last; index++) if (this.#leaves.has(index)) indices.push(index);
-    return indices;
+    if (last - first > this.#leaves.size) {
+      yield* [...this.#leaves.keys()].filter((index) => index >= first && index < last).sort((a, b) => a - b);
+      return;
+    }
+    for (let index = first; index < last; index++) if (this.#leaves.has(index)) yield index;
   }
 }
 

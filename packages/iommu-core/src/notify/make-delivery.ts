@@ -20,7 +20,7 @@ export interface DeliveryWiring {
   readonly guard: ConsumerGuard;
   /** Largest blocks that the consumer may hold. */
   readonly mostBlocks: number;
-  readonly retryLater: (delivery: MapDelivery) => void;
+  readonly retryLater: () => void;
 }
 
 /** See the file's header. */
@@ -49,7 +49,7 @@ export function makeDelivery(notifier: MapNotifier, range: FrameRange, wiring: D
       }
     },
     guard: (promise, settled) => guard.watch(notifier, promise, settled, fail),
-    retryLater: () => retryLater(delivery),
+    retryLater,
   };
   const Delivery = notifier.granularity === "page" ? PageDelivery : BlockDelivery;
   const delivery: MapDelivery = new Delivery(notifier, range, reports, mostBlocks);

@@ -9,6 +9,8 @@ import type { Access } from "../access.js";
 import { threw } from "./consumer-guard.js";
 import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import { IommuError } from "../errors.js";
+import type { Slice } from "./job-queue.js";
+import { nextRefused } from "./refused-part.js";
 import { IovaTree, Mapping } from "../diff/iova-tree.js";
 import { type MapAnswer, type MapNotifier, notifierName } from "../notifier.js";
 import { endOf, type FrameRange } from "../range.js";
@@ -61,6 +63,9 @@ export abstract class MapDelivery {
   readonly #slot = new Mapping();
   readonly #firstPfn: number;
   readonly #endPfn: number;
+  /** Where the present round of offers goes on. */
+  #retryFrom = 0;
+  #calls = 0;
   /** Frames the consumer may hold: its budget in its own largest blocks. */
   readonly #mostPages: number;
   /** Frames the consumer holds. */
@@ -107,27 +112,39 @@ export abstract class MapDelivery {
     if (count > 0 && !this.#failed) this.addPart(first, count, gpaPfn + (first - iovaPfn), access, slotPages);
   }
 
-  /** Ends the events of one invalidation; done when the consumer has completed all of them. */
-  finish(group: CompletionGroup): void {
-    if (this.#retryWanted) this.retry();
+  /** Calls of the consumer since they were last taken. */
+  takeCalls(): number {
+    const calls = this.#calls;
+    this.#calls = 0;
+    return calls;
+  }
+
+  /** How many of these frames, from the first one on, can be removed or changed with about `most` calls. */
+  framesFor(iovaPfn: number, pageCount: number, most: number): number {
+    const first = Math.max(iovaPfn, this.#firstPfn);
+    const count = Math.min(iovaPfn + pageCount, this.#endPfn) - first;
+    if (count <= 0 || this.#failed) return pageCount;
+    const frames = this.framesOfPart(first, count, most);
+    return frames === count ? pageCount : first - iovaPfn + frames;
+  }
+
+  /**
+   * Ends the events of one invalidation; done when the consumer has completed all of them. `false`: the slice is spent before everything has been offered again that
+   * entries may have become free for: to be called again in the next one. `tree` is what the consumer should hold.
+   */
+  finish(group: CompletionGroup, tree: IovaTree | undefined, slice: Slice): boolean {
+    if (this.#retryWanted && tree !== undefined && !this.#offerUnheld(tree, slice)) return false;
+    this.#retryWanted = false;
     if (this.#begun && !this.#failed) this.#commit();
     this.#begun = false;
     group.add(this.#pending.take());
+    return true;
   }
 
-  /** Offers again what the consumer refused because it was full. */
+  /** `finish` is to offer again what the consumer refused because it was full. */
   retry(): void {
-    this.#retryWanted = false;
-    const slot = this.#slot;
-    for (let at = 0; !this.#failed && this.unheld.seek(at, slot);) {
-      const { firstPfn, pageCount, gpaPfn, access } = slot;
-      at = firstPfn + pageCount;
-      if (this.#unsupported.find(firstPfn, slot)) continue;
-      this.unheld.remove(firstPfn, pageCount);
-      this.addPart(firstPfn, pageCount, gpaPfn, access, pageCount);
-      // Still full: the rest would be refused as well.
-      if (this.unheld.find(firstPfn, slot) && !this.#unsupported.find(firstPfn, slot)) return;
-    }
+    this.#retryWanted = true;
+    this.#retryFrom = 0;
   }
 
   /** Fails this delivery, and no other. */
@@ -157,6 +174,8 @@ export abstract class MapDelivery {
     this.reports.failed(error);
   }
 
+  /** See `framesFor`: of frames in the consumer's range. */
+  protected abstract framesOfPart(iovaPfn: number, pageCount: number, most: number): number;
   protected abstract removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void;
   protected abstract changePart(
     iovaPfn: number,
@@ -207,6 +226,7 @@ export abstract class MapDelivery {
     if (this.#failed) return;
     this.heldPages -= pageCount;
     this.#unmaps += 1;
+    this.#calls += 1;
     if (this.unheld.slotCount > 0) this.#retryWanted = true;
     if (this.#asked.slotCount > 0) this.#asked.remove(iovaPfn, pageCount);
     let answer: Completion;
@@ -233,6 +253,7 @@ export abstract class MapDelivery {
 
   #offer(held: boolean, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
     const { notifier } = this;
+    this.#calls += 1;
     let answer: MapAnswer | Promise<MapAnswer>;
     try {
       this.#begin();
@@ -291,6 +312,27 @@ export abstract class MapDelivery {
     this.heldPages -= range.pageCount;
     this.unhold(range.firstPfn);
     this.#keepBack(range, gpaPfn, access, answer);
+  }
+
+  /** Offers what is unheld, in blocks no larger than the mappings in `tree`. `false`: the slice is spent, there is more. */
+  #offerUnheld(tree: IovaTree, slice: Slice): boolean {
+    const slot = this.#slot;
+    while (!this.#failed) {
+      const part = nextRefused(this.unheld, this.#unsupported, this.#retryFrom, this.largestBlock);
+      if (part === undefined) break;
+      if (slice.mappingsLeft <= 0) return false;
+      const { firstPfn, pageCount } = part;
+      this.#retryFrom = firstPfn + pageCount;
+      if (this.#unsupported.find(firstPfn, slot)) continue;
+      this.unheld.remove(firstPfn, pageCount);
+      const slotPages = tree.find(firstPfn, slot) ? slot.pageCount : 1;
+      this.addPart(firstPfn, pageCount, part.gpaPfn, part.access, slotPages);
+      slice.mappingsLeft -= Math.max(1, this.takeCalls());
+      // Still full: the rest would be refused as well.
+      if (this.unheld.find(firstPfn, slot) && !this.#unsupported.find(firstPfn, slot)) break;
+    }
+    this.#retryFrom = 0;
+    return true;
   }
 
   /** Remembers what the consumer does not hold although it should. */

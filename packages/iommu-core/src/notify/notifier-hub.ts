@@ -228,14 +228,11 @@ export class NotifierHub {
 
   #retry(attachment: AttachmentRecord): void {
     const { member } = attachment;
-    if (member !== undefined && !attachment.detached) this.#retryDelivery(member.delivery);
+    if (member !== undefined && !attachment.detached) this.#retryMember(member);
   }
 
-  #retryDelivery(delivery: MapDelivery): void {
-    void this.queue.runOnce((group) => {
-      delivery.retry();
-      delivery.finish(group);
-    });
+  #retryMember(member: Member): void {
+    void this.queue.run((group) => this.#jobs.retry(member, group));
   }
 
   #rebound(record: SpaceRecord): void {
@@ -341,7 +338,10 @@ export class NotifierHub {
       observers: this.observers,
       guard: this.#guard,
       mostBlocks: this.limits.mappingsPerView,
-      retryLater: (delivery) => this.#retryDelivery(delivery),
+      retryLater: () => {
+        const member = this.#members.get(notifier);
+        if (member !== undefined) this.#retryMember(member);
+      },
     });
   }
 

@@ -13,6 +13,23 @@ interface Part extends FrameRange {
 
 /** See the file's header. */
 export class PageDelivery extends MapDelivery {
+  protected override framesOfPart(iovaPfn: number, pageCount: number, most: number): number {
+    let frames = pageCount;
+    let runs = 0;
+    if (this.unheld.slotCount > 0)
+      this.unheld.runs(
+        (firstPfn) => {
+          // Each refused run, and what is held in front of it.
+          runs += 2;
+          if (runs < most) return true;
+          frames = Math.max(1, firstPfn - iovaPfn);
+          return false;
+        },
+        { firstPfn: iovaPfn, pageCount },
+      );
+    return frames;
+  }
+
   protected override removePart(iovaPfn: number, pageCount: number): void {
     if (this.unheld.slotCount === 0) {
       this.tellUnmap(iovaPfn, pageCount);

@@ -46,8 +46,7 @@ export class ViewJobs {
     if (view === undefined) return this.#syncAll(concerned, range, group);
     const rest = this.#sync.sync(view, range);
     if (rest !== undefined) return this.#finishAfter(rest, () => view.members, group);
-    this.#sync.finish(view.members, group);
-    return undefined;
+    return this.#sync.finish(view.members, group);
   }
 
   /** A newcomer, unless an invalidation announced before has brought it in already. */
@@ -61,8 +60,13 @@ export class ViewJobs {
   settle(member: Member, left: AddressSpace, group: CompletionGroup): Rest {
     if (member.spaces.size === 0) return this.#finishAfter(this.#sync.leave(member, [left]), () => [member], group);
     const rest = member.delivery.failed ? undefined : this.join(member, group);
-    if (rest === undefined) this.#sync.finish(beside(member), group);
-    return rest;
+    return rest ?? this.#sync.finish(beside(member), group);
+  }
+
+  /** Offers a member again what it refused because it was full. */
+  retry(member: Member, group: CompletionGroup): Rest {
+    member.delivery.retry();
+    return this.#sync.finish([member], group);
   }
 
   /** The one view that a change concerns, if all its members are well and see its domain still. */
@@ -83,7 +87,7 @@ export class ViewJobs {
 
   *#finishAfter(rest: Steps, told: () => Iterable<Member>, group: CompletionGroup): Steps {
     yield* rest;
-    this.#sync.finish(told(), group);
+    yield* this.#sync.finish(told(), group) ?? [];
   }
 
   *#syncAll(concerned: Concerned, range: FrameRange, group: CompletionGroup): Steps {
@@ -93,6 +97,8 @@ export class ViewJobs {
     const views = new Set<View>();
     for (const member of members) if (member.view !== undefined) views.add(member.view);
     for (const view of views) {
+      // Each pass gets one step further whatever is left: many views must not make one long turn of that.
+      if (this.#sync.spent) yield;
       this.#sync.prune(view);
       const whole = yield* this.#sync.rebind(view, (member) => this.agreedDomain(member));
       if (!whole && view.members.size > 0) yield* this.#sync.sync(view, range) ?? [];
@@ -102,7 +108,7 @@ export class ViewJobs {
       const domain = member.view === undefined && !member.delivery.failed ? this.agreedDomain(member) : undefined;
       if (domain !== undefined) yield* this.#sync.join(member, domain);
     }
-    this.#sync.finish(members, group);
+    yield* this.#sync.finish(members, group) ?? [];
   }
 }
 

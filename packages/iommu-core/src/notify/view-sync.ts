@@ -11,7 +11,7 @@ import type { Domain } from "../backend.js";
 import type { CompletionGroup } from "../completion.js";
 import type { IommuEvents, Observers } from "../events.js";
 import { IovaTree } from "../diff/iova-tree.js";
-import type { JobQueue, Rest } from "./job-queue.js";
+import type { JobQueue, Rest, Slice } from "./job-queue.js";
 import type { Limits } from "../limits.js";
 import { ALL_FRAMES, type FrameRange, intersect } from "../range.js";
 import { type Scanned, scanTree, Transition, type TransitionPlan } from "../diff/transition.js";
@@ -27,6 +27,7 @@ const NO_STEPS: Iterable<void> = [];
 export class ViewSync {
   readonly #limits: Limits;
   readonly #observers: Observers;
+  readonly #slice: Slice;
   /** Jobs come one after the other, and so do their passes. */
   readonly #pass: Transition;
   readonly #views = new Map<Domain, View>();
@@ -43,6 +44,7 @@ export class ViewSync {
   regions: readonly FrameRange[];
 
   constructor(queue: JobQueue, limits: Limits, observers: Observers, regions: readonly FrameRange[]) {
+    this.#slice = queue.slice;
     this.#pass = new Transition(queue.slice);
     this.#limits = limits;
     this.#observers = observers;
@@ -52,6 +54,11 @@ export class ViewSync {
   /** Views that have members, for inspection. */
   get views(): Iterable<View> {
     return this.#views.values();
+  }
+
+  /** Whether the present slice is used up. */
+  get spent(): boolean {
+    return this.#slice.entriesLeft <= 0 || this.#slice.mappingsLeft <= 0;
   }
 
   /** The view of a domain, if somebody is in it. */
@@ -127,9 +134,19 @@ export class ViewSync {
     this.#dropIfEmpty(view);
   }
 
-  /** Ends the events of one invalidation for these members. */
-  finish(members: Iterable<Member>, group: CompletionGroup): void {
-    for (const member of members) member.delivery.finish(group);
+  /** Ends the events of one invalidation for these members, at once as far as the slice goes. */
+  finish(members: Iterable<Member>, group: CompletionGroup): Rest {
+    return this.#finishStep(members, group) ? undefined : this.#finishRest(members, group);
+  }
+
+  *#finishRest(members: Iterable<Member>, group: CompletionGroup): Steps<void> {
+    do yield;
+    while (!this.#finishStep(members, group));
+  }
+
+  #finishStep(members: Iterable<Member>, group: CompletionGroup): boolean {
+    for (const { delivery, view } of members) if (!delivery.finish(group, view?.tree, this.#slice)) return false;
+    return true;
   }
 
   *#move(from: View, domain: Domain, members: readonly Member[]): Steps<void> {

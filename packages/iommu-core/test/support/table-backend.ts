@@ -1,5 +1,6 @@
 import {
   type Access,
+  ALL_FRAMES,
   type Announce,
   type Backend,
   type Completion,
@@ -9,6 +10,7 @@ import {
   LeafTable,
   type MappingSink,
   type Requester,
+  type SourceId,
   type Translation,
 } from "../../src/index.js";
 import type { FakeMemory, PageTables } from "../../src/testing/index.js";
@@ -73,9 +75,10 @@ export class TableDomain implements Domain {
   }
 }
 
-/** One domain of page tables for every requester. */
+/** Domains of page tables: one for every requester that is not assigned to another. */
 export class TableBackend implements Backend {
   readonly domain: TableDomain;
+  readonly #assigned = new Map<SourceId, TableDomain>();
   #announce: Announce | undefined;
 
   constructor(domain: TableDomain) {
@@ -86,12 +89,18 @@ export class TableBackend implements Backend {
     this.#announce = announce;
   }
 
-  domainOf(): TableDomain {
-    return this.domain;
+  domainOf(requester: Requester): TableDomain {
+    return this.#assigned.get(requester.sourceId) ?? this.domain;
   }
 
-  translate(_requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
-    const { tables, memory } = this.domain;
+  /** Moves a requester to other tables. */
+  assign(sourceId: SourceId, domain: TableDomain): Completion {
+    this.#assigned.set(sourceId, domain);
+    return this.#announce?.({ range: ALL_FRAMES, concerns: (requester) => requester.sourceId === sourceId });
+  }
+
+  translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
+    const { tables, memory } = this.domainOf(requester);
     const level = tables.leafLevel(iovaPfn);
     const gpa = tables.entryGpa(iovaPfn, level);
     const low = memory.peek(gpa);
