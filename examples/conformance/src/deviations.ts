@@ -96,7 +96,7 @@ export const DEVIATIONS = {
   "scalable-mode-with-legacy-codes": {
     section: "§7.1.3, SSS.2 and SGN.6",
     ours: "in scalable mode second-stage faults carry codes 78h and above",
-    theirs: "records the legacy codes 05h and 06h",
+    theirs: "records the legacy code 05h",
     known: true,
   },
   "records-without-pasid-say-pasid-0": {

@@ -199,7 +199,7 @@ function viewsDiffer(one: Player, other: Player): string[] {
 const TRACES = [
   { name: "vfio39pt", most: 3500, cuts: 40, least: { answers: 900, waits: 1, views: 20 } },
   { name: "strict48-part", most: 2000, cuts: 85, least: { answers: 700, waits: 3, views: 20 } },
-  { name: "sm48-part", most: 2000, cuts: 65, least: { answers: 600, waits: 2, views: 10 } },
+  { name: "sm48", most: 2000, cuts: 65, least: { answers: 600, waits: 2, views: 10 } },
   { name: "lazy39-part", most: 9000, cuts: 30, least: { answers: 7000, waits: 0, views: 0 } },
 ] as const;
 

@@ -5,7 +5,7 @@
  * A and the page walks P and K explain the oracle's notifications and have nothing to be compared with; Q is seen in the queue's head (and names what was invalidated).
  */
 
-import { ALL_FRAMES } from "@iommu-kit/iommu-core";
+import { ALL_FRAMES, formatSourceId } from "@iommu-kit/iommu-core";
 import type { Header } from "../files/header.js";
 import { hex, hexPfn, highWord, lowWord, numberIn, pagesOfMask, pfnIn } from "../files/numbers.js";
 import { type DmaAnswer, formatMessage, formatRead, isMessage, Machine, maskPasid } from "../machine/machine.js";
@@ -183,6 +183,7 @@ export class TraceRunner {
       const there = this.#walk.walk({ ...context, scalable: false }, asked.iovaPfn, asked.access);
       if (ours.reason === here && there === reason && typeof here === "number") {
         this.#codes.set(here, there);
+        this.#tally.note(`faults with legacy code ${hex(there)} where ours is ${hex(here)}`);
         return this.#tally.deviate("dma", "scalable-mode-with-legacy-codes");
       }
     }
@@ -292,11 +293,9 @@ export class TraceRunner {
       this.#devices.compareAll(device, "final view", {
         explain: (_, __, difference) => this.#explanations.atEnd(device, difference),
       });
-      if (device.sections.size > 0)
-        this.#tally.note(
-          "stale mappings the oracle still holds",
-          device.page.view.difference(device.theirs, ALL_FRAMES).length,
-        );
+      const stale = device.page.view.difference(device.theirs, ALL_FRAMES).length;
+      if (device.sections.size > 0 && stale > 0)
+        this.#tally.note(`stale mappings the oracle still holds of ${formatSourceId(device.sourceId)}`, stale);
     }
   }
 
