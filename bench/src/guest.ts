@@ -73,7 +73,7 @@ export class BenchGuest {
     this.firstData = FIRST_LEAF + tables * 2;
     this.frames = this.firstData + dataFrames;
     this.bytes = new Uint8Array(this.frames * 4096);
-    const memory = new BufferMemory([{ firstPfn: 0, bytes: this.bytes }]);
+    const memory = new BufferMemory([{ firstPfn: 0, bytes: this.bytes }], { directWrites: true });
     this.words = (memory.window(0) as RamWindow).words;
     const places = shuffled(tables * 2).map((frame) => frame + FIRST_LEAF);
     this.leaves = Array.from({ length: domains }, (_, set) =>

@@ -30,6 +30,12 @@ export interface GuestMemory {
   compareExchange(gpa: number, expected: number, replacement: number): boolean;
   /** Optional: the window of RAM that contains this frame. The same object for the same frames: callers keep it while `words.length` is not 0. */
   window?(pfn: number): RamWindow | undefined;
+  /**
+   * Optional: `true` while devices may write RAM through `window`, past `write`: nobody has to know which bytes they wrote (no compiled guest code, no log of dirty pages).
+   * Looked at before every write, so a host may change its mind at any time. Not heeded where there is `generation`, which would miss such writes.
+   * Default: every write goes through `write`. Dirty trackers of this package see all writes either way.
+   */
+  readonly directWrites?: boolean;
   /** Optional: a counter that grows with every change of this frame by anybody. Equal answers promise equal contents. */
   generation?(pfn: number): number;
 }

@@ -9,7 +9,7 @@ import { type ByteAddress, FRAME_LIMIT, offsetInPage, PAGE_BYTES, pfnOf } from "
 import type { MessageWindow, Requester } from "../backend.js";
 import type { Lease, LeaseTable, Segment } from "./lease.js";
 import type { GuestMemory } from "../ports.js";
-import { RamReader } from "./ram-reader.js";
+import { DirectRam } from "./direct-ram.js";
 import { Translation } from "../translation.js";
 
 /** One piece of a scatter list. */
@@ -40,7 +40,7 @@ export interface PortSpace extends Requester {
 export class DmaPort {
   readonly #space: PortSpace;
   readonly #memory: GuestMemory;
-  readonly #ram: RamReader;
+  readonly #ram: DirectRam;
   readonly #window: MessageWindow | undefined;
   // The window's first frame, and the first behind it: both at the end of the space where there is none.
   readonly #windowFirst: number;
@@ -53,7 +53,7 @@ export class DmaPort {
   constructor(space: PortSpace, memory: GuestMemory, window: MessageWindow | undefined, leases: LeaseTable) {
     this.#space = space;
     this.#memory = memory;
-    this.#ram = new RamReader(memory);
+    this.#ram = new DirectRam(memory);
     this.#window = window;
     this.#windowFirst = window?.range.firstPfn ?? FRAME_LIMIT;
     this.#windowEnd = this.#windowFirst + (window?.range.pageCount ?? 0);
@@ -129,21 +129,22 @@ export class DmaPort {
 
   #transfer(iova: ByteAddress, bytes: Uint8Array, access: Access): boolean {
     const translation = this.#translation;
+    const space = this.#space;
+    const ram = this.#ram;
     let pfn = pfnOf(iova);
     let offset = offsetInPage(iova);
     for (let at = 0; at < bytes.length;) {
       if (this.#inWindow(pfn)) return this.#message(pfn, iova, at === 0 ? bytes : bytes.subarray(at), access);
-      if (!this.#space.request(pfn, access, translation, at === 0 ? iova : undefined))
-        return this.#refused(pfn) ?? false;
+      if (!space.request(pfn, access, translation, at === 0 ? iova : undefined)) return this.#refused(pfn) ?? false;
       const pages = translation.pageCount === 1 ? 1 : this.#pagesFrom(pfn, translation.pageCount);
       const length = Math.min(bytes.length - at, pages * PAGE_BYTES - offset);
       const gpa = translation.gpaPfn * PAGE_BYTES + offset;
       if (access === Access.read) {
-        if (!this.#ram.read(gpa, bytes, at, length)) return this.#noMemory(pfn);
+        if (!ram.read(gpa, bytes, at, length)) return this.#noMemory(pfn);
       } else {
-        const done = this.#memory.write(gpa, length === bytes.length ? bytes : bytes.subarray(at, at + length));
+        const done = ram.write(gpa, bytes, at, length);
         // A write that fails half-way has written something.
-        this.#space.wrote(pfn, translation.gpaPfn, length + offset);
+        space.wrote(pfn, translation.gpaPfn, length + offset);
         if (!done) return this.#noMemory(pfn);
       }
       at += length;
