@@ -55,11 +55,13 @@ export interface BackendIommuOptions {
 /** An `Iommu` on any backend. */
 export class BackendIommu implements Iommu {
   readonly events: IommuEventEmitter;
+  /** Those given, and the defaults for the others. */
   readonly limits: Limits;
   /** @internal */
   readonly hub: NotifierHub;
   readonly #backend: Backend;
   readonly #memory: GuestMemory;
+  readonly #givenLimits: Partial<Limits>;
   readonly #spaces = new Map<number, AddressSpace>();
 
   /** @throws {IommuError} `backend-contract`, `bad-option` or `bad-range`. */
@@ -69,7 +71,8 @@ export class BackendIommu implements Iommu {
     checkRegions(regions);
     this.#backend = backend;
     this.#memory = memory;
-    this.limits = resolveLimits(options.limits ?? {}, memory);
+    this.#givenLimits = options.limits ?? {};
+    this.limits = resolveLimits(this.#givenLimits, memory, regions);
     const observers = new Observers(scheduler);
     this.events = observers.unit;
     this.hub = new NotifierHub({ backend, scheduler, limits: this.limits, observers, regions });
@@ -128,6 +131,8 @@ export class BackendIommu implements Iommu {
 
   setRegions(regions: readonly FrameRange[]): Completion {
     checkRegions(regions);
+    // Shared with whoever works by them: a default that follows the regions has to follow in all these places.
+    Object.assign(this.limits, resolveLimits(this.#givenLimits, this.#memory, regions));
     return this.hub.setRegions(regions);
   }
 }

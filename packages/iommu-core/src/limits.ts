@@ -4,8 +4,9 @@
 
 import { IommuError } from "./errors.js";
 import type { GuestMemory } from "./ports.js";
+import type { FrameRange } from "./range.js";
 
-/** All have defaults; numbers are positive integers. */
+/** All have defaults; all are positive integers. */
 export interface Limits {
   /** Table entries read before the guest's next instruction. Default 65,536: about 0.3 ms. */
   readonly entriesPerSlice: number;
@@ -16,7 +17,7 @@ export interface Limits {
   readonly mappingsPerSlice: number;
   /**
    * Mappings a view may announce, a superpage counting as one, and blocks of its own largest size that a consumer may hold: what is beyond them counts as refused
-   * by it. Default: 4 for each frame of RAM or of the regions that devices reach untranslated, and at least 2^20.
+   * by it. Default: 4 for each frame of RAM, or of the regions that devices reach untranslated if they are larger, and at least 2^20; it follows `setRegions`.
    */
   readonly mappingsPerView: number;
   /** Bytes the announced state of a view may take. Default: 64 for each frame of RAM, and at least 64 MiB. */
@@ -35,29 +36,37 @@ export interface Limits {
 
 /**
  * Fills in the defaults.
- * @throws {IommuError} `bad-option` for a limit that is not a positive number.
+ * @param regions What devices reach untranslated.
+ * @throws {IommuError} `bad-option` for a limit that is not a positive integer, or that does not exist.
  */
-export function resolveLimits(given: Partial<Limits>, memory: GuestMemory): Limits {
-  let frames = 0;
-  for (const range of memory.ram) frames += range.pageCount;
-  const limits: Limits = {
+export function resolveLimits(given: Partial<Limits>, memory: GuestMemory, regions: readonly FrameRange[]): Limits {
+  const ramFrames = framesOf(memory.ram);
+  const defaults: Limits = {
     entriesPerSlice: 65_536,
     mappingsPerSlice: 65_536,
-    mappingsPerView: Math.max(2 ** 20, frames * 4),
-    bytesPerView: Math.max(2 ** 26, frames * 64),
-    tablesPerView: Math.max(2 ** 18, frames * 2),
+    mappingsPerView: Math.max(2 ** 20, ramFrames * 4, framesOf(regions) * 4),
+    bytesPerView: Math.max(2 ** 26, ramFrames * 64),
+    tablesPerView: Math.max(2 ** 18, ramFrames * 2),
     callsInFlight: 65_536,
     invalidationsInFlight: 64,
     consumerDeadlineMilliseconds: 5000,
     leaseDeadlineMilliseconds: 1000,
-    ...given,
   };
-  for (const [name, value] of Object.entries(limits)) {
-    if (typeof value !== "number" || !(value > 0)) {
-      throw new IommuError("bad-option", `limits.${name}: expected a positive number, got ${String(value)}`, {
+  for (const [name, value] of Object.entries(given)) {
+    if (!Object.hasOwn(defaults, name)) {
+      throw new IommuError("bad-option", `limits: expected ${Object.keys(defaults).join(", ")}, got ${name}`, {
+        hint: "see Limits for what each means",
+      });
+    }
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw new IommuError("bad-option", `limits.${name}: expected a positive integer, got ${value}`, {
         hint: "leave it out for the default",
       });
     }
   }
-  return limits;
+  return { ...defaults, ...given };
+}
+
+function framesOf(ranges: readonly FrameRange[]): number {
+  return ranges.reduce((frames, range) => frames + range.pageCount, 0);
 }

@@ -371,12 +371,17 @@ describe("address spaces", () => {
     expect(machine.unit.addressSpace(5).domain).toBe(machine.backend.unassigned);
   });
 
-  it("need limits that are positive numbers", () => {
+  it("need limits that exist and are positive integers", () => {
     const options = { backend: new Machine().backend, memory: new FakeMemory(), scheduler: new ManualScheduler() };
-    expect(() => new BackendIommu({ ...options, limits: { entriesPerSlice: 0 } })).toThrow(/limits.entriesPerSlice/);
-    expect(() => new BackendIommu({ ...options, limits: { consumerDeadlineMilliseconds: Number.NaN } })).toThrow(
-      /consumerDeadlineMilliseconds/,
-    );
+    for (const [limits, message] of [
+      [{ entriesPerSlice: 0 }, /limits.entriesPerSlice: expected a positive integer, got 0/],
+      [{ callsInFlight: 1.5 }, /limits.callsInFlight: expected a positive integer, got 1.5/],
+      [{ leaseDeadlineMilliseconds: "9" as never }, /limits.leaseDeadlineMilliseconds/],
+      [{ consumerDeadlineMilliseconds: Number.NaN }, /limits.consumerDeadlineMilliseconds/],
+      [{ consumerDeadline: 5 } as object, /limits: expected entriesPerSlice, .*, got consumerDeadline/],
+    ] as const) {
+      expect(() => new BackendIommu({ ...options, limits })).toThrow(message);
+    }
   });
 });
 

@@ -6,6 +6,7 @@ import {
   PageTables,
   RecordingFlushNotifier,
   RecordingNotifier,
+  SimpleDomain,
 } from "../src/testing/index.js";
 import { Machine, range, run } from "./support/machine.js";
 import { TableBackend, TableDomain } from "./support/table-backend.js";
@@ -221,6 +222,21 @@ describe("limits that nobody gives", () => {
     expect(limitsOf(16)).toMatchObject({ mappingsPerView: 2 ** 20, bytesPerView: 2 ** 26, tablesPerView: 2 ** 18 });
     const parts = new FakeMemory({ ram: [range(0, 2 ** 23), range(2 ** 24, 2 ** 23)] });
     expect(new Machine({ memory: parts }).unit.limits.mappingsPerView).toBe(2 ** 26);
+  });
+
+  it("follow the regions that devices reach untranslated, where they are larger than RAM", () => {
+    const notifier = new RecordingNotifier({ granularity: "block", largestBlock: 1 });
+    const beyond = range(2 ** 22, 2 ** 20 + 512);
+    const small = new FakeMemory({ ram: [range(0, 16)] });
+    const { unit } = new Machine({ memory: small, regions: [range(0, 16), beyond] });
+    expect(unit.limits).toMatchObject({ mappingsPerView: 4 * (2 ** 20 + 528), tablesPerView: 2 ** 18 });
+    const machine = new Machine({ memory: small, limits: { tablesPerView: 7 } });
+    void machine.backend.assign(machine.nic, new SimpleDomain("bypass", { kind: "bypass" }));
+    const attachment = machine.nicSpace.attach(notifier);
+    void machine.unit.setRegions([range(0, 16), beyond]);
+    while (machine.scheduler.turn() > 0);
+    expect(machine.unit.limits).toMatchObject({ mappingsPerView: 4 * (2 ** 20 + 528), tablesPerView: 7 });
+    expect([attachment.heldPages, attachment.refusedPages]).toEqual([2 ** 20 + 528, 0]);
   });
 });
 

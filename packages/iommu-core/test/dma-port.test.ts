@@ -216,6 +216,9 @@ describe("the DMA port", () => {
     ]);
     lease.release();
     expect(machine.nicSpace.dma.segments(0, 0, Access.read)?.segments).toEqual([]);
+    for (const length of [-5, Number.NaN, 0.5, Infinity])
+      expect(() => machine.nicSpace.dma.segments(0x1000, length, Access.read)).toThrow(/number of bytes .*, got/);
+    expect(() => machine.nicSpace.dma.segments(0x1000, 4, Access.none)).toThrow(/got Access.none/);
   });
 });
 

@@ -4,7 +4,7 @@
  * Every option has a default; a combination that the architecture forbids is refused with what would be right.
  */
 
-import { IommuError } from "@iommu-kit/iommu-core";
+import { checkOptions } from "./config-rules.js";
 import type { UnitCapabilities } from "./spec/capabilities.js";
 import { CAP, ECAP, VER } from "./spec/registers-capability.js";
 
@@ -120,6 +120,7 @@ export interface ResolvedConfig extends Required<VtdConfig> {
   readonly capabilities: UnitCapabilities;
 }
 
+/** What each option is where it is left out, unless it follows another one. */
 const DEFAULTS: Required<VtdConfig> = {
   version: { major: 1, minor: 0 },
   hostAddressWidth: 48,
@@ -184,9 +185,9 @@ export function resolveConfig(given: VtdConfig): ResolvedConfig {
     stopMarkers: pageRequests,
   };
   const config = { ...DEFAULTS, ...follow, ...given };
+  checkOptions(given, config, Object.keys(DEFAULTS));
   const widest = Math.max(39, ...config.addressWidths);
   const maximumGuestAddressWidth = config.maximumGuestAddressWidth || widest;
-  check(config);
   const { major, minor } = config.version;
   const flag = (on: boolean): number => (on ? 1 : 0);
   const pages = config.pageSelective;
@@ -247,126 +248,4 @@ export function resolveConfig(given: VtdConfig): ResolvedConfig {
     ver: VER.pack({ MAX: major, MIN: minor }),
     capabilities: { cap, ecap, hostAddressWidth: config.hostAddressWidth },
   };
-}
-
-function check(config: Required<VtdConfig>): void {
-  const { queuedInvalidation, interruptRemapping } = config;
-  const pages = config.pageSelective;
-  refuseUnless(isIn(config.hostAddressWidth, 32, 52), "hostAddressWidth", "32 to 52", config.hostAddressWidth);
-  refuseUnless(
-    config.addressWidths.every((width) => [39, 48, 57].includes(width)),
-    "addressWidths",
-    "39, 48 and 57 only",
-    config.addressWidths.join(),
-  );
-  const mgaw = config.maximumGuestAddressWidth;
-  refuseUnless(mgaw === 0 || isIn(mgaw, 30, 57), "maximumGuestAddressWidth", "30 to 57", mgaw);
-  refuseUnless(
-    !config.superpages.includes("1G") || config.superpages.includes("2M"),
-    "superpages",
-    '"2M" beside "1G"',
-    config.superpages.join(),
-  );
-  refuseUnless(
-    isIn(config.domainIdWidth, 4, 16) && config.domainIdWidth % 2 === 0,
-    "domainIdWidth",
-    "4, 6 ... 16",
-    config.domainIdWidth,
-  );
-  refuseUnless(pages === false || isIn(pages, 0, 63), "pageSelective", "false, or log2 of a number of pages", pages);
-  refuseUnless(
-    isIn(config.version.major, 0, 15) && isIn(config.version.minor, 0, 15),
-    "version",
-    "0 to 15 each",
-    JSON.stringify(config.version),
-  );
-  refuseUnless(isIn(config.faultRecords, 1, 256), "faultRecords", "1 to 256", config.faultRecords);
-  refuseUnless(
-    isPlace(config.faultRecordOffset),
-    "faultRecordOffset",
-    "a multiple of 16 below 16 KiB",
-    config.faultRecordOffset,
-  );
-  refuseUnless(
-    isPlace(config.iotlbRegisterOffset),
-    "iotlbRegisterOffset",
-    "a multiple of 16 below 16 KiB",
-    config.iotlbRegisterOffset,
-  );
-  refuseUnless(
-    queuedInvalidation || !interruptRemapping,
-    "interruptRemapping",
-    "queuedInvalidation: true beside it",
-    interruptRemapping,
-  );
-  refuseUnless(
-    queuedInvalidation || !config.deviceTlb,
-    "deviceTlb",
-    "queuedInvalidation: true beside it",
-    config.deviceTlb,
-  );
-  refuseUnless(
-    interruptRemapping || !config.extendedInterruptMode,
-    "extendedInterruptMode",
-    "interruptRemapping: true beside it",
-    true,
-  );
-  refuseUnless(
-    interruptRemapping || !config.postedInterrupts,
-    "postedInterrupts",
-    "interruptRemapping: true beside it",
-    true,
-  );
-  checkScalable(config);
-  for (const name of ["iotlbEntries", "contextEntries", "interruptEntries"] as const) {
-    refuseUnless(isIn(config[name], 0, 2 ** 24), name, "0 (off) to 2^24", config[name]);
-  }
-}
-
-/** What each option of scalable mode needs beside it (§11.4.3). */
-function checkScalable(config: Required<VtdConfig>): void {
-  const width = config.pasidWidth;
-  refuseUnless(width === false || isIn(width, 1, 20), "pasidWidth", "false, or 1 to 20", width);
-  const needs: readonly (readonly [keyof VtdConfig, keyof VtdConfig])[] = [
-    ["scalableMode", "queuedInvalidation"],
-    ["firstStage", "scalableMode"],
-    ["firstStage1G", "firstStage"],
-    ["nested", "firstStage"],
-    ["nested", "secondStage"],
-    ["secondStageFlags", "secondStage"],
-    ["secondStageFlags", "pageWalkCoherency"],
-    ["extendedAccessed", "firstStage"],
-    ["extendedAccessed", "pageWalkCoherency"],
-    ["pageWalkCoherency", "scalableMode"],
-    ["pasidWidth", "scalableMode"],
-    ["requestPasid", "scalableMode"],
-    ["supervisorRequests", "scalableMode"],
-    ["requestPrivilege", "supervisorRequests"],
-    ["translatedWithPasid", "deviceTlb"],
-    ["translatedWithPasid", "pasidWidth"],
-    ["pageRequests", "scalableMode"],
-    ["pageRequests", "deviceTlb"],
-    ["pageRequestDraining", "deviceTlb"],
-    ["stopMarkers", "pageRequests"],
-    ["noWriteRequests", "deviceTlb"],
-  ];
-  for (const [option, needed] of needs) {
-    const lacking = config[option] !== false && config[needed] === false;
-    refuseUnless(!lacking, option, `${needed} beside it`, config[option]);
-  }
-}
-
-function isIn(value: number, low: number, high: number): boolean {
-  return Number.isInteger(value) && value >= low && value <= high;
-}
-
-function isPlace(offsetBytes: number): boolean {
-  return isIn(offsetBytes, 0x100 - 0x10, 0x3ff0) && offsetBytes % 16 === 0;
-}
-
-function refuseUnless(ok: boolean, option: string, expected: string, got: unknown): void {
-  if (!ok)
-    throw new IommuError("bad-option", `${option}: expected ${expected}, got ${String(got)}`, {
-      hint: "see VtdConfig for what each option means",
-    });
 }

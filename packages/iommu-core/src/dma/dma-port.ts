@@ -6,6 +6,7 @@
 
 import { Access } from "../access.js";
 import { type ByteAddress, FRAME_LIMIT, offsetInPage, PAGE_BYTES, pfnOf } from "../address.js";
+import { IommuError } from "../errors.js";
 import type { MessageWindow, Requester } from "../backend.js";
 import type { Lease, LeaseTable, Segment } from "./lease.js";
 import type { GuestMemory } from "../ports.js";
@@ -104,8 +105,11 @@ export class DmaPort {
   /**
    * Translates a whole buffer once, for zero-copy access. Contiguous pieces are joined. `undefined`: a page of it is refused, see `failure`.
    * The pieces may be touched until the lease is released or recalled; an invalidation of any page waits for that, up to the lease deadline.
+   * @param byteLength 0 to 2^53 - 1; of 0 bytes the lease is empty.
+   * @throws {IommuError} `bad-option` for another length, or for `Access.none`.
    */
   segments(iova: ByteAddress, byteLength: number, access: Access): Lease | undefined {
+    checkLease(byteLength, access);
     const segments: Segment[] = [];
     const firstPfn = pfnOf(iova);
     let pfn = firstPfn;
@@ -190,6 +194,18 @@ export class DmaPort {
     this.#failure = { iovaPfn, reason, cause };
     return false;
   }
+}
+
+function checkLease(byteLength: number, access: Access): void {
+  if (!(Number.isSafeInteger(byteLength) && byteLength >= 0)) {
+    throw new IommuError("bad-option", `segments: expected a number of bytes from 0 to 2^53 - 1, got ${byteLength}`, {
+      hint: "check a length that a descriptor of the guest gives before asking",
+    });
+  }
+  if (access !== Access.none) return;
+  throw new IommuError("bad-option", "segments: expected Access.read, write or readWrite, got Access.none", {
+    hint: "lease what the device will do: nobody is told of writes through a lease that may only be read",
+  });
 }
 
 function appendSegment(segments: Segment[], gpa: number, byteLength: number): void {

@@ -18,8 +18,8 @@ export interface DeliveryWiring {
   readonly attachments: () => readonly AttachmentRecord[];
   readonly observers: Observers;
   readonly guard: ConsumerGuard;
-  /** Largest blocks that the consumer may hold. */
-  readonly mostBlocks: number;
+  /** Largest blocks that the consumer may hold, as of now. */
+  readonly mostBlocks: () => number;
   readonly retryLater: () => void;
 }
 

@@ -66,20 +66,20 @@ export abstract class MapDelivery {
   /** Where the present round of offers goes on. */
   #retryFrom = 0;
   #calls = 0;
-  /** Frames the consumer may hold: its budget in its own largest blocks. */
-  readonly #mostPages: number;
+  /** What the consumer may hold, in its own largest blocks. */
+  readonly #mostBlocks: () => number;
   /** Frames the consumer holds. */
   heldPages = 0;
 
   /** @param mostBlocks Largest blocks that the consumer may hold; what is beyond them counts as refused, and is not offered. */
-  constructor(notifier: MapNotifier, range: FrameRange, reports: DeliveryReports, mostBlocks = Infinity) {
+  constructor(notifier: MapNotifier, range: FrameRange, reports: DeliveryReports, mostBlocks: () => number) {
     this.notifier = notifier;
     this.range = range;
     this.#firstPfn = range.firstPfn;
     this.#endPfn = endOf(range);
     this.reports = reports;
     this.largestBlock = notifier.largestBlock ?? 2 ** 52;
-    this.#mostPages = mostBlocks * this.largestBlock;
+    this.#mostBlocks = mostBlocks;
   }
 
   get failed(): boolean {
@@ -204,7 +204,7 @@ export abstract class MapDelivery {
       const left = end - at;
       const pages = this.pieceAt(at, left, slotPages);
       const target = gpaPfn + (at - iovaPfn);
-      if (this.#noRoom || this.heldPages + pages > this.#mostPages) {
+      if (this.#noRoom || this.heldPages + pages > this.#mostBlocks() * this.largestBlock) {
         this.#noRoom = false;
         this.#keepBack({ firstPfn: at, pageCount: left }, target, access, "full");
         return;

@@ -337,7 +337,7 @@ export class NotifierHub {
       attachments: () => [...this.#records.values()].flatMap((record) => record.attachments),
       observers: this.observers,
       guard: this.#guard,
-      mostBlocks: this.limits.mappingsPerView,
+      mostBlocks: () => this.limits.mappingsPerView,
       retryLater: () => {
         const member = this.#members.get(notifier);
         if (member !== undefined) this.#retryMember(member);

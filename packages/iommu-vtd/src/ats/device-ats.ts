@@ -56,7 +56,12 @@ export class DeviceAts {
     return this.#transfer(gpa, from, 2);
   }
 
-  /** A page request (§7.4). The promise is for the response to the group, or for what the unit answers in the guest's place; `failure` when the unit is reset or the device unplugged. */
+  /**
+   * A page request (§7.4). The promise is for the response to the group, or for what the unit answers in the guest's place; it never rejects. It stays
+   * pending for as long as the guest does not answer; `failure` when the unit is reset or the device unplugged.
+   * @throws {IommuError} at once, for a mistake in the request itself: `bad-range` for `iovaPfn` outside 0 to 2^52 - 1, `bad-option` for neither reading nor writing, or a group
+   * outside 0 to 511.
+   */
   requestPage(request: PageRequestOptions): Promise<PageResponse> {
     if (!this.space.plugged) return Promise.resolve("failure");
     return this.#parts.pages.request(this.space, request);

@@ -9,6 +9,7 @@
 import {
   type AddressSpace,
   type Completion,
+  FRAME_LIMIT,
   CompletionGroup,
   type GuestMemory,
   IommuError,
@@ -31,7 +32,7 @@ import { PageGroup } from "./page-group.js";
 
 /** What a device asks for. */
 export interface PageRequestOptions {
-  /** Input frame. */
+  /** Input frame, 0 to 2^52 - 1. */
   readonly iovaPfn: number;
   /** Default: true unless it is for writing. */
   readonly read?: boolean;
@@ -45,7 +46,10 @@ export interface PageRequestOptions {
   readonly last?: boolean;
 }
 
-/** `success`: try again, the page may be there. `invalid`: it never will. `failure`: stop asking. `dropped`: not the last of a group, and not accepted. */
+/**
+ * `success`: try again, the page may be there. `invalid`: it never will. `failure`: stop asking. `queued`: accepted, but not the last of its group, which
+ * alone is answered by the guest. `dropped`: not the last of a group, and not accepted.
+ */
 export type PageResponse = "success" | "invalid" | "failure" | "dropped" | "queued";
 
 /** What the queue works with. */
@@ -85,7 +89,7 @@ export class PageRequestQueue {
 
   /**
    * A page request. Resolves with `queued` for a request that is not the last of its group.
-   * @throws {IommuError} `bad-option` for a request for neither reading nor writing, or with a group beyond 511.
+   * @throws {IommuError} at once: `bad-range` for a frame beyond the 64-bit space, `bad-option` for a request for neither reading nor writing, or with a group beyond 511.
    */
   request(space: AddressSpace, options: PageRequestOptions): Promise<PageResponse> {
     const last = options.last !== false;
@@ -255,7 +259,12 @@ export class PageRequestQueue {
   }
 }
 
-function checkRequest({ read, write, group = 0 }: PageRequestOptions): void {
+function checkRequest({ iovaPfn, read, write, group = 0 }: PageRequestOptions): void {
+  if (!(Number.isInteger(iovaPfn) && iovaPfn >= 0 && iovaPfn < FRAME_LIMIT)) {
+    throw new IommuError("bad-range", `page request: expected iovaPfn as a frame in [0, 2^52), got ${iovaPfn}`, {
+      hint: "give the number of the 4 KiB frame, not a byte address",
+    });
+  }
   if (read === false && write !== true) {
     throw new IommuError("bad-option", "page request: expected read or write, got neither", {
       hint: "a request for neither is a stop marker: use stopMarker()",

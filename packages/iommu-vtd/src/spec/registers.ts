@@ -5,7 +5,7 @@
  * capability registers say. A register whose feature is absent is not in the map: it reads 0 and ignores writes, as
  * every offset outside the map does. Registers of features that this unit never has are in registers-optional.ts.
  */
-import { BitAccess, type Field, type Layout } from "@iommu-kit/iommu-core";
+import { BitAccess, type Field, IommuError, type Layout } from "@iommu-kit/iommu-core";
 import { CAP, ECAP, VER } from "./registers-capability.js";
 import { GCMD, GSTS, IRTA, PHM, PLM, PMEN, RTADDR } from "./registers-command.js";
 import {
@@ -152,7 +152,7 @@ export function registerMap(cap: Int32Array, ecap: Int32Array): PlacedRegister[]
 
 /**
  * The access masks of a block of `blockBytes` bytes (a multiple of 4096 that holds the whole map).
- * @throws RangeError if two registers of `map` overlap or one lies outside the block.
+ * @throws {IommuError} `bad-option` if two registers of `map` overlap or one lies outside the block.
  */
 export function registerMasks(map: readonly PlacedRegister[], blockBytes: number): RegisterMasks {
   const wordCount = blockBytes / 4;
@@ -168,7 +168,11 @@ export function registerMasks(map: readonly PlacedRegister[], blockBytes: number
   for (const { name, offsetBytes, layout, fixed } of map) {
     const first = offsetBytes / 4;
     if (first < end || first + layout.wordCount > wordCount) {
-      throw new RangeError(`register ${name}: expected a free place in the block, got offset ${offsetBytes}`);
+      throw new IommuError(
+        "bad-option",
+        `register ${name}: expected a free place in the block, got offset 0x${offsetBytes.toString(16)}`,
+        { hint: "move faultRecordOffset or iotlbRegisterOffset, or have fewer faultRecords" },
+      );
     }
     end = first + layout.wordCount;
     masks.writable.set(layout.mask(BitAccess.WRITE), first);

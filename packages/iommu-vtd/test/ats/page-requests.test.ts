@@ -365,6 +365,8 @@ describe("a page request", () => {
     const ats = guest.unit.ats(guest.device(NIC));
     expect(() => ats.requestPage({ iovaPfn: 1, read: false })).toThrow("stop marker");
     expect(() => ats.requestPage({ iovaPfn: 1, group: 512 })).toThrow("group");
+    for (const iovaPfn of [-1, 0.5, Number.NaN, 2 ** 52])
+      expect(() => ats.requestPage({ iovaPfn })).toThrow(/page request: expected iovaPfn as a frame in .*, got/);
   });
 });
 
