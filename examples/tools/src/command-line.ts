@@ -3,8 +3,8 @@
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { ToolError } from "./tool-error.js";
 
-/** Shown for `--help`, and after what cannot be understood. */
-export const USAGE = `Usage: iommu-kit COMMAND [OPTIONS]
+/** Shown for `--help`. `program` is how it was started. */
+export const usage = (program: string): string => `Usage: ${program} COMMAND [OPTIONS]
 
   dmar [FILE]                 decodes a DMAR table: raw bytes, or what acpidump prints
   registers [FILE]            decodes a register block: raw bytes, or lines of offset and value
@@ -22,10 +22,10 @@ FILE is standard input when left out or "-". TRACE is a .jsonl.gz file.
 Exit code: 0 done, 1 decoded but damaged or against the rules, 2 not understood or unreadable.
 
 Examples:
-  iommu-kit dmar /sys/firmware/acpi/tables/DMAR
-  iommu-kit registers /sys/kernel/debug/iommu/intel/iommu_regset
-  iommu-kit mappings trace.jsonl.gz --device 00:03.0 --line 5000
-  iommu-kit perfetto trace.jsonl.gz --from 40000 --to 60000 -o trace.json`;
+  ${program} dmar /sys/firmware/acpi/tables/DMAR
+  ${program} registers /sys/kernel/debug/iommu/intel/iommu_regset
+  ${program} mappings trace.jsonl.gz --device 00:03.0 --line 5000
+  ${program} perfetto trace.jsonl.gz --from 40000 --to 60000 -o trace.json`;
 
 const OPTIONS = {
   json: { type: "boolean" },
@@ -85,7 +85,7 @@ function parse(words: readonly string[]) {
   try {
     return parseArgs({ args: [...words], options: OPTIONS, allowPositionals: true });
   } catch (cause) {
-    throw new ToolError(cause instanceof Error ? cause.message : String(cause), "see iommu-kit --help", cause);
+    throw new ToolError(cause instanceof Error ? cause.message : String(cause), "see --help", cause);
   }
 }
 
@@ -93,7 +93,7 @@ function check(command: string, options: readonly string[], file: string | undef
   const takes = TAKES[command];
   if (takes === undefined) {
     const what = command === "" ? "no command is given" : `there is no command ${command}`;
-    throw new ToolError(what, `commands are ${Object.keys(TAKES).join(", ")}; see iommu-kit --help`);
+    throw new ToolError(what, `commands are ${Object.keys(TAKES).join(", ")}; see --help`);
   }
   const stray = options.find((name) => !takes.some((known) => known === name));
   if (stray !== undefined)

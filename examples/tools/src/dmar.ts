@@ -34,7 +34,7 @@ export function dmar(input: Uint8Array, json: boolean): Answer {
       ...skipped.map(({ type, offsetBytes, byteLength }) => {
         return `skipped: a structure of type ${type}, ${byteLength} bytes at offset ${offsetBytes}`;
       }),
-      ...problems.map(({ where, message, hint }) => `problem: ${where}: ${message}\n  ${hint}`),
+      ...problems.map(({ where, message }) => `problem: ${where === "" ? "the table" : where}: ${message}`),
       ok ? "no problems" : `${problems.length} ${problems.length === 1 ? "problem" : "problems"}`,
     ],
     ok,

@@ -2,9 +2,10 @@
 /** `iommu-kit`: the process around the tools. */
 
 import { closeSync, openSync, writeSync } from "node:fs";
+import { relative } from "node:path";
 import { openTrace } from "@iommu-kit/linux-trace/trace/trace-file";
 import { TraceError } from "@iommu-kit/linux-trace/trace/trace-error";
-import { type Choices, readArguments, USAGE } from "./command-line.js";
+import { type Choices, readArguments, usage } from "./command-line.js";
 import { type Answer, dmar } from "./dmar.js";
 import { readInput } from "./input.js";
 import { mappings } from "./mappings.js";
@@ -74,7 +75,7 @@ function main(words: readonly string[]): number {
   try {
     const choices = readArguments(words);
     if (choices.help) {
-      write(undefined, [`${USAGE}\n`]);
+      write(undefined, [`${usage(program())}\n`]);
       return ExitCode.ok;
     }
     const { lines, ok } = run(choices);
@@ -85,6 +86,12 @@ function main(words: readonly string[]): number {
     process.stderr.write(`iommu-kit: ${error.message}\n  ${error.hint}\n`);
     return ExitCode.unusable;
   }
+}
+
+/** How this was started, for examples that can be copied. */
+function program(): string {
+  const script = process.argv[1] ?? "";
+  return script.endsWith(".js") ? `node ${relative(process.cwd(), script)}` : "iommu-kit";
 }
 
 function* withLineBreaks(lines: Iterable<string>): Generator<string> {

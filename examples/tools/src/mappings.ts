@@ -57,7 +57,7 @@ function* describe(devices: readonly DeviceMappings[], line: number): Generator<
   yield `after line ${line}`;
   for (const { device, name, kind, tables, announced } of devices) {
     yield "";
-    yield `${device} ${name}: ${kind === "bypass" ? "reaches all memory, no tables decide" : kind}`;
+    yield `${device} ${name}: ${KINDS[kind] ?? kind}`;
     const rows = new Map<string, Row>();
     for (const run of tables) rows.set(keyOf(run), { run, mark: "+" });
     for (const run of announced) rows.set(keyOf(run), { run, mark: rows.has(keyOf(run)) ? " " : "-" });
@@ -68,6 +68,13 @@ function* describe(devices: readonly DeviceMappings[], line: number): Generator<
       yield "  + in the tables, not announced yet; - announced, no longer in the tables";
   }
 }
+
+/** What decides, by the domain's kind. */
+const KINDS: Readonly<Record<string, string>> = {
+  bypass: "reaches all memory, no tables decide",
+  table: "reaches what its tables map",
+  blocked: "reaches nothing",
+};
 
 interface Row {
   readonly run: Run;

@@ -12,6 +12,7 @@ import type { TraceEvent } from "@iommu-kit/linux-trace/trace/trace-event";
 import type { Trace } from "@iommu-kit/linux-trace/trace/trace";
 import { TracePlayer } from "@iommu-kit/linux-trace/trace-player";
 import type { Choices } from "./command-line.js";
+import { ToolError } from "./tool-error.js";
 import { devicesOf } from "./trace-device.js";
 
 /** A record of the format: what this program uses of it. */
@@ -31,10 +32,21 @@ interface ChromeEvent {
 const DRIVER = 0x10000;
 const Track = { registers: 1, invalidations: 2, dma: 1, notifications: 2 } as const;
 
-/** The pieces of a JSON text. */
-export function* perfetto(trace: Trace, choices: Choices): Generator<string> {
+/**
+ * The pieces of a JSON text.
+ * @throws {ToolError} If the trace has no such lines or device.
+ */
+export function perfetto(trace: Trace, choices: Choices): Iterable<string> {
   const { from = 1, to = Infinity } = choices;
-  const writer = new Writer(new Set(devicesOf(trace.header, choices.device)));
+  const last = trace.lineCount + 1;
+  if (from > to) throw new ToolError(`--from ${from} is behind --to ${to}`, "give the first line, then the last");
+  if (from > last)
+    throw new ToolError(`--from: the trace ends at line ${last}, got ${from}`, "give a line before that");
+  return pieces(trace, new Set(devicesOf(trace.header, choices.device)), from, to);
+}
+
+function* pieces(trace: Trace, devices: ReadonlySet<number>, from: number, to: number): Generator<string> {
+  const writer = new Writer(devices);
   const player = new TracePlayer(trace, announceDifferences);
   writer.listen(player);
   yield '{"displayTimeUnit":"ns","otherData":{"clock":"one microsecond for each line of the recording"},"traceEvents":[\n';

@@ -24,6 +24,6 @@ function parse(text: string): number {
     return parseSourceId(text);
   } catch (cause) {
     if (!(cause instanceof IommuError)) throw cause;
-    throw new ToolError(`--device: ${cause.message}`, cause.hint, cause);
+    throw new ToolError(`--device: there is no device ${text}`, "give BUS:DEV.FN, such as 00:03.0", cause);
   }
 }

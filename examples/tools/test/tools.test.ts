@@ -65,6 +65,8 @@ describe("the command line", () => {
     const { code, out } = tools.run(["--help"]);
     expect(code).toBe(0);
     for (const command of ["dmar", "registers", "mappings", "perfetto"]) expect(out).toContain(`\n  ${command} `);
+    const [, program] = /^Usage: (.+) COMMAND/.exec(out) ?? [];
+    expect(out).toContain(`\n  ${program} dmar /sys/`);
     expect(tools.run(["help"]).out).toBe(out);
   });
 
@@ -104,6 +106,7 @@ describe("dmar", () => {
     const { code, out } = tools.run(["dmar"], damaged);
     expect(code).toBe(1);
     expect(out).toMatch(/problem: .*checksum/i);
+    expect(tools.run(["dmar"], TABLE.subarray(0, 60)).out).toMatch(/problem: the table: expected \d+ bytes/);
     const { problems } = JSON.parse(tools.run(["dmar", "--json"], damaged).out) as { problems: unknown[] };
     expect(problems).toHaveLength(1);
   });
@@ -140,10 +143,28 @@ describe("registers", () => {
     expect(out).toContain("GSTS 0xc4000000");
     expect(out).toMatch(/PPF \[1\] = 1/);
     const bare = tools.run(["registers", "--json"], `8: ${cap}\n1c: c4000000\n34: 2\n`);
-    expect(JSON.parse(bare.out)).toEqual(JSON.parse(tools.run(["registers", "--json"], listed).out));
+    expect(JSON.parse(tools.run(["registers", "--json"], listed).out)).toEqual({
+      unit: "dmar0",
+      ...(JSON.parse(bare.out) as object),
+    });
+  });
+
+  it("keeps the units of a machine apart, and says nothing of registers that the dump lacks", () => {
+    const listed = "IOMMU: dmar0 Register Base Address: fed90000\nCAP\t0x08\t0x1\nIOMMU: dmar1 ...\nCAP\t0x08\t0x2\n";
+    const { out } = tools.run(["registers"], listed);
+    expect(out).toMatch(/^unit dmar0\n008 CAP 0x1 [^]*unit dmar1\n008 CAP 0x2 /);
+    expect(out).not.toContain("RTADDR");
+    expect(out.match(/fault status and records are not in the dump/g)).toHaveLength(2);
+    const units = JSON.parse(tools.run(["registers", "--json"], listed).out) as { unit: string }[];
+    expect(units.map(({ unit }) => unit)).toEqual(["dmar0", "dmar1"]);
   });
 
   it.each([
+    [
+      "two units without a word between them",
+      "8: 1\n8: 2",
+      /offset 0x8 is there twice\n {2}give one unit, or begin each/,
+    ],
     ["three bytes", Uint8Array.of(1, 2, 3), /multiple of 4 bytes/],
     ["text without values", "hello", /no line has an offset and a value/],
     ["an odd offset", "9: 1", /no multiple of 4/],
@@ -159,7 +180,7 @@ describe("mappings", () => {
     const trace = tools.trace("mappings.gz", HEADER, LINES);
     const at = (line: string): string => tools.run(["mappings", trace, "--device", "00:03.0", "--line", line]).out;
     expect(at("8")).toContain("reaches all memory");
-    expect(at("9")).toBe("after line 9\n\n00:03.0 disk: table\n    0x5000 -> 0x9000 rw 1 page\n");
+    expect(at("9")).toBe("after line 9\n\n00:03.0 disk: reaches what its tables map\n    0x5000 -> 0x9000 rw 1 page\n");
     expect(at("11")).toContain("  + 0x5000 -> 0x9000 rw 2 pages\n");
     expect(at("11")).toContain("  - 0x5000 -> 0x9000 rw 1 page\n");
     expect(at("12")).toContain("    0x5000 -> 0x9000 rw 2 pages\n");
@@ -171,7 +192,11 @@ describe("mappings", () => {
     const trace = tools.trace("few.gz", HEADER, LINES);
     expect(tools.run(["mappings", trace, "--device", "00:1f.0"]).err).toMatch(/it has 00:03\.0, 00:04\.0/);
     expect(tools.run(["mappings", trace, "--line", "99"]).err).toMatch(/ends at line 13, got 99/);
-    expect(tools.run(["mappings", trace, "--device", "disk"])).toMatchObject({ code: 2 });
+    expect(tools.run(["mappings", trace, "--device", "disk"])).toEqual({
+      code: 2,
+      out: "",
+      err: "iommu-kit: --device: there is no device disk\n  give BUS:DEV.FN, such as 00:03.0\n",
+    });
     expect(tools.run(["mappings", tools.file("text", "x")]).err).toMatch(/is not gzip/);
   });
 });
@@ -213,6 +238,8 @@ describe("perfetto", () => {
     });
     const lines = parse(readFileSync(output, "utf8")).filter(({ ph }) => ph !== "M");
     expect([...new Set(lines.map(({ ts }) => ts))]).toEqual([11, 12]);
+    expect(tools.run(["perfetto", trace, "--from", "12", "--to", "11"]).err).toMatch(/--from 12 is behind --to 11/);
+    expect(tools.run(["perfetto", trace, "--from", "99"]).err).toMatch(/the trace ends at line 13, got 99/);
     expect(tools.run(["perfetto", trace, "-o", "/nowhere/at-all"]).err).toMatch(/cannot write/);
   });
 });
