@@ -12,7 +12,8 @@ class NaiveTree {
   readonly pages = new Map<number, Page>();
 
   insert(firstPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
-    for (let i = 0; i < pageCount; i++) this.pages.set(firstPfn + i, { gpaPfn: gpaPfn + i, access });
+    if (access === 0) this.remove(firstPfn, pageCount);
+    else for (let i = 0; i < pageCount; i++) this.pages.set(firstPfn + i, { gpaPfn: gpaPfn + i, access });
   }
 
   remove(firstPfn: number, pageCount: number): void {
@@ -45,7 +46,7 @@ const range = fc.record({
     .map(([base, offset]) => base + offset),
   pageCount: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constantFrom(1, 511, 512, 513, 1024)),
 });
-const access = fc.constantFrom<Access>(1, 2, 3);
+const access = fc.constantFrom<Access>(0, 1, 2, 3);
 const target = fc.oneof(fc.nat(4000), fc.constantFrom(0, 512, 2 ** 20 - 3, 2 ** 39));
 const step = fc.oneof(
   fc.record({ op: fc.constant("insert" as const), range, target, access }),
@@ -110,6 +111,36 @@ describe("IovaTree", () => {
       [5, 5, 105, 3],
     ]);
     expect([tree.pageCount, tree.slotCount]).toEqual([7, 7]);
+  });
+
+  it("takes one without rights for a removal at superpage size too, whole or in part", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 512, 0, 0);
+    expect([tree.pageCount, tree.slotCount, tree.find(0, new Mapping()), tree.seek(0, new Mapping())]).toEqual([
+      0,
+      0,
+      false,
+      false,
+    ]);
+    tree.insert(0, 2048, 4096, 3);
+    tree.insert(512, 512, 0, 0);
+    tree.insert(1000, 700, 0, 0);
+    expect(runsOf(tree, 0, 2 ** 52)).toEqual([
+      [0, 512, 4096, 3],
+      [1700, 348, 5796, 3],
+    ]);
+    expect(tree.pageCount).toBe(860);
+    tree.remove(0, 2048);
+    expect([tree.pageCount, tree.slotCount]).toEqual([0, 0]);
+  });
+
+  it("refuses targets that it cannot hold", () => {
+    const tree = new IovaTree();
+    for (const gpaPfn of [2 ** 40, 2 ** 40 - 511, -1, 1.5, NaN])
+      expect(() => tree.insert(0, 512, gpaPfn, 3), String(gpaPfn)).toThrow(/target.*whole frames in \[0, 2\^40\)/);
+    expect(tree.pageCount).toBe(0);
+    tree.insert(0, 512, 2 ** 40 - 512, 3);
+    expect(runsOf(tree, 0, 512)).toEqual([[0, 512, 2 ** 40 - 512, 3]]);
   });
 
   it("counts slots and frames through replacements of pages by superpages and back", () => {

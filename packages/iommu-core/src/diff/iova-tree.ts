@@ -6,6 +6,7 @@
  */
 
 import { type Access, accessOf } from "../access.js";
+import { IommuError } from "../errors.js";
 import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "../range.js";
 import { FANOUT, slotSpan, slotTarget } from "./slot.js";
 import { TreeNode } from "./tree-node.js";
@@ -34,6 +35,9 @@ const HIGHEST_SLOT_LEVEL = 4;
 
 /** Frames below a node of level 2. */
 const LEAF_PARENT_SPAN = FANOUT * FANOUT;
+
+/** Targets are below this frame. */
+const TARGET_LIMIT = 2 ** 40;
 
 /** A map from frames (below 2^52) to targets (frames below 2^40) and rights. */
 export class IovaTree {
@@ -79,11 +83,16 @@ export class IovaTree {
   }
 
   /**
-   * Maps `pageCount` frames to consecutive targets, replacing what was there. Aligned parts become superpage slots.
-   * @throws {IommuError} `bad-range` for a range that is empty or not whole frames.
+   * Maps `pageCount` frames to consecutive targets, replacing what was there. Aligned parts become superpage slots. Without rights it is a removal, whatever `gpaPfn` is.
+   * @throws {IommuError} `bad-range` for a range that is empty or not whole frames, or whose targets are not below 2^40.
    */
   insert(firstPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
+    if (access === 0) {
+      this.remove(firstPfn, pageCount);
+      return;
+    }
     checkRange({ firstPfn, pageCount }, "IovaTree.insert");
+    checkTarget(gpaPfn, pageCount);
     if (isInLeaf(firstPfn, pageCount)) {
       this.#insertFrames(firstPfn, pageCount, gpaPfn, access);
       return;
@@ -304,10 +313,6 @@ export class IovaTree {
   }
 
   #insertFrames(firstPfn: number, count: number, gpaPfn: number, access: Access): void {
-    if (access === 0) {
-      this.remove(firstPfn, count);
-      return;
-    }
     const leaf = this.leafAt(firstPfn) ?? this.#nodeAt(firstPfn, 1);
     const before = leaf.used;
     const index = firstPfn % FANOUT;
@@ -361,4 +366,13 @@ function slotLevel(pfn: number, pageCount: number): number {
   let level = HIGHEST_SLOT_LEVEL;
   while (level > 1 && (pfn % slotSpan(level) !== 0 || pageCount < slotSpan(level))) level -= 1;
   return level;
+}
+
+function checkTarget(gpaPfn: number, pageCount: number): void {
+  if (Number.isSafeInteger(gpaPfn) && gpaPfn >= 0 && gpaPfn + pageCount <= TARGET_LIMIT) return;
+  throw new IommuError(
+    "bad-range",
+    `IovaTree.insert: expected targets that are whole frames in [0, 2^40), got first ${gpaPfn}, count ${pageCount}`,
+    { hint: "give frames of 4 KiB, not bytes: physical addresses have at most 52 bits" },
+  );
 }
