@@ -189,6 +189,27 @@ describe("the DMA port", () => {
     expect(dma.failure).toMatchObject({ iovaPfn: 2 });
   });
 
+  it("refuses to exchange what is no aligned word of memory, and says so: it is not a mismatch", () => {
+    const machine = new Machine({ memory: new FakeMemory({ ram: [range(0, 100)] }) });
+    const window: MessageWindow = { range: range(0xfee00, 0x100), write: () => true, read: () => true };
+    Object.assign(machine.backend, { messageWindowOf: () => window });
+    machine.tables.map(0, 1, 50);
+    machine.tables.map(1, 1, 5000);
+    machine.memory.poke(50 * 4096 + 8, 7);
+    const { dma } = machine.nicSpace;
+    for (const iova of [9, 10, 11, 10n, 4094]) {
+      expect(dma.compareExchange(iova, 7, 9), String(iova)).toBeUndefined();
+      expect(dma.failure).toEqual({ iovaPfn: 0, reason: 0, cause: "not aligned" });
+    }
+    expect(machine.memory.peek(50 * 4096 + 8)).toBe(7);
+    expect(dma.compareExchange(4096, 0, 1)).toBeUndefined();
+    expect(dma.failure).toEqual({ iovaPfn: 1, reason: 0, cause: "no memory at the target" });
+    expect(dma.compareExchange(0xfee00000, 0, 1)).toBeUndefined();
+    expect(dma.failure).toEqual({ iovaPfn: 0xfee00, reason: 0, cause: "messages cannot be exchanged" });
+    expect(dma.compareExchange(8, 8, 9)).toBe(false);
+    expect(dma.compareExchange(8, 7, 9)).toBe(true);
+  });
+
   it("tells who tracks dirty pages of every page written, compare and exchange included", () => {
     const machine = new Machine();
     machine.tables.map(0, 4, 50);

@@ -23,7 +23,7 @@ export interface ScatterPiece {
 export interface DmaFailure {
   /** Input page that was refused. */
   readonly iovaPfn: number;
-  /** The fault reason, or 0: the translation was good, but there is no memory at the target. */
+  /** The fault reason, or 0: not the translation's fault; there is no memory at the target, or the request is none that memory takes. */
   readonly reason: number;
   /** The name of the failing check. */
   readonly cause: string;
@@ -37,6 +37,8 @@ export interface PortSpace extends Requester {
   wrote(iovaPfn: number, gpaPfn: number, byteLength: number): void;
 }
 
+const NO_MEMORY = "no memory at the target";
+
 /** Memory as one device reaches it. */
 export class DmaPort {
   readonly #space: PortSpace;
@@ -48,6 +50,7 @@ export class DmaPort {
   readonly #windowEnd: number;
   readonly #leases: LeaseTable;
   readonly #translation = new Translation();
+  readonly #word = new Int32Array(1);
   #failure: DmaFailure | undefined;
 
   /** @internal Use `AddressSpace.dma`. */
@@ -88,17 +91,23 @@ export class DmaPort {
   }
 
   /**
-   * Atomically replaces the aligned 32-bit word at `iova` if it still is `expected`: an AtomicOp, which needs both rights.
-   * `undefined`: refused, see `failure`.
+   * Atomically replaces the aligned 32-bit word at `iova` if it still is `expected`: an AtomicOp, which needs both rights. `false`: it is another word.
+   * `undefined`: refused, see `failure`; so are words that are not aligned, that are no memory, and messages.
    */
   compareExchange(iova: ByteAddress, expected: number, replacement: number): boolean | undefined {
     const pfn = pfnOf(iova);
     const translation = this.#translation;
-    if (this.#inWindow(pfn)) return this.#message(pfn, iova, new Uint8Array(8), Access.readWrite) ? false : undefined;
+    if (offsetInPage(iova) % 4 !== 0) return this.#nothing(pfn, "not aligned");
+    if (this.#inWindow(pfn)) {
+      // Whoever owns the window records what it refuses.
+      const read = this.#message(pfn, iova, new Uint8Array(8), Access.readWrite);
+      return read ? this.#nothing(pfn, "messages cannot be exchanged") : undefined;
+    }
     if (!this.#space.request(pfn, Access.readWrite, translation, iova)) return this.#refused(pfn);
     const gpa = translation.gpaPfn * PAGE_BYTES + offsetInPage(iova);
     const exchanged = this.#memory.compareExchange(gpa, expected, replacement);
     if (exchanged) this.#space.wrote(pfn, translation.gpaPfn, offsetInPage(iova) + 4);
+    else if (!this.#memory.fetch(gpa, this.#word)) return this.#nothing(pfn, NO_MEMORY);
     return exchanged;
   }
 
@@ -115,7 +124,7 @@ export class DmaPort {
     let pfn = firstPfn;
     let offset = offsetInPage(iova);
     for (let left = byteLength; left > 0; pfn += 1, offset = 0) {
-      if (this.#inWindow(pfn)) return this.#noLease(pfn);
+      if (this.#inWindow(pfn)) return this.#nothing(pfn, "messages cannot be leased");
       const address = pfn === firstPfn ? iova : undefined;
       if (!this.#space.request(pfn, access, this.#translation, address)) return this.#refused(pfn);
       const length = Math.min(left, PAGE_BYTES - offset);
@@ -177,11 +186,11 @@ export class DmaPort {
   }
 
   #noMemory(pfn: number): false {
-    return this.#fail(pfn, 0, "no memory at the target");
+    return this.#fail(pfn, 0, NO_MEMORY);
   }
 
-  #noLease(pfn: number): undefined {
-    this.#fail(pfn, 0, "messages cannot be leased");
+  #nothing(pfn: number, cause: string): undefined {
+    this.#fail(pfn, 0, cause);
     return undefined;
   }
 
