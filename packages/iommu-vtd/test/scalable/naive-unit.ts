@@ -43,6 +43,15 @@ export interface ModelAnswer {
   readonly recorded: boolean;
   readonly gpa: bigint;
   readonly access: number;
+  /** Pages of the block around the request for which the answer holds: the smaller leaf, cut down where not all of it is memory. */
+  readonly pages: number;
+}
+
+/** Where a request goes, before the last checks. */
+interface Found {
+  readonly gpa: bigint;
+  readonly access: number;
+  readonly pages: number;
 }
 
 const bits = (value: bigint, hi: number, lo: number): bigint =>
@@ -80,6 +89,8 @@ export class NaiveUnit {
   #disabled = false;
   /** Flags of leaves that a request sets when it succeeds: where, and which. */
   #leafFlags: (readonly [bigint, bigint])[] = [];
+  /** How the last request was to be translated, for statistics: type, levels of both stages, privilege. */
+  kind = "none";
 
   constructor(config: ModelConfig, memory: ArrayBuffer) {
     this.#config = config;
@@ -89,30 +100,34 @@ export class NaiveUnit {
   translate(rootAddress: bigint, request: ModelRequest): ModelAnswer {
     this.#disabled = false;
     this.#leafFlags = [];
+    this.kind = "none";
     try {
-      const { gpa, access } = this.#translate(rootAddress, request);
+      const { gpa, access, pages } = this.#translate(rootAddress, request);
       for (const [at, flags] of this.#leafFlags) this.#write(at, (this.#read(at) ?? 0n) | flags);
-      return { code: 0, recorded: false, gpa, access };
+      return { code: 0, recorded: false, gpa, access, pages: wholeBlock(request, gpa, pages) };
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      return { code: error.code, recorded: !(error.qualified && this.#disabled), gpa: 0n, access: 0 };
+      return { code: error.code, recorded: !(error.qualified && this.#disabled), gpa: 0n, access: 0, pages: 0 };
     }
   }
 
-  #translate(rootAddress: bigint, request: ModelRequest): { gpa: bigint; access: number } {
+  #translate(rootAddress: bigint, request: ModelRequest): Found {
     if (request.execute && this.#config.majorVersion >= 8) throw new Refused(0x34, false);
     const context = this.#context(rootAddress, request.sourceId);
     const pasid = this.#pasid(context, request);
     const privileged =
       request.pasid === undefined ? this.#config.requestPrivilege && one(context[1], 84 - 64) : request.privileged;
     const entry = this.#entry(context, pasid);
+    this.kind = kindOf(entry, privileged);
     if (request.execute) throw new Refused(0x5c);
     if (privileged && !entry.supervisorOk) throw new Refused(0x5d);
     const page = request.address >> 12n;
-    let found: { gpa: bigint; access: number };
+    let found: Found;
     if (entry.type === 4n) {
       if (request.address >> this.#config.hostBits !== 0n) throw new Refused(0x83);
-      found = { gpa: page << 12n, access: 3 };
+      // What passes through is answered in the largest block of a page size that does not hold the window.
+      const pages = [2 ** 18, 512].find((count) => !holdsWindow(request.address, count)) ?? 1;
+      found = { gpa: page << 12n, access: 3, pages };
     } else if (entry.type === 2n) {
       const limit = this.#limitBits(entry);
       if (request.address >> limit !== 0n) throw new Refused(0x84);
@@ -228,7 +243,7 @@ export class NaiveUnit {
   }
 
   /** `wanted` 0 is a zero-length read. The rights are those of the whole path. `last`: the page that the request is for, not a table. */
-  #secondStage(entry: Entry, address: bigint, wanted: number, last: boolean): { gpa: bigint; access: number } {
+  #secondStage(entry: Entry, address: bigint, wanted: number, last: boolean): Found {
     const levels = Number(entry.aw) + 2;
     let table = entry.second;
     let rights = 3n;
@@ -254,7 +269,12 @@ export class NaiveUnit {
         }
       }
       const frame = bits(value, 51, 12) << 12n;
-      if (leaf) return { gpa: (frame | (address & ((1n << shift) - 1n))) & ~0xfffn, access: Number(rights & 3n) };
+      if (leaf)
+        return {
+          gpa: (frame | (address & ((1n << shift) - 1n))) & ~0xfffn,
+          access: Number(rights & 3n),
+          pages: Number(1n << (shift - 12n)),
+        };
       table = frame;
     }
   }
@@ -270,7 +290,7 @@ export class NaiveUnit {
     return level === 3 && leaf && bits(value, 29, 12) !== 0n;
   }
 
-  #firstStage(entry: Entry, request: ModelRequest, privileged: boolean): { gpa: bigint; access: number } {
+  #firstStage(entry: Entry, request: ModelRequest, privileged: boolean): Found {
     const levels = entry.mode === 1n ? 5 : 4;
     const sign = BigInt(levels === 5 ? 56 : 47);
     const top = request.address >> sign;
@@ -318,9 +338,10 @@ export class NaiveUnit {
       }
       const guest = (frame | (request.address & ((1n << shift) - 1n))) & ~0xfffn;
       const access = writable ? 3 : 1;
-      if (!nested) return { gpa: guest, access };
+      const pages = Number(1n << (shift - 12n));
+      if (!nested) return { gpa: guest, access, pages };
       const through = this.#secondStage(entry, guest, request.access, true);
-      return { gpa: through.gpa, access: access & through.access };
+      return { gpa: through.gpa, access: access & through.access, pages: Math.min(pages, through.pages) };
     }
   }
 
@@ -344,4 +365,26 @@ export class NaiveUnit {
   #write(address: bigint, value: bigint): void {
     this.#memory.setBigUint64(Number(address), value, true);
   }
+}
+
+/** The type, levels of second and first stage, and privilege. */
+function kindOf({ type, aw, mode }: Entry, privileged: boolean): string {
+  const second = `${Number(aw) + 2}`;
+  const first = mode === 1n ? "5" : "4";
+  const who = privileged ? "supervisor" : "user";
+  if (type === 1n) return `first-stage ${first}, ${who}`;
+  if (type === 2n) return `second-stage ${second}, ${who}`;
+  return type === 3n ? `nested ${first} in ${second}, ${who}` : `pass-through, ${who}`;
+}
+
+/** A block that holds the interrupt window, as a target or as an input of requests without PASID, is answered page by page. */
+function wholeBlock({ pasid, address }: ModelRequest, gpa: bigint, pages: number): number {
+  return holdsWindow(gpa, pages) || (pasid === undefined && holdsWindow(address, pages)) ? 1 : pages;
+}
+
+/** Whether the block of `count` pages around an address holds a part of FEE0_0000h to FEEF_FFFFh. */
+function holdsWindow(address: bigint, count: number): boolean {
+  const bytes = BigInt(count) * 4096n;
+  const first = (address / bytes) * bytes;
+  return first < 0xfef00000n && first + bytes > 0xfee00000n;
 }
