@@ -37,7 +37,7 @@ export interface Attachment {
   /** Offers again what a full consumer refused: call it when entries have freed up for reasons the unit cannot see. */
   retry(): void;
   /**
-   * Ends it. A MAP notifier is unmapped everything it holds, an UNMAP-only one is told to drop its range. Done when the notifier has completed.
+   * Ends it. A MAP notifier is unmapped everything it holds, an UNMAP-only one or a device TLB is told to drop its range. Done when the notifier has completed.
    * @throws {IommuError} `reentrant-call` from inside a notifier's callback.
    */
   detach(): Completion;

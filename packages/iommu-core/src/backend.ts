@@ -40,6 +40,10 @@ export interface Domain {
   /** Ascending, disjoint ranges that are never announced, whatever the tables say (the interrupt window). */
   readonly holes: readonly FrameRange[];
   /**
+   * Translating a request leaves marks in the guest's tables: accessed and dirty flags, which caches must not keep a later write from setting. Default: no.
+   */
+  readonly setsFlags?: boolean;
+  /**
    * Tells `sink` what is mapped in `range`, in ascending order, reading each table entry once. Where tables are unreadable or malformed, nothing is
    * mapped. Returns early as soon as the sink answers `false`; it is then called again with the rest of the range, at once or later.
    * A sink, and whoever hears of what it is told, may begin another scan while this one is under way: neither disturbs the other.
@@ -95,6 +99,11 @@ export interface Backend {
   connect(announce: Announce): void;
   /** Optional: the range in which this requester's requests are messages. Asked once for each address space. */
   messageWindowOf?(requester: Requester): MessageWindow | undefined;
+  /**
+   * Optional: whether the guest invalidates this requester's device TLB by name, as it must where it lets the device ask for translations. While it does not,
+   * a `device-tlb` notifier is told of every change, as an `unmap` notifier is. Default: it does not.
+   */
+  namesDeviceTlb?(requester: Requester): boolean;
   /** Optional: throws an `IommuError` if a notifier of this kind cannot be served (a MAP notifier without caching mode). */
   admit?(requester: Requester, kind: "map" | "unmap" | "device-tlb"): void;
   /** Optional: the requester is gone and asks no more. What it still waits for is answered now. Its notifiers hear of it afterwards. */

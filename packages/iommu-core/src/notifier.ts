@@ -4,7 +4,8 @@
  * The three kinds differ in what they are told (design, "Two kinds of notifier"):
  * - `map` mirrors. It gets *exact* events: never a map of a frame it holds, never an unmap of a frame that stays mapped.
  * - `unmap` caches and fills on demand by translating. It gets ranges to drop, which may be larger than anything it holds.
- * - `device-tlb` is the cache inside a device (ATS). It hears device-TLB invalidations only.
+ * - `device-tlb` is the cache inside a device (ATS). It hears device-TLB invalidations only, while the guest lets the device ask for translations, and what an
+ *   `unmap` notifier hears while it does not.
  *
  * Rules for every callback: it may translate; it may not write registers of the unit, attach or detach. What it throws or rejects with fails its
  * own attachment and no other. A promise delays the guest's completion, not the next event: events are issued in order without waiting.
@@ -63,7 +64,10 @@ export interface UnmapNotifier extends NotifierCommon {
 /** The translation cache of a device that uses ATS. */
 export interface DeviceTlbNotifier extends NotifierCommon {
   readonly kind: "device-tlb";
-  /** Drop whatever is cached for these frames. A device that does not answer in time gives the guest the architected time-out. */
+  /**
+   * Drop whatever is cached for these frames. A device that does not answer an invalidation of the guest in time gives the guest the architected time-out; on
+   * detach, and where the guest does not use the device TLB, it is cut off as an `unmap` notifier is.
+   */
   invalidate(iovaPfn: number, pageCount: number): Completion;
 }
 

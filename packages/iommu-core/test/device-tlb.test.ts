@@ -5,6 +5,7 @@
 import { describe, expect, it } from "vitest";
 import {
   type AddressSpace,
+  ALL_FRAMES,
   Backlog,
   type Completion,
   type DeviceTlbNotifier,
@@ -34,9 +35,16 @@ class Tlb implements DeviceTlbNotifier {
   }
 }
 
+/** Its backend is one whose guest invalidates device TLBs by name, while `ats.enabled`. */
+function machineWithAts(ats = { enabled: true }): Machine {
+  const machine = new Machine();
+  Object.assign(machine.backend, { namesDeviceTlb: () => ats.enabled });
+  return machine;
+}
+
 describe("a device TLB", () => {
   it("is told what the backend says of its own device, clipped to its range, and of no other invalidation", () => {
-    const machine = new Machine();
+    const machine = machineWithAts();
     const { hub } = machine.unit;
     const [mine, clipped, other] = [new Tlb(), new Tlb(), new Tlb()];
     const cache = new RecordingFlushNotifier();
@@ -59,7 +67,7 @@ describe("a device TLB", () => {
   });
 
   it("delays the completion until it has answered", async () => {
-    const machine = new Machine();
+    const machine = machineWithAts();
     const tlb = new Tlb();
     machine.nicSpace.attach(tlb);
     tlb.answers.mode = "manual";
@@ -77,7 +85,7 @@ describe("a device TLB", () => {
 
   it("that fails rejects, is revoked, reported once, and told nothing more", async () => {
     for (const way of ["throw", "reject"] as const) {
-      const machine = new Machine();
+      const machine = machineWithAts();
       const failed = machine.watch("failed");
       const [tlb, other] = [new Tlb(), new Tlb()];
       const attachment = machine.nicSpace.attach(tlb);
@@ -98,7 +106,7 @@ describe("a device TLB", () => {
   });
 
   it("whose revoke throws as well is reported with that error", async () => {
-    const machine = new Machine();
+    const machine = machineWithAts();
     const tlb = new Tlb();
     const attachment = machine.nicSpace.attach(tlb);
     tlb.invalidate = () => Promise.reject(new Error("broken"));
@@ -111,18 +119,19 @@ describe("a device TLB", () => {
     expect(attachment.failure).toMatchObject({ code: "notifier-failed", cause: new Error("stuck") });
   });
 
-  it("of a device that is gone is told nothing", () => {
-    const machine = new Machine();
+  it("of a device that is gone is told nothing more than to drop everything", () => {
+    const machine = machineWithAts();
     const space = machine.nicSpace;
     const tlb = new Tlb();
     space.attach(tlb);
     void space.unplug();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
     expect(machine.unit.hub.invalidateDeviceTlb(space, range(0, 1))).toBeUndefined();
     expect(tlb.take()).toEqual([]);
   });
 
   it("is given as many requests as the backend allows; the rest become one when it has answered", async () => {
-    const machine = new Machine();
+    const machine = machineWithAts();
     const tlb = new Tlb();
     machine.nicSpace.attach(tlb);
     tlb.answers.mode = "manual";
@@ -133,5 +142,69 @@ describe("a device TLB", () => {
     tlb.answers.settle(1);
     await machine.scheduler.idle();
     expect(tlb.take()).toEqual([range(32, 8)]);
+  });
+
+  it("that the guest does not name is told every change, and so when that begins or ends; in between none", () => {
+    const ats = { enabled: false };
+    const machine = machineWithAts(ats);
+    const [tlb, clipped] = [new Tlb(), new Tlb()];
+    machine.nicSpace.attach(tlb);
+    machine.nicSpace.attach(clipped, { range: range(10, 10) });
+    void machine.invalidate(12, 100);
+    expect([tlb.take(), clipped.take()]).toEqual([[range(12, 100)], [range(12, 8)]]);
+    ats.enabled = true;
+    void machine.invalidate();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
+    void machine.invalidate();
+    expect(tlb.take()).toEqual([]);
+    ats.enabled = false;
+    void machine.invalidate();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
+  });
+
+  it("of a backend that knows none is told every change", () => {
+    const machine = new Machine();
+    const tlb = new Tlb();
+    machine.nicSpace.attach(tlb);
+    void machine.invalidate(3, 1);
+    expect(tlb.take()).toEqual([range(3, 1)]);
+  });
+
+  it("that the guest does not name and that does not answer is cut off at the deadline: nobody else waits for it", async () => {
+    const machine = new Machine();
+    const tlb = new Tlb();
+    const attachment = machine.nicSpace.attach(tlb);
+    tlb.answers.mode = "manual";
+    const done = machine.invalidate();
+    await machine.scheduler.advance(60_000);
+    await done;
+    expect(attachment.state).toBe("failed");
+    expect(tlb.revoked?.code).toBe("notifier-timeout");
+  });
+
+  it.each(["detach", "unplug"] as const)("is told to drop everything on %s, which is done when it has", async (how) => {
+    const machine = machineWithAts();
+    const tlb = new Tlb();
+    const attachment = machine.nicSpace.attach(tlb, { range: range(10, 10) });
+    tlb.answers.mode = "manual";
+    let done = false;
+    const ended = how === "detach" ? attachment.detach() : machine.nicSpace.unplug();
+    void ended?.then(() => (done = true));
+    await machine.scheduler.idle();
+    expect([tlb.take(), done]).toEqual([[range(10, 10)], false]);
+    tlb.answers.settle();
+    await ended;
+    expect(done).toBe(true);
+  });
+
+  it("that does not answer a detach is cut off at the deadline", async () => {
+    const machine = machineWithAts();
+    const tlb = new Tlb();
+    const attachment = machine.nicSpace.attach(tlb);
+    tlb.answers.mode = "manual";
+    const ended = attachment.detach();
+    await machine.scheduler.advance(60_000);
+    await ended;
+    expect(tlb.revoked?.code).toBe("notifier-timeout");
   });
 });

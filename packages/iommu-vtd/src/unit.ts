@@ -247,6 +247,7 @@ export class Unit {
         if (!root.enabled) return domains.untranslated;
         return domains.of(bindings.of(requester), requester.pasid !== undefined);
       },
+      namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
       admit: (requester, kind) => admit(requester, kind, config),
       unplugged: (requester) => this.pageRequests.unplugged(requester),
     };

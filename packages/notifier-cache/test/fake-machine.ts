@@ -33,6 +33,8 @@ export const NO_RIGHT = 5;
 class TableBackend implements Backend {
   readonly blocks = new Map<number, Block>();
   domain: Domain;
+  /** Whether the guest invalidates the device TLB by name. */
+  deviceTlb = true;
   announce: Announce = () => undefined;
   translations = 0;
   /** Runs inside every translation, after the table was read. */
@@ -97,6 +99,10 @@ class TableBackend implements Backend {
 
   domainOf(): Domain {
     return this.domain;
+  }
+
+  namesDeviceTlb(): boolean {
+    return this.deviceTlb;
   }
 
   connect(announce: Announce): void {

@@ -27,6 +27,8 @@ export class AttachmentRecord implements Attachment {
   ready: Completion = undefined;
   synced = false;
   detached = false;
+  /** Of a device TLB: the guest invalidates it by name, as of the last change. */
+  named = false;
   failure: IommuError | undefined;
 
   constructor(

@@ -125,7 +125,9 @@ export class NotifierHub {
     });
     record.attachments.push(attachment);
     this.observers.emit("attach", { space, attachment });
-    attachment.ready = member === undefined ? this.#flush(attachment, range) : this.#join(attachment, member);
+    attachment.named = this.#namesDeviceTlb(attachment);
+    if (member !== undefined) attachment.ready = this.#join(attachment, member);
+    else if (notifier.kind === "unmap") attachment.ready = this.#flush(attachment, range);
     if (attachment.ready === undefined) attachment.synced = true;
     else
       void attachment.ready.then(() => {
@@ -216,6 +218,7 @@ export class NotifierHub {
     const { member, space } = attachment;
     let done: Completion = undefined;
     if (member === undefined) {
+      attachment.named = false;
       done = this.#flush(attachment, attachment.range);
     } else {
       member.spaces.delete(space);
@@ -250,17 +253,27 @@ export class NotifierHub {
       this.observers.emit("invalidate", { space, iovaPfn: range.firstPfn, pageCount: range.pageCount });
     }
     group.add(space.leases.recall(range));
-    for (const attachment of record.attachments)
-      if (attachment.member === undefined) group.add(this.#flush(attachment, range));
+    for (const attachment of record.attachments) {
+      if (attachment.member !== undefined) continue;
+      const wasNamed = attachment.named;
+      attachment.named = this.#namesDeviceTlb(attachment);
+      if (!wasNamed || !attachment.named) group.add(this.#flush(attachment, range));
+    }
   }
 
-  /** One unmap of an UNMAP-only notifier's share of the range. */
+  #namesDeviceTlb({ notifier, space }: AttachmentRecord): boolean {
+    return notifier.kind === "device-tlb" && this.#backend.namesDeviceTlb?.(space) === true;
+  }
+
+  /** One call for the share of the range of a notifier that caches: of a device TLB where nobody would invalidate it by name. */
   #flush(attachment: AttachmentRecord, range: FrameRange): Completion {
     const { notifier, failure } = attachment;
-    if (notifier.kind !== "unmap" || failure !== undefined) return undefined;
-    const part = intersect(range, attachment.range);
-    if (part.pageCount === 0) return undefined;
-    return this.#call(attachment, () => notifier.unmap(part.firstPfn, part.pageCount), true);
+    if (notifier.kind === "map" || failure !== undefined) return undefined;
+    const { firstPfn, pageCount } = intersect(range, attachment.range);
+    if (pageCount === 0) return undefined;
+    const tell = (): Completion =>
+      notifier.kind === "unmap" ? notifier.unmap(firstPfn, pageCount) : notifier.invalidate(firstPfn, pageCount);
+    return this.#call(attachment, tell, true);
   }
 
   /** Tells one notifier; its failure is its own. Unguarded there is no deadline, and a failure rejects as well: both are the backend's to report. */

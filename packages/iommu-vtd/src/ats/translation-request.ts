@@ -112,6 +112,14 @@ export class TranslationRequests {
     return reason;
   }
 
+  /** Whether the guest lets a requester use a device TLB, which it then invalidates by name (DTE; in legacy mode TT = 01b). */
+  allowed(requester: Requester): boolean {
+    const { bindings, root } = this.#parts;
+    if (!root.enabled) return false;
+    if (root.mode === TableMode.LEGACY) return bindings.of(requester).deviceTlb;
+    return bindings.refusalOfRegisters(requester) === 0 && bindings.contextOf(requester.sourceId).deviceTlb;
+  }
+
   #translateOne(requester: Requester, iovaPfn: number, noWrite: boolean): TranslationCompletion {
     const { root } = this.#parts;
     if (!root.enabled) return this.unsupported(requester, iovaPfn);

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { parseSourceId } from "@iommu-kit/iommu-core";
+import { ALL_FRAMES, parseSourceId } from "@iommu-kit/iommu-core";
 import { RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { describe, expect, it } from "vitest";
 import { descriptor, GuestDriver } from "@iommu-kit/iommu-vtd/testing";
@@ -27,11 +27,30 @@ describe("a device-TLB notifier", () => {
     guest.invalidate.domain(1);
     guest.invalidate.page(1, 0x10);
     guest.invalidate.contexts();
-    guest.disable();
-    guest.enable();
     expect(tlb.take()).toEqual([]);
     guest.queue.run(deviceTlb(SID, 0x10));
     expect(tlb.take()).toEqual([{ firstPfn: 0x10, pageCount: 1 }]);
+  });
+
+  it("hears every change while the guest has not enabled ATS for the device, and when that begins or ends", () => {
+    const { guest } = legacyGuest();
+    const tlb = new RecordingTlb();
+    guest.device(NIC).attach(tlb);
+    guest.context(NIC, { did: 1 });
+    guest.invalidate.contexts();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
+    guest.invalidate.page(1, 0x10);
+    expect(tlb.take()).toEqual([{ firstPfn: 0x10, pageCount: 1 }]);
+    guest.context(NIC, { did: 1, fields: { TT: 1 } });
+    guest.invalidate.contexts();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
+    guest.invalidate.page(1, 0x10);
+    expect(tlb.take()).toEqual([]);
+    // Requests pass now, and nobody may ask for translations.
+    guest.disable();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
+    guest.enable();
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
   });
 
   it("hears only those of its own requester", () => {
@@ -306,6 +325,8 @@ describe("a wait behind a device-TLB invalidation", () => {
       void guest.unit.reset();
       guest.start();
       await guest.scheduler.idle();
+      // Off and on again: meanwhile the guest could not have named it.
+      expect(tlb.take()).toContainEqual(ALL_FRAMES);
       await expectSentAndTimedOut(guest, tlb);
       tlb.answers.settle();
       await guest.scheduler.idle();

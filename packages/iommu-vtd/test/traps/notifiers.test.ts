@@ -305,6 +305,8 @@ describe("caches and device TLBs", () => {
 
   it("a device TLB hears device-TLB invalidations of its device and nothing else; a cache hears the others", () => {
     const guest = running({ deviceTlb: true });
+    guest.context(NIC, { did: 5, fields: { TT: 1 } });
+    guest.invalidate.contexts();
     const [tlb, other, cache] = [deviceTlb(), deviceTlb(), new RecordingFlushNotifier()];
     guest.device(NIC).attach(tlb);
     guest.device("01:03.0").attach(other);
@@ -313,6 +315,8 @@ describe("caches and device TLBs", () => {
     guest.invalidate.page(5, 0x10);
     guest.invalidate.all();
     expect([tlb.take(), cache.take().length]).toEqual([[], 2]);
+    // The guest lets this one have no device TLB: it is told what a cache would be.
+    expect(other.take()).toEqual([ALL]);
     guest.memory.resetCounters();
     guest.queue.submit(invalidation(NIC, 0x10, 0));
     expect([tlb.take(), other.take(), cache.take()]).toEqual([[{ firstPfn: 0x10, pageCount: 1 }], [], []]);
