@@ -4,7 +4,7 @@
  * Invariants:
  * - nothing is held that nobody would flush: while the notifier is not attached, and outside the attached range, requests pass through uncached;
  * - an answer that was on its way while any invalidation arrived is neither held nor used;
- * - rights are the mapping's own; a request for more asks the address space again.
+ * - rights are the mapping's own, or those asked for where the guest's tables have dirty flags; a request for more asks the address space again.
  */
 
 import {
@@ -16,6 +16,7 @@ import {
   type Translation,
 } from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "./attachment-scope.js";
+import { type EntryRights, entryRights } from "./entry-rights.js";
 import { type CacheCounters, cacheCounters, type CacheStatistics } from "./cache-statistics.js";
 import { type CachedBlock, type CacheShape, TranslationCache } from "./translation-cache.js";
 
@@ -28,8 +29,9 @@ export interface DeviceCacheOptions extends CacheShape {
   /** For events and messages. */
   readonly name?: string;
   /**
-   * Which rights an entry carries. `"mapping"` (default): all that the mapping allows, one miss a page. `"requested"`: only those that were asked for, so that the
-   * first write to a page that was read is a miss too: for guests whose tables have accessed and dirty flags, which only a translated write sets.
+   * Which rights an entry carries. `"mapping"`: all that the mapping allows, one miss a page. `"requested"`: only those that were asked for, so that the first
+   * write to a page that was read is a miss too. Default: `"requested"` where the guest's tables have accessed and dirty flags, which only a translated write
+   * sets (`Domain.setsFlags`), else `"mapping"`.
    */
   readonly rights?: "mapping" | "requested";
   /**
@@ -47,7 +49,7 @@ export abstract class DeviceCache {
   readonly space: AddressSpace;
   readonly #cache: TranslationCache;
   readonly #counters: CacheCounters = cacheCounters();
-  readonly #requestedOnly: boolean;
+  readonly #rights: EntryRights | undefined;
   readonly #onFlush: DeviceCacheOptions["onFlush"];
   readonly #fill: DeviceCacheOptions["fill"];
   readonly #scope: AttachmentScope;
@@ -63,7 +65,7 @@ export abstract class DeviceCache {
       () => this.revoke(),
     );
     this.#cache = new TranslationCache(options);
-    this.#requestedOnly = options.rights === "requested";
+    this.#rights = options.rights;
     this.#onFlush = options.onFlush;
     this.#fill = options.fill;
   }
@@ -117,7 +119,7 @@ export abstract class DeviceCache {
         this.#counters.refused += 1;
         return false;
       }
-      if (this.#requestedOnly) out.access = narrowed(out.access, access);
+      out.access = entryRights(this.space, access, out.access, this.#rights);
       if (this.insert(iovaPfn, out, generation)) return true;
     }
     out.refuse(ALWAYS_INVALIDATED, "invalidated while being translated");
@@ -160,9 +162,4 @@ export abstract class DeviceCache {
   #ask(iovaPfn: number, access: Access, out: Translation): boolean {
     return this.#fill === undefined ? this.space.translate(iovaPfn, access, out) : this.#fill(iovaPfn, access, out);
   }
-}
-
-/** The rights whose flags the guest's tables show by now: a write has set both, a read the accessed flag alone. */
-function narrowed(granted: Access, asked: Access): Access {
-  return (asked & Access.write) !== 0 ? granted : ((granted & Access.read) as Access);
 }

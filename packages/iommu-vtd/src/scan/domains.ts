@@ -84,7 +84,8 @@ export class Domains {
       : (range: FrameRange, sink: MappingSink) =>
           this.#secondStage.scan(rootPfn, levels, intersect(range, limit), sink);
     if (kind === "pass-through") return this.#bypass(label, domainId, pasid);
-    return { kind: "table", label, holes, domainId, pasid, firstStage, scan };
+    const setsFlags = firstStage || binding.secondStageFlags;
+    return { kind: "table", label, holes, domainId, pasid, firstStage, setsFlags, scan };
   }
 
   /** Input is output: what may not be reached is a hole, and protected regions come and go. */

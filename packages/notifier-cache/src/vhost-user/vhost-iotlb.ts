@@ -23,6 +23,7 @@ import {
   type UnmapNotifier,
 } from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "../attachment-scope.js";
+import { entryRights } from "../entry-rights.js";
 import type { VhostFrontEnd } from "./front-end.js";
 import type { IotlbMessage } from "./messages.js";
 import { IotlbType } from "./protocol.js";
@@ -37,7 +38,7 @@ export interface VhostIotlbOptions {
   readonly missLimit?: number;
   /** Answers that are kept in mind; past it the back-end is told to drop everything. Default 65,536. */
   readonly entryLimit?: number;
-  /** As for `CacheNotifier`: `"requested"` where the guest's tables have accessed and dirty flags. Default `"mapping"`. */
+  /** As for `CacheNotifier`: by default `"requested"` where the guest's tables have accessed and dirty flags. */
   readonly rights?: "mapping" | "requested";
   /** The device tried what its entry forbids. */
   readonly onAccessFail?: (iovaPfn: number, access: Access) => void;
@@ -178,10 +179,7 @@ export class VhostIotlb implements UnmapNotifier {
       return false;
     }
     const { firstPfn, pageCount, userAddress } = block;
-    const granted =
-      this.#options.rights === "requested" && (access & Access.write) === 0
-        ? ((out.access & Access.read) as Access)
-        : out.access;
+    const granted = entryRights(this.#space, access, out.access, this.#options.rights);
     const gpaPfn = out.gpaPfn - (iovaPfn - firstPfn);
     if (this.#contradicts(firstPfn, pageCount, gpaPfn, granted)) this.#correct(firstPfn, pageCount);
     if (this.#told.slotCount >= (this.#options.entryLimit ?? 65_536)) this.#correct(0, 2 ** 52);

@@ -6,6 +6,7 @@
  */
 
 import {
+  type Access,
   accessOf,
   type AddressSpace,
   type FrameRange,
@@ -17,6 +18,7 @@ import {
   Translation,
 } from "@iommu-kit/iommu-core";
 import { AttachmentScope } from "../attachment-scope.js";
+import { entryRights } from "../entry-rights.js";
 import { type CacheShape, ENTRY_SPANS } from "../translation-cache.js";
 import { listen, post, type WorkerPort } from "./message-port.js";
 import { createSharedBlock, REVOKED, RING_ENTRIES, RUNNING, type SharedBlock, Word } from "./shared-block.js";
@@ -32,8 +34,10 @@ export interface WorkerCacheOptions extends CacheShape {
   readonly name?: string;
   /** Our end of the way to the worker: the `Worker` itself, or one end of a `MessageChannel`. */
   readonly port: WorkerPort;
-  /** As for `CacheNotifier`: `"requested"` where the guest's tables have accessed and dirty flags. Default `"mapping"`. */
+  /** As for `CacheNotifier`: by default `"requested"` where the guest's tables have accessed and dirty flags. */
   readonly rights?: "mapping" | "requested";
+  /** As for `CacheNotifier`: where misses are answered. Default: `space.translate`. */
+  readonly fill?: (iovaPfn: number, access: Access, out: Translation) => boolean;
   /** After how many milliseconds without an acknowledgement the worker counts as hung. Default 1000. */
   readonly hungAfterMilliseconds?: number;
   /** Called once for each time that the worker hangs. */
@@ -218,13 +222,15 @@ export abstract class HostCache {
     if (Atomics.load(words, Word.STATE) !== RUNNING || !this.#scope.covers({ firstPfn: iovaPfn, pageCount: 1 })) {
       answer.refuse(NOT_ATTACHED, "the cache is not attached to this frame");
     } else {
-      this.space.translate(iovaPfn, asked, answer);
+      const { fill } = this.#options;
+      if (fill === undefined) this.space.translate(iovaPfn, asked, answer);
+      else fill(iovaPfn, asked, answer);
     }
     this.#mayHold ||= answer.reason === 0;
-    const narrow = this.#options.rights === "requested" && (asked & 2) === 0;
+    const rights = entryRights(this.space, asked, answer.access, this.#options.rights);
     answerTarget[0] = answer.gpaPfn;
     words[Word.ANSWER_REASON] = answer.reason;
-    words[Word.ANSWER_ACCESS] = narrow ? answer.access & 1 : answer.access;
+    words[Word.ANSWER_ACCESS] = rights;
     words[Word.ANSWER_PAGES] = this.#spanFor(iovaPfn, answer.pageCount);
     words[Word.ANSWER_GENERATION] = Atomics.load(words, Word.POSTED);
     Atomics.store(words, Word.ANSWER_ID, id | 0);

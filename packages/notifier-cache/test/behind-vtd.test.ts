@@ -1,0 +1,126 @@
+/** Caches behind VT-d: a page that a device has written is never taken for clean, and a device TLB that the guest does not use is not stale. */
+import { describe, expect, it } from "vitest";
+import { Access, Translation } from "@iommu-kit/iommu-core";
+import { CacheNotifier, DeviceTlb } from "@iommu-kit/notifier-cache";
+import { WorkerCacheNotifier } from "@iommu-kit/notifier-cache/worker";
+import { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
+
+const NIC = "00:03.0";
+const DIRTY_1 = 0x40;
+const DIRTY_2 = 0x200;
+/** Word of the shared block. */
+const ANSWER_ACCESS = 9;
+
+function firstStage() {
+  const guest = new GuestDriver({ scalableMode: true, firstStage: "4-level", pasidWidth: 20 });
+  guest.scalableContext(NIC, { pasids: true });
+  const tables = guest.newFirstStageTables();
+  tables.map(5, 1, 0x800);
+  guest.pasid(NIC, 1, { did: 6, type: "first-stage", firstRootPfn: tables.rootPfn, fields: { PWSNP: 1 } });
+  guest.start("scalable");
+  return {
+    space: guest.device(NIC, { pasid: 1 }),
+    dirty: () => (guest.memory.peek(tables.entryGpa(5, 1)) & DIRTY_1) !== 0,
+  };
+}
+
+function secondStage(flags: 0 | 1) {
+  const guest = new GuestDriver({ scalableMode: true, secondStageFlags: true, pasidWidth: 20 });
+  guest.scalableContext(NIC);
+  guest.map(6, { iovaPfn: 5, gpaPfn: 0x800 });
+  guest.pasid(NIC, 0, { did: 6, type: "second-stage", fields: { PWSNP: 1, SSADE: flags } });
+  guest.start("scalable");
+  return { space: guest.device(NIC), dirty: () => (guest.memory.peek(guest.tables(6).entryGpa(5, 1)) & DIRTY_2) !== 0 };
+}
+
+describe.each([
+  ["first-stage tables", firstStage],
+  ["second-stage tables with SSADE", () => secondStage(1)],
+] as const)("behind %s", (_name, make) => {
+  it("a write to a page that was read is a miss, and sets the dirty flag", () => {
+    const { space, dirty } = make();
+    const cache = new CacheNotifier(space);
+    space.attach(cache);
+    const out = new Translation();
+    cache.translate(5, Access.read, out);
+    expect([cache.lookup(5, Access.read, out), cache.lookup(5, Access.write, out), dirty()]).toEqual([
+      true,
+      false,
+      false,
+    ]);
+    expect([cache.translate(5, Access.write, out), dirty()]).toEqual([true, true]);
+    expect(cache.lookup(5, Access.readWrite, out)).toBe(true);
+  });
+
+  it("a worker is given no right to write for a read", () => {
+    const { space } = make();
+    let ask = (_message: unknown): void => undefined;
+    const port = {
+      postMessage: () => undefined,
+      on: (_event: "message", listener: (message: unknown) => void) => void (ask = listener),
+    };
+    const asked: Access[] = [];
+    const cache = new WorkerCacheNotifier(space, {
+      port,
+      entries: 16,
+      fill: (iovaPfn, access, out) => {
+        asked.push(access);
+        return space.translate(iovaPfn, access, out);
+      },
+    });
+    space.attach(cache);
+    const rights = (access: Access): number => {
+      ask({ tag: "@iommu-kit/notifier-cache", kind: "miss", id: 1, iovaPfn: 5, access });
+      return new Int32Array(cache.setup.buffer)[ANSWER_ACCESS] ?? -1;
+    };
+    expect([rights(Access.read), rights(Access.write)]).toEqual([Access.read, Access.readWrite]);
+    expect(asked).toEqual([Access.read, Access.write]);
+  });
+});
+
+it("behind tables without flags one miss gives all rights of the mapping", () => {
+  const { space, dirty } = secondStage(0);
+  const cache = new CacheNotifier(space);
+  space.attach(cache);
+  const out = new Translation();
+  cache.translate(5, Access.read, out);
+  expect([cache.lookup(5, Access.readWrite, out), dirty()]).toEqual([true, false]);
+});
+
+it.each(["DTE in scalable mode", "TT in legacy mode"])(
+  "a device TLB answers nothing stale after a completed wait without %s",
+  (mode) => {
+    const legacy = mode.startsWith("TT");
+    const guest = new GuestDriver({ deviceTlb: true, scalableMode: !legacy });
+    if (legacy) guest.context(NIC, { did: 1, fields: { TT: 1 } });
+    else {
+      guest.scalableContext(NIC, { fields: { DTE: 1 } });
+      guest.pasid(NIC, 0, { did: 1, type: "second-stage" });
+    }
+    guest.start(legacy ? "legacy" : "scalable");
+    guest.map(1, { iovaPfn: 0x10, gpaPfn: 0x1000 });
+    const space = guest.device(NIC);
+    const tlb = new DeviceTlb(space);
+    space.attach(tlb);
+    const out = new Translation();
+    const setAts = (on: 0 | 1): void => {
+      if (legacy) guest.context(NIC, { did: 1, fields: { TT: on } });
+      else guest.scalableContext(NIC, { fields: { DTE: on } });
+      guest.invalidate.contexts();
+    };
+    // With ATS the guest would invalidate the device TLB by name; it switches ATS off instead.
+    expect(tlb.translate(0x10, Access.read, out)).toBe(true);
+    guest.unmap(1, 0x10);
+    guest.invalidate.page(1, 0x10);
+    expect(tlb.lookup(0x10, Access.read, out)).toBe(true);
+    setAts(0);
+    expect(tlb.translate(0x10, Access.read, out)).toBe(false);
+    guest.map(1, { iovaPfn: 0x10, gpaPfn: 0x2000 });
+    guest.invalidate.page(1, 0x10);
+    expect(guest.unit.ats(space).translate(0x10)[0]?.status).toBe("unsupported");
+    expect(tlb.translate(0x10, Access.read, out)).toBe(true);
+    guest.unmap(1, 0x10);
+    expect(guest.invalidate.page(1, 0x10)).toBe(true);
+    expect(tlb.translate(0x10, Access.read, out)).toBe(false);
+  },
+);
