@@ -19,7 +19,7 @@ import { requestOf } from "./model/naive-machine.js";
 import type { Invalidation, Scenario, Step, Who } from "./step.js";
 
 /** What a host is told when it asks for what cannot be. */
-const REFUSALS: ReadonlySet<IommuErrorCode> = new Set<IommuErrorCode>([
+const REFUSALS: ReadonlySet<string> = new Set<IommuErrorCode>([
   "caching-mode-required",
   "not-supported",
   "different-view",

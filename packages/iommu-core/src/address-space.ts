@@ -36,10 +36,15 @@ export interface SpaceOwner {
 
 /** One requester's view of memory. Obtain it from `Iommu.addressSpace`; the same requester gives the same object until it is unplugged. */
 export class AddressSpace implements Requester {
+  /** Bus, device and function in 16 bits. */
   readonly sourceId: SourceId;
+  /** 0 to 2^20 - 1; `undefined` for requests without PASID. */
   readonly pasid: number | undefined;
+  /** Its requests ask for supervisor privilege. */
   readonly privileged: boolean;
+  /** Its requests ask to execute. */
   readonly execute: boolean;
+  /** Another number for every requester of the unit: a key for maps. */
   readonly key: number;
   /** Memory, as the device reaches it. */
   readonly dma: DmaPort;

@@ -22,9 +22,13 @@ export interface AttachOptions {
 
 /** What `AddressSpace.attach` answers. */
 export interface Attachment {
+  /** Whose requests it mirrors. */
   readonly space: AddressSpace;
+  /** What was attached. */
   readonly notifier: Notifier;
+  /** What it hears of. */
   readonly range: FrameRange;
+  /** As of now. */
   readonly state: AttachmentState;
   /** `undefined` once the first replay is done, or a promise for it. */
   readonly ready: Completion;

@@ -61,6 +61,7 @@ export class BufferMemory implements GuestMemory {
     this.ram = this.#regions.map(({ firstPfn, pageCount }) => ({ firstPfn, pageCount }));
   }
 
+  /** Copies bytes out. `false`, and `into` as it was, unless one region holds all of them. */
   read(gpa: number, into: Uint8Array): boolean {
     const region = this.#find(gpa, into.length);
     if (region === undefined) return false;
@@ -69,6 +70,7 @@ export class BufferMemory implements GuestMemory {
     return true;
   }
 
+  /** Copies bytes in. `false`, and nothing written, unless one region holds all of them. */
   write(gpa: number, from: Uint8Array): boolean {
     const region = this.#find(gpa, from.length);
     if (region === undefined) return false;
@@ -76,6 +78,7 @@ export class BufferMemory implements GuestMemory {
     return true;
   }
 
+  /** Reads words, each as one access; `gpa` is a multiple of 4. `false` unless one region holds all of them. */
   fetch(gpa: number, into: Int32Array): boolean {
     const region = this.#find(gpa, into.length * 4);
     if (region === undefined) return false;
@@ -84,6 +87,7 @@ export class BufferMemory implements GuestMemory {
     return true;
   }
 
+  /** Writes a word as one access; `gpa` is a multiple of 4. `false` where there is no region. */
   writeWord(gpa: number, word: number): boolean {
     const region = this.#find(gpa, 4);
     if (region === undefined) return false;
@@ -91,12 +95,14 @@ export class BufferMemory implements GuestMemory {
     return true;
   }
 
+  /** Replaces a word as one access if it still is `expected`; `gpa` is a multiple of 4. `false` if it is not, or where there is no region. */
   compareExchange(gpa: number, expected: number, replacement: number): boolean {
     const region = this.#find(gpa, 4);
     if (region === undefined) return false;
     return Atomics.compareExchange(region.words, (gpa - region.firstGpa) / 4, expected, replacement) === expected;
   }
 
+  /** The region that holds this frame, for as long as the memory lives. */
   window(pfn: number): RamWindow | undefined {
     return this.#find(pfn * PAGE_BYTES, PAGE_BYTES);
   }

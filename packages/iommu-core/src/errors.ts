@@ -2,7 +2,7 @@
  * The one error class for mistakes of the *host* programmer. What a guest does wrong is never thrown: it is a fault reason.
  */
 
-/** What went wrong, stable across releases: switch on this, not on the message. docs/errors.md is made from these lines. */
+/** What went wrong in the packages of this repository, stable across releases: switch on this, not on the message. docs/errors.md is made from these lines. */
 export type IommuErrorCode =
   /** A bus, device, function or requester-id does not exist. */
   | "bad-source-id"
@@ -38,11 +38,16 @@ export type IommuErrorCode =
 /** A host mistake: what was expected, what was got, and in `hint` what would be right. */
 export class IommuError extends Error {
   override readonly name = "IommuError";
-  readonly code: IommuErrorCode;
+  /** One of those above, or a code of its own of a backend or a notifier from elsewhere. */
+  readonly code: IommuErrorCode | (string & Record<never, never>);
   /** One sentence that names the fix. */
   readonly hint: string;
 
-  constructor(code: IommuErrorCode, message: string, options: { readonly hint: string; readonly cause?: unknown }) {
+  constructor(
+    code: IommuErrorCode | (string & Record<never, never>),
+    message: string,
+    options: { readonly hint: string; readonly cause?: unknown },
+  ) {
     super(`${message} (${options.hint})`, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.hint = options.hint;

@@ -37,8 +37,11 @@ export interface MappingEvent {
 
 /** Frames that the guest invalidated. */
 export interface InvalidateEvent {
+  /** One whose domain is concerned. */
   readonly space: AddressSpace;
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames; 2^52 from 0 on for everything. */
   readonly pageCount: number;
 }
 
@@ -50,6 +53,7 @@ export interface AttachmentEvent {
 
 /** An attachment failed, or was cut off because it did not answer in time. */
 export interface FailedEvent extends AttachmentEvent {
+  /** Why; as `attachment.failure`. */
   readonly error: IommuError;
 }
 
@@ -63,38 +67,58 @@ export interface WindowEvent extends AttachmentEvent {
 export interface RefusedEvent extends AttachmentEvent {
   readonly iovaPfn: number;
   readonly pageCount: number;
+  /** Where the first of them leads. */
   readonly gpaPfn: number;
+  /** `"full"`: no room; `"unsupported"`: it cannot hold such a target, and is not asked again. */
   readonly answer: "full" | "unsupported";
 }
 
 /** A view spent its budget and failed closed: nothing is announced until the guest's next invalidation finds smaller tables. */
 export interface BudgetEvent {
   readonly space: AddressSpace;
+  /** `"mappings"`: `limits.mappingsPerView` or `bytesPerView`; `"tables"`: `limits.tablesPerView`. */
   readonly budget: "mappings" | "tables";
+  /** The limit's value, in mappings or in table pages. */
   readonly limit: number;
 }
 
 /** An address space sees another domain. */
 export interface MoveEvent {
   readonly space: AddressSpace;
+  /** What it saw. */
   readonly from: Domain;
+  /** What it sees now. */
   readonly to: Domain;
 }
 
 /** Events of an address space, and, with the same names, of the whole unit. */
 export interface IommuEvents {
+  /** A request was refused, in the middle of it: also where the guest has disabled the recording of faults, and also after `unplug`. */
   fault: (event: FaultEvent) => void;
+  /**
+   * Frames came into the announced state, in a pass over the tables after an invalidation. The state exists while a MAP notifier is attached: the first one
+   * brings all of it in, the last one to leave takes all of it out, and a replay to one more is no event.
+   */
   map: (event: MappingEvent) => void;
+  /** Frames left the announced state, as for `map`: they reach nothing any more. */
   unmap: (event: MappingEvent) => void;
-  /** Target or rights of mapped frames changed. */
+  /** Target or rights of frames in the announced state changed; the event has the new ones. */
   change: (event: MappingEvent) => void;
+  /** The guest invalidated frames: the unit's own caches have dropped them, the notifiers of this address space hear of it next. With the notifiers attached, mapped or not. */
   invalidate: (event: InvalidateEvent) => void;
+  /** `attach` has accepted a notifier; it hears the present state after this. */
   attach: (event: AttachmentEvent) => void;
+  /** A notifier was detached, or its device unplugged. What it still has to unmap may be under way. */
   detach: (event: AttachmentEvent) => void;
+  /** A notifier threw, rejected, broke its contract or did not answer in time: it has been revoked, and hears nothing more. Once for each attachment. */
   failed: (event: FailedEvent) => void;
+  /** One consumer is without frames that stay mapped, until the map that directly follows. */
   window: (event: WindowEvent) => void;
+  /** One consumer would not take frames: they stay mapped, and are offered again when it has room if the answer was `"full"`. */
   refused: (event: RefusedEvent) => void;
+  /** A view has outgrown a limit, and everything in it has been unmapped. Once until the guest's tables are within it again. */
   budget: (event: BudgetEvent) => void;
+  /** The guest has put the device into another domain; the differences follow as `map`, `unmap` and `change`. */
   move: (event: MoveEvent) => void;
 }
 

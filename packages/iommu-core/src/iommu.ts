@@ -45,10 +45,15 @@ export interface Iommu {
 
 /** What `BackendIommu` needs. */
 export interface BackendIommuOptions {
+  /** The architecture: one for each unit. */
   readonly backend: Backend;
+  /** Where translated requests go. */
   readonly memory: GuestMemory;
+  /** Default: the host's timers. */
   readonly scheduler?: Scheduler;
+  /** What is mapped onto itself while translation is off or passed through. Ascending and disjoint. Default: RAM. */
   readonly regions?: readonly FrameRange[];
+  /** Budgets and deadlines that differ from the defaults. */
   readonly limits?: Partial<Limits>;
 }
 

@@ -7,7 +7,9 @@ import { IommuError } from "./errors.js";
 
 /** `pageCount` frames from `firstPfn` on. Both are integers; `firstPfn + pageCount` is at most 2^52. */
 export interface FrameRange {
+  /** First frame, 0 to 2^52 - 1. */
   readonly firstPfn: number;
+  /** Frames from it on; 0 is an empty range, which most callers refuse. */
   readonly pageCount: number;
 }
 
@@ -30,7 +32,7 @@ export function intersect(a: FrameRange, b: FrameRange): FrameRange {
   return { firstPfn, pageCount: Math.max(0, Math.min(endOf(a), endOf(b)) - firstPfn) };
 }
 
-/** `"0x1000-0x2fff"`: inclusive byte addresses, for people. */
+/** `"0x1000+2 pages"`: the byte address of the first frame, in hexadecimal, and how many frames; `"empty at 0x1000"` for none. For people. */
 export function formatRange(range: FrameRange): string {
   return range.pageCount === 0
     ? `empty at ${formatPfn(range.firstPfn)}`

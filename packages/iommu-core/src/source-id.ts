@@ -1,5 +1,5 @@
 /**
- * Source-ids: who makes a request (§3.4.1). Bus in bits 15:8, device in 7:3, function in 2:0.
+ * Source-ids: who makes a request, the requester-id of PCI Express. Bus in bits 15:8, device in 7:3, function in 2:0.
  */
 
 import { IommuError } from "./errors.js";

@@ -27,26 +27,28 @@ const CACHE: Rule = whole(0, 2 ** 24, "0 (off) to 2^24");
 const LONGEST_MILLISECONDS = 2 ** 31 - 1;
 
 /** Every option that is no flag. */
-const RULES: ReadonlyMap<string, Rule> = new Map(Object.entries({
-  version: { expected: "{ major, minor }, 0 to 15 each", allows: isVersion },
-  hostAddressWidth: whole(32, 52),
-  addressWidths: listOf("39, 48 and 57", [39, 48, 57]),
-  maximumGuestAddressWidth: whole(30, 57),
-  superpages: listOf('"2M" and "1G"', ["2M", "1G"]),
-  domainIdWidth: { expected: "4, 6 ... 16", allows: (value) => isIn(value, 4, 16) && Number(value) % 2 === 0 },
-  pageSelective: { expected: "false, or log2 of a number of pages, 0 to 63", allows: orFalse(0, 63) },
-  firstStage: oneOf('false, "4-level" or "5-level"', [false, "4-level", "5-level"]),
-  pasidWidth: { expected: "false, or 1 to 20", allows: orFalse(1, 20) },
-  protectedRegions: listOf('"low" and "high"', ["low", "high"]),
-  faultRecords: whole(1, 256),
-  faultRecordOffset: PLACE,
-  iotlbRegisterOffset: PLACE,
-  iotlbEntries: CACHE,
-  contextEntries: CACHE,
-  interruptEntries: CACHE,
-  deviceTlbDeadlineMilliseconds: whole(1, LONGEST_MILLISECONDS),
-  eventIntervalMilliseconds: whole(0, LONGEST_MILLISECONDS),
-} satisfies Partial<Record<keyof VtdConfig, Rule>>));
+const RULES: ReadonlyMap<string, Rule> = new Map(
+  Object.entries({
+    version: { expected: "{ major, minor }, 0 to 15 each", allows: isVersion },
+    hostAddressWidth: whole(32, 52),
+    addressWidths: listOf("39, 48 and 57", [39, 48, 57]),
+    maximumGuestAddressWidth: whole(30, 57),
+    superpages: listOf('"2M" and "1G"', ["2M", "1G"]),
+    domainIdWidth: { expected: "4, 6 ... 16", allows: (value) => isIn(value, 4, 16) && Number(value) % 2 === 0 },
+    pageSelective: { expected: "false, or log2 of a number of pages, 0 to 63", allows: orFalse(0, 63) },
+    firstStage: oneOf('false, "4-level" or "5-level"', [false, "4-level", "5-level"]),
+    pasidWidth: { expected: "false, or 1 to 20", allows: orFalse(1, 20) },
+    protectedRegions: listOf('"low" and "high"', ["low", "high"]),
+    faultRecords: whole(1, 256),
+    faultRecordOffset: PLACE,
+    iotlbRegisterOffset: PLACE,
+    iotlbEntries: CACHE,
+    contextEntries: CACHE,
+    interruptEntries: CACHE,
+    deviceTlbDeadlineMilliseconds: whole(1, LONGEST_MILLISECONDS),
+    eventIntervalMilliseconds: whole(0, LONGEST_MILLISECONDS),
+  } satisfies Partial<Record<keyof VtdConfig, Rule>>),
+);
 
 /** An option, and what has to be there if it is. */
 const NEEDS: readonly (readonly [keyof VtdConfig, keyof VtdConfig])[] = [

@@ -10,7 +10,7 @@ import { DeviceCache, type DeviceCacheOptions } from "./device-cache.js";
 /** How a `CacheNotifier` is made. */
 export type CacheNotifierOptions = DeviceCacheOptions;
 
-/** See the file's header. Attach it to the address space it was made for: it holds nothing before that, and nothing after it was detached. */
+/** A translation cache that the unit keeps true: an entry is dropped before the guest's invalidation of it completes. Attach it to the address space it was made for: it holds nothing before that, and nothing after it was detached. */
 export class CacheNotifier extends DeviceCache implements UnmapNotifier {
   readonly kind = "unmap";
   readonly contract = 1;

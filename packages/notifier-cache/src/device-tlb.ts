@@ -10,7 +10,7 @@ import { DeviceCache, type DeviceCacheOptions } from "./device-cache.js";
 /** How a `DeviceTlb` is made. */
 export type DeviceTlbOptions = DeviceCacheOptions;
 
-/** See the file's header. Attach it to the address space it was made for: it holds nothing before that, and nothing after it was detached. */
+/** A device's own translation cache: an entry stays until the guest's driver invalidates it in this device. Attach it to the address space it was made for: it holds nothing before that, and nothing after it was detached. */
 export class DeviceTlb extends DeviceCache implements DeviceTlbNotifier {
   readonly kind = "device-tlb";
   readonly contract = 1;

@@ -42,7 +42,7 @@ export interface CacheStorage {
   readonly usedAt: Int32Array;
 }
 
-/** See the file's header. */
+/** Holds translations, and nothing else: its owner fills it, drops what an invalidation covers, and decides how long an entry is good. Of a fixed size from the start. */
 export class TranslationCache {
   /** Entries in all. */
   readonly capacity: number;

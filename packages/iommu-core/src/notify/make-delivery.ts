@@ -14,7 +14,7 @@ import type { FrameRange } from "../range.js";
 
 /** What a delivery is wired to. */
 export interface DeliveryWiring {
-  /** All attachments of the unit as they are now. */
+  /** The notifier's attachments as they are now. */
   readonly attachments: () => readonly AttachmentRecord[];
   readonly observers: Observers;
   readonly guard: ConsumerGuard;
@@ -25,8 +25,7 @@ export interface DeliveryWiring {
 
 /** See the file's header. */
 export function makeDelivery(notifier: MapNotifier, range: FrameRange, wiring: DeliveryWiring): MapDelivery {
-  const { observers, guard, mostBlocks, retryLater } = wiring;
-  const attachments = (): readonly AttachmentRecord[] => wiring.attachments().filter((it) => it.notifier === notifier);
+  const { attachments, observers, guard, mostBlocks, retryLater } = wiring;
   const watched = (name: keyof IommuEvents): readonly AttachmentRecord[] =>
     attachments().filter(({ space }) => observers.wants(space, name));
   let failure: IommuError | undefined;

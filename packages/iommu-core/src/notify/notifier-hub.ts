@@ -347,7 +347,10 @@ export class NotifierHub {
 
   #deliveryFor(notifier: MapNotifier, range: FrameRange): MapDelivery {
     return makeDelivery(notifier, range, {
-      attachments: () => [...this.#records.values()].flatMap((record) => record.attachments),
+      attachments: () =>
+        [...(this.#members.get(notifier)?.spaces ?? [])].flatMap(
+          (space) => this.#records.get(space)?.attachments.filter((it) => it.notifier === notifier) ?? [],
+        ),
       observers: this.observers,
       guard: this.#guard,
       mostBlocks: () => this.limits.mappingsPerView,

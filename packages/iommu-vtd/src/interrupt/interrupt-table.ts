@@ -20,9 +20,8 @@ import {
   RemappedEntry,
   remappedEntryReserved,
 } from "../spec/interrupt-entry.js";
-import { anyBit } from "../translate/context-lookup.js";
 import type { InterruptEntry, SourceRule } from "./interrupt-entry-cache.js";
-import { wordAt } from "../spec/word.js";
+import { anyBit, wordAt } from "../spec/word.js";
 
 const ENTRY_BYTES = 16;
 const { P, FPD, IM, SVT, SQ, SID, DLM } = RemappedEntry.fields;

@@ -8,7 +8,7 @@ import type { GuestMemory, MsiMessage } from "@iommu-kit/iommu-core";
 import { FaultReason } from "../spec/fault-reasons.js";
 import { DeliveryMode } from "../spec/interrupt.js";
 import { destinationOf, PostedDescriptor, postedDescriptorReserved } from "../spec/interrupt-entry.js";
-import { anyBit } from "../translate/context-lookup.js";
+import { anyBit } from "../spec/word.js";
 import type { PostedInterrupt } from "./interrupt-entry-cache.js";
 import { interruptMessage } from "./interrupt-table.js";
 

@@ -19,7 +19,7 @@ import {
 } from "../spec/invalidation.js";
 import { FSTS } from "../spec/registers-event.js";
 import { IQA, IQERCD, IQH, IQT } from "../spec/registers-invalidation.js";
-import { anyBit } from "../translate/context-lookup.js";
+import { anyBit } from "../spec/word.js";
 import type { RootPointer } from "../translate/root-pointer.js";
 
 /** Descriptors that notifiers have not completed: with more of them the queue waits, as hardware does that has sent all the requests it can keep track of. */

@@ -6,3 +6,9 @@
 export function wordAt(words: Int32Array, index: number): number {
   return words[index] ?? 0;
 }
+
+/** Whether an entry has any bit of a mask. */
+export function anyBit(words: Int32Array, mask: Int32Array): boolean {
+  for (let i = 0; i < mask.length; i++) if (((words[i] ?? 0) & (mask[i] ?? 0)) !== 0) return true;
+  return false;
+}

@@ -5,6 +5,7 @@
  */
 
 import { type GuestMemory, PAGE_BYTES, reservedMask } from "@iommu-kit/iommu-core";
+import { anyBit } from "../spec/word.js";
 import { guestAddressBits, type UnitCapabilities } from "../spec/capabilities.js";
 import { ContextEntry, contextEntryReserved } from "../spec/context-entry.js";
 import { addressBitsOf, levelsOf, supportsAddressWidth, TranslationType } from "../spec/encodings.js";
@@ -79,10 +80,4 @@ export class ContextLookup {
   #fetch(tablePfn: number, index: number): boolean {
     return this.#memory.fetch(tablePfn * PAGE_BYTES + index * ENTRY_BYTES, this.#entry);
   }
-}
-
-/** Whether an entry has any bit of a mask. */
-export function anyBit(words: Int32Array, mask: Int32Array): boolean {
-  for (let i = 0; i < mask.length; i++) if (((words[i] ?? 0) & (mask[i] ?? 0)) !== 0) return true;
-  return false;
 }

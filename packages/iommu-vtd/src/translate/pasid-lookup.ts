@@ -17,7 +17,7 @@ import { FaultReason } from "../spec/fault-reasons.js";
 import { PasidDirectoryEntry, pasidDirectoryReserved, PasidEntry, pasidEntryReserved } from "../spec/pasid.js";
 import { CAP, ECAP } from "../spec/registers-capability.js";
 import { type Binding, type BindingKind, bindingOf, refusedBinding } from "./binding.js";
-import { anyBit } from "./context-lookup.js";
+import { anyBit } from "../spec/word.js";
 import type { ScalableContext } from "./scalable-context-lookup.js";
 
 const DIRECTORY_ENTRY_BYTES = 8;

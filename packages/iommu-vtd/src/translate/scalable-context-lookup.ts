@@ -7,7 +7,7 @@ import type { UnitCapabilities } from "../spec/capabilities.js";
 import { ScalableContextEntry, scalableContextEntryReserved } from "../spec/context-entry.js";
 import { FaultReason } from "../spec/fault-reasons.js";
 import { ScalableRootEntry } from "../spec/root-entry.js";
-import { anyBit } from "./context-lookup.js";
+import { anyBit } from "../spec/word.js";
 
 const ROOT_ENTRY_BYTES = 16;
 const CONTEXT_ENTRY_BYTES = 32;

@@ -45,7 +45,10 @@ export interface VtdUnitsOptions {
 /** Who sends a message. */
 export type InterruptSource = SourceId | { readonly ioApicId: number } | { readonly hpetNumber: number };
 
-/** See the file's header. */
+/**
+ * Several units as one machine has them: says which unit serves a device, and under which requester-id. The units themselves stay the host's: each has its
+ * own registers, options and memory.
+ */
 export class VtdUnits {
   readonly #units: readonly PlacedUnit[];
   readonly #segment: number;

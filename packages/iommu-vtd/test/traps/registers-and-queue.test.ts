@@ -106,7 +106,10 @@ describe("registers", () => {
       [{ domainIdWidth: 5 }, "domainIdWidth: expected 4, 6 ... 16"],
       [{ pageSelective: 64 }, "pageSelective: expected false, or log2"],
       [{ faultRecords: 0 }, "faultRecords: expected 1 to 256"],
-      [{ deviceTlbDeadlineMilliseconds: Number.NaN }, "deviceTlbDeadlineMilliseconds: expected 1 to 2147483647, got NaN"],
+      [
+        { deviceTlbDeadlineMilliseconds: Number.NaN },
+        "deviceTlbDeadlineMilliseconds: expected 1 to 2147483647, got NaN",
+      ],
       [{ deviceTlbDeadlineMilliseconds: -1 }, "deviceTlbDeadlineMilliseconds: expected"],
       [{ eventIntervalMilliseconds: -1 }, "eventIntervalMilliseconds: expected 0 to 2147483647, got -1"],
       [{ faultRecordOffset: 0x10 }, "faultRecordOffset: expected a multiple of 16 from 0xf0 to 0x3ff0, got 16"],

@@ -63,7 +63,10 @@ const NO_FDS: readonly number[] = [];
 /** Half of the 64-bit space in frames: the whole does not fit into the 64 bits of a length. */
 const HALF_SPACE = 2 ** 51;
 
-/** See the file's header. Call `connect` first. */
+/**
+ * One connection to a vhost-user back-end, from the front-end's side. Call `connect` first; each further call is confirmed by the back-end before its promise
+ * fulfils. When the connection is over, for whatever reason, everything pending rejects with `destroyed`, and `onClose` is called once: make a new one.
+ */
 export class VhostFrontEnd {
   /** Set by `VhostIotlb`: what to do with the back-end's MISS and ACCESS_FAIL messages. `false`: could not be served now. */
   onIotlb: ((message: IotlbMessage) => boolean) | undefined;

@@ -24,7 +24,7 @@ export interface VhostRegion {
   readonly userAddress?: number;
 }
 
-/** See the file's header. */
+/** Where guest memory lies in the files of the host: regions ascending, fixed for good. Guest-physical addresses in, file places and user addresses out. */
 export class MemoryTable {
   readonly #regions: readonly Required<VhostRegion>[];
 

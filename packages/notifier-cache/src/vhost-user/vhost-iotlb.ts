@@ -63,7 +63,11 @@ export interface VhostIotlbStatistics {
   readonly forgotten: number;
 }
 
-/** See the file's header. Attach it to the address space it was made for. */
+/**
+ * Answers the misses of a vhost-user back-end from one address space, and tells it what the guest has invalidated. Attach it to the address space it was made
+ * for; an invalidation of the guest completes when the back-end has confirmed that it let go. After `revoke` the connection is closed: make a new one for a
+ * back-end that comes back.
+ */
 export class VhostIotlb implements UnmapNotifier {
   readonly kind = "unmap";
   readonly contract = 1;

@@ -44,7 +44,9 @@ export interface ContainerProfile {
   readonly name: string;
   /** `block`: only whole entries can be unmapped. */
   readonly granularity: "page" | "block";
+  /** A map over what is mapped. */
   readonly overlap: OverlapRule;
+  /** An unmap whose ends cut an entry. */
   readonly cut: CutRule;
   /** May one unmap remove several entries, holes between them included? */
   readonly unions: boolean;
@@ -58,6 +60,7 @@ export interface ContainerProfile {
   readonly wrap: "invalid" | "overflow";
   /** Ascending; an entry must lie inside one of them, else `invalid`. */
   readonly usableRanges: readonly FrameRange[];
+  /** What its log of written frames can do. */
   readonly dirty: DirtyRules;
 }
 

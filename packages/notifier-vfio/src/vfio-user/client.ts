@@ -49,7 +49,10 @@ const NO_FDS: readonly number[] = [];
 /** Room for everything in a message but data and header. */
 const LARGEST_STRUCTURE_BYTES = 4096;
 
-/** See the file's header. Call `connect` first. */
+/**
+ * One connection to a vfio-user server. Call `connect` first. When the connection is over, everything pending is told so, `onClose` is called once, and further
+ * calls answer the same; there is no way back: make a new client.
+ */
 export class VfioUserClient {
   readonly #transport: VfioUserTransport;
   readonly #stream: MessageStream;

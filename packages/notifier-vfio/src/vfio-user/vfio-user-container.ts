@@ -47,7 +47,10 @@ interface Entry {
 
 const NO_FDS: readonly number[] = [];
 
-/** See the file's header. */
+/**
+ * What a vfio-user server may reach, as a `DmaContainer` for a `VfioNotifier`. As long-lived as its client: once that is closed every answer is `gone`. A
+ * server that was given files may reach their memory even then, until its process ends.
+ */
 export class VfioUserContainer implements DmaContainer {
   readonly granularity = "block";
   readonly #client: VfioUserClient;

@@ -36,7 +36,7 @@ interface Attempt {
   client: VfioUserClient | undefined;
 }
 
-/** See the file's header. */
+/** A device in another process that may come and go: `connect` makes the connection, attaches it and replays; after `onLost` call it again. At most one connection at a time. */
 export class VfioUserDevice {
   readonly #options: VfioUserDeviceOptions;
   #connection: VfioUserConnection | undefined;
