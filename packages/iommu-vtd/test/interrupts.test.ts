@@ -5,10 +5,6 @@
 import { type MsiMessage, parseSourceId } from "@iommu-kit/iommu-core";
 import { GuestDriver, type GuestOptions, remappableMessage } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
-import { resolveConfig } from "../src/config.js";
-import type { FaultLog, FaultRecord } from "../src/fault/fault-log.js";
-import { InterruptRemap } from "../src/interrupt/interrupt-remap.js";
-import { ECAP } from "../src/spec/registers-capability.js";
 
 const NIC = "00:03.0";
 const SID = parseSourceId(NIC);
@@ -253,43 +249,6 @@ describe("every reason for which a message is refused", () => {
       expect(attempt()).toBe(false);
       expect(guest.takeFaults()).toMatchObject([{ reason: 0x29, page: 0 }]);
     }
-  });
-});
-
-describe("units that want more than this one can be configured to", () => {
-  /** A remapper whose ECAP has a bit that no option sets yet. */
-  function remapper(bit: "EIMER" | "IRREQ"): {
-    readonly remap: InterruptRemap;
-    readonly reasons: number[];
-    readonly sent: MsiMessage[];
-  } {
-    const { cap, ecap, hostAddressWidth } = resolveConfig({ extendedInterruptMode: true }).capabilities;
-    ECAP.fields[bit].set(ecap, 0, 1);
-    const reasons: number[] = [];
-    const sent: MsiMessage[] = [];
-    const faults = { record: (fault: FaultRecord) => reasons.push(fault.reason) } as unknown as FaultLog;
-    const memory = new GuestDriver().memory;
-    const deliver = (message: MsiMessage): void => void sent.push(message);
-    const capabilities = { cap, ecap, hostAddressWidth };
-    return {
-      remap: new InterruptRemap({ memory, capabilities, faults, entryCount: 16, send: deliver }),
-      reasons,
-      sent,
-    };
-  }
-
-  it("2A: a unit that requires extended mode refuses messages while EIME is 0", () => {
-    const { remap, reasons, sent } = remapper("EIMER");
-    Object.assign(remap.pointer, { enabled: true, entryCount: 256 });
-    expect(remap.request(SID, remappableMessage(1))).toBe(false);
-    expect(remap.request(SID, { address: 0xfee0_0000, addressHigh: 0, data: 0 })).toBe(false);
-    expect([reasons, sent]).toEqual([[0x2a, 0x2a], []]);
-  });
-
-  it("2B: a unit that requires remapping refuses messages while IRE is 0", () => {
-    const { remap, reasons, sent } = remapper("IRREQ");
-    expect(remap.request(SID, remappableMessage(1))).toBe(false);
-    expect([reasons, sent]).toEqual([[0x2b], []]);
   });
 });
 

@@ -10,7 +10,6 @@ import type { UnitCapabilities } from "../spec/capabilities.js";
 import { FaultReason, isQualified } from "../spec/fault-reasons.js";
 import { RemappableAddress, RemappableData, SourceValidation } from "../spec/interrupt.js";
 import { ignoredFunctionBits } from "../spec/invalidation.js";
-import { ECAP } from "../spec/registers-capability.js";
 import { FaultRequestType, interruptFaultInformation } from "../spec/registers-event.js";
 import { AddressType } from "../spec/encodings.js";
 import {
@@ -65,9 +64,6 @@ export class InterruptRemap {
   readonly #posting: InterruptPosting;
   readonly #faults: FaultLog;
   readonly #send: MsiSink;
-  /** EIMER: extended mode is required. IRREQ: remapping is. */
-  readonly #extendedRequired: boolean;
-  readonly #remappingRequired: boolean;
   readonly #words = new Int32Array(2);
   // What the last `#find` found: its index (-1: none was named), its entry (none for a message that passes as it is), and FPD of an entry that refused.
   #index = -1;
@@ -75,14 +71,11 @@ export class InterruptRemap {
   #faultsDisabled = false;
 
   constructor(parts: RemapParts) {
-    const { ecap } = parts.capabilities;
     this.#faults = parts.faults;
     this.#send = parts.send;
     this.cache = new InterruptEntryCache(parts.entryCount);
     this.#table = new InterruptTable(parts.memory, parts.capabilities);
     this.#posting = new InterruptPosting(parts.memory);
-    this.#extendedRequired = ECAP.fields.EIMER.get(ecap, 0) === 1;
-    this.#remappingRequired = ECAP.fields.IRREQ.get(ecap, 0) === 1;
   }
 
   /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse; or `UNLOCATED`). `false`: refused. */
@@ -105,7 +98,11 @@ export class InterruptRemap {
   }
 
   #judge(requesterId: number | undefined, message: MsiMessage): boolean {
-    const reason = this.pointer.enabled ? this.#remap(requesterId, message) : this.#pass(message);
+    if (!this.pointer.enabled) {
+      this.#send(message);
+      return true;
+    }
+    const reason = this.#remap(requesterId, message);
     if (reason === 0) return true;
     if (!this.#faultsDisabled || !isQualified(reason)) this.#record((requesterId ?? 0) & 0xffff, reason, this.#index);
     return false;
@@ -124,15 +121,6 @@ export class InterruptRemap {
   /** A request to the window that is not an interrupt: reason 29h. */
   malformed(requesterId: number): void {
     this.#record(requesterId, FaultReason.INTERRUPT_MALFORMED, -1);
-  }
-
-  /** Remapping is off. */
-  #pass(message: MsiMessage): number {
-    this.#index = -1;
-    this.#faultsDisabled = false;
-    if (this.#remappingRequired) return FaultReason.INTERRUPT_REMAPPING_REQUIRED;
-    this.#send(message);
-    return 0;
   }
 
   /** Remaps and delivers; answers 0 or a reason. */
@@ -164,7 +152,6 @@ export class InterruptRemap {
     this.#index = -1;
     this.#entry = undefined;
     this.#faultsDisabled = false;
-    if (this.#extendedRequired && !pointer.extended) return FaultReason.INTERRUPT_EXTENDED_REQUIRED;
     if (FORMAT.get(words, 0) === 0)
       return pointer.compatibility && !pointer.extended ? 0 : FaultReason.INTERRUPT_COMPATIBILITY;
     const withSubhandle = SHV.get(words, 0) === 1;
