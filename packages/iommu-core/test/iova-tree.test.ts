@@ -136,7 +136,7 @@ describe("IovaTree", () => {
 
   it("refuses targets that it cannot hold", () => {
     const tree = new IovaTree();
-    for (const gpaPfn of [2 ** 40, 2 ** 40 - 511, -1, 1.5, NaN])
+    for (const gpaPfn of [2 ** 40, 2 ** 40 - 511, -1, 1.5, Number.NaN])
       expect(() => tree.insert(0, 512, gpaPfn, 3), String(gpaPfn)).toThrow(/target.*whole frames in \[0, 2\^40\)/);
     expect(tree.pageCount).toBe(0);
     tree.insert(0, 512, 2 ** 40 - 512, 3);
