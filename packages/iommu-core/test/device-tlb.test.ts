@@ -176,7 +176,7 @@ describe("a device TLB", () => {
     const attachment = machine.nicSpace.attach(tlb);
     tlb.answers.mode = "manual";
     const done = machine.invalidate();
-    await machine.scheduler.advance(60_000);
+    machine.scheduler.advance(60_000);
     await done;
     expect(attachment.state).toBe("failed");
     expect(tlb.revoked?.code).toBe("notifier-timeout");
@@ -203,7 +203,7 @@ describe("a device TLB", () => {
     const attachment = machine.nicSpace.attach(tlb);
     tlb.answers.mode = "manual";
     const ended = attachment.detach();
-    await machine.scheduler.advance(60_000);
+    machine.scheduler.advance(60_000);
     await ended;
     expect(tlb.revoked?.code).toBe("notifier-timeout");
   });

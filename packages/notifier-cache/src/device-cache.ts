@@ -8,7 +8,7 @@
  */
 
 import {
-  Access,
+  type Access,
   type AddressSpace,
   type FrameRange,
   LocalReason,

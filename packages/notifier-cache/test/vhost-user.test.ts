@@ -331,6 +331,30 @@ describe("VhostIotlb", () => {
     ]);
   });
 
+  it("never tells the last frame of the 64-bit space, whose INVALIDATE would wrap, and tells the one before it", async () => {
+    const { machine, backEnd, iotlb } = await connected();
+    const last = 2 ** 52 - 1;
+    machine.map(last, 5);
+    machine.map(last - 1, 6);
+    expect([iotlb.preload(last, 1), iotlb.preload(last - 1, 1)]).toEqual([false, true]);
+    expect(backEnd.dmaRead(BigInt(last) * 4096n, 4)).toBeUndefined();
+    await settle();
+    expect(backEnd.entries.map(({ iova }) => iova)).toEqual([BigInt(last - 1) * 4096n]);
+    machine.unmap(last - 1);
+    await machine.invalidate();
+    expect(backEnd.entries).toEqual([]);
+  });
+
+  it("asks once for what is beyond memory while requests pass, however often the guest invalidates", async () => {
+    const { machine, backEnd, iotlb } = await connected();
+    await machine.setDomain("bypass");
+    for (const iova of [1n << 45n, 0x900000n]) expect(backEnd.dmaRead(iova, 4)).toBeUndefined();
+    await settle();
+    const asked = machine.translations;
+    for (let i = 0; i < 3; i++) await machine.invalidate();
+    expect([iotlb.unansweredMisses, machine.translations]).toEqual([2, asked]);
+  });
+
   it("completes the guest's invalidation only when the back-end has confirmed", async () => {
     const { machine, backEnd, iotlb } = await connected();
     machine.map(0x100, 5);

@@ -220,7 +220,7 @@ export class VhostFrontEnd {
     const parts: Promise<void>[] = [];
     const end = iovaPfn + pageCount;
     for (let at = iovaPfn; at < end;) {
-      // A range must not end at 2^64 either: its end would wrap to 0. Nothing can be mapped in the last frame then, which no back-end asks for.
+      // A range must not end at 2^64 either: its end would wrap to 0. `VhostIotlb` never tells the last frame, so nothing is held there.
       const count = Math.min(end - at, HALF_SPACE - (at % HALF_SPACE), 2 ** 52 - 1 - at);
       if (count <= 0) break;
       parts.push(this.#confirm(FrontEndRequest.IOTLB_MSG, packIotlb(IotlbType.INVALIDATE, at, count, 0, 0)));

@@ -57,11 +57,14 @@ export interface VhostIotlbStatistics {
   readonly accessFails: number;
   /** Misses that were answered when the page got mapped. */
   readonly answeredLater: number;
-  /** Misses whose target is not in the memory table. */
+  /** Misses whose target is not in the memory table, and those for the last frame of the 64-bit space, which cannot be told. */
   readonly outsideMemory: number;
   /** Misses forgotten because there were too many. */
   readonly forgotten: number;
 }
+
+/** The last frame of the 64-bit space. */
+const LAST_PFN = 2 ** 52 - 1;
 
 /**
  * Answers the misses of a vhost-user back-end from one address space, and tells it what the guest has invalidated. Attach it to the address space it was made
@@ -202,6 +205,8 @@ export class VhostIotlb implements UnmapNotifier {
       span = Math.floor(span / 2)
     ) {
       const firstPfn = Math.floor(iovaPfn / span) * span;
+      // The end of the last block is 2^64: no INVALIDATE can name it, so it is never told.
+      if (firstPfn + span > LAST_PFN) continue;
       const userAddress = memory?.userAddressOf(answer.gpaPfn - (iovaPfn - firstPfn), span);
       if (userAddress !== undefined && this.#scope.covers({ firstPfn, pageCount: span }))
         return { firstPfn, pageCount: span, userAddress };
@@ -272,7 +277,14 @@ export class VhostIotlb implements UnmapNotifier {
   #rightsOf(iovaPfn: number): Access {
     const { domain } = this.#space;
     if (domain.kind === "blocked") return Access.none;
-    if (domain.kind === "bypass") return Access.readWrite;
+    if (domain.kind === "bypass") {
+      // What is not memory to the back-end could not be answered, and asking for it again and again would record a fault each time.
+      const isHole = domain.holes.some(
+        ({ firstPfn, pageCount }) => iovaPfn >= firstPfn && iovaPfn < firstPfn + pageCount,
+      );
+      const isMemory = this.#frontEnd.memory?.userAddressOf(iovaPfn, 1) !== undefined;
+      return isMemory && !isHole ? Access.readWrite : Access.none;
+    }
     return this.#probe.look(iovaPfn, (range, sink) => domain.scan(range, sink));
   }
 }
