@@ -47,6 +47,24 @@ export class PlaygroundMachine implements LabMachine {
     return this.#context;
   }
 
+  /** What keeps an action from making sense in this machine, as a sentence; `undefined`: nothing. */
+  problemOf(action: Action): string | undefined {
+    if (action.do === "split" && this.#leafPages(action.iovaPfn) < 512)
+      return `There is no 2 MiB page at 0x${action.iovaPfn.toString(16)}: the guest can only break up what it has mapped as one.`;
+    if (action.do !== "unmap") return undefined;
+    for (let page = 0; page < action.pageCount; page++)
+      if (this.#leafPages(action.iovaPfn + page) > 0) return undefined;
+    return "None of these pages is mapped.";
+  }
+
+  /** Pages of the leaf that maps a page in the tables that are edited; 0: none does. */
+  #leafPages(iovaPfn: number): number {
+    const tables = this.#guest.tables(this.#edited);
+    const level = tables.leafLevel(iovaPfn);
+    const isPresent = (this.read(tables.entryGpa(iovaPfn, level)) & 3) !== 0;
+    return isPresent ? 512 ** (level - 1) : 0;
+  }
+
   /** Carries an action out, to its end. Answers how its DMA went, page by page. */
   perform(action: Action): readonly DmaOutcome[] {
     const outcomes = action.do === "dma" ? this.#dma(action) : [];

@@ -9,15 +9,25 @@ import { TOUR } from "./tour.js";
 
 /** See the file's header. */
 export class Playground implements Session {
-  readonly machines: Readonly<Record<Strategy, PlaygroundMachine>>;
-  readonly followed: Readonly<Record<Strategy, ReadonlyMap<number, Followed>>>;
+  #machines!: Readonly<Record<Strategy, PlaygroundMachine>>;
+  #followed!: Readonly<Record<Strategy, ReadonlyMap<number, Followed>>>;
+  /** Whether the user has done something since the machines were made: what the tour says would not be true of them. */
+  #touched = false;
   #tourStep = 0;
   #position = 0;
-  #story = "The guest has set up its tables and switched translation on. Take the tour, or do something yourself.";
+  #story =
+    "The guest has set up its tables and switched translation on. Play takes the tour; or do something yourself.";
 
   constructor() {
-    this.machines = { old: new PlaygroundMachine(unmapAllThenMap), ours: new PlaygroundMachine(announceDifferences) };
-    this.followed = { old: followAll(this.machines.old), ours: followAll(this.machines.ours) };
+    this.#begin();
+  }
+
+  get machines(): Readonly<Record<Strategy, PlaygroundMachine>> {
+    return this.#machines;
+  }
+
+  get followed(): Readonly<Record<Strategy, ReadonlyMap<number, Followed>>> {
+    return this.#followed;
   }
 
   get position(): number {
@@ -37,12 +47,15 @@ export class Playground implements Session {
     return this.#tourStep;
   }
 
+  /** The next stop of the tour. It is about new machines: after something else was done with these, the tour begins with others. */
   step(): boolean {
+    const isNew = this.#touched;
+    if (isNew) this.#begin();
     const next = TOUR[this.#tourStep];
     if (next === undefined) return false;
     this.#tourStep += 1;
-    for (const action of next.actions) this.perform(action);
-    this.#story = next.say;
+    for (const action of next.actions) this.#carryOut(action);
+    this.#story = isNew ? `The tour begins with new machines. ${next.say}` : next.say;
     return true;
   }
 
@@ -57,8 +70,21 @@ export class Playground implements Session {
    * @throws {RangeError} With a sentence for the user, if the action makes no sense.
    */
   perform(action: Action): string {
-    const problem = problemOf(action);
+    const problem = problemOf(action) ?? this.#machines.ours.problemOf(action);
     if (problem !== undefined) throw new RangeError(problem);
+    this.#touched = true;
+    return this.#carryOut(action);
+  }
+
+  #begin(): void {
+    this.#machines = { old: new PlaygroundMachine(unmapAllThenMap), ours: new PlaygroundMachine(announceDifferences) };
+    this.#followed = { old: followAll(this.#machines.old), ours: followAll(this.#machines.ours) };
+    this.#touched = false;
+    this.#tourStep = 0;
+    this.#position = 0;
+  }
+
+  #carryOut(action: Action): string {
     const outcomes = this.machines.ours.perform(action);
     this.machines.old.perform(action);
     this.#position += 1;

@@ -63,6 +63,7 @@ export class GuestForm {
       const { kind } = button.dataset;
       const isOn = kind === "map" || kind === "unmap" ? device.isAttached(kind) : translates;
       button.setAttribute("aria-pressed", String(isOn));
+      if (kind === undefined) button.textContent = translates ? "Translation is on" : "Translation is off";
     }
   }
 

@@ -14,6 +14,15 @@ import { connectTheme } from "./theme.js";
 import { TreeView } from "./tree-view.js";
 
 const scene = byId("scene", HTMLSelectElement);
+/** What one should know of a scene before one watches it. */
+const SCENE_NOTES: Readonly<Record<string, string>> = {
+  playground:
+    "An IOVA is the address that a device puts on the bus. A MAP notifier mirrors all that the device may reach; an UNMAP-only cache asks when it needs a page, and is flushed.",
+  lazy39:
+    "The driver frees pages at once and flushes whole domains later: each flush costs the old strategy every page.",
+  vfio48:
+    "Page-selective flushes cost the old strategy few pages: only the functions of 00:1f lose some, at flushes of their domain. Ours makes more calls, one for each leaf, so that any of them can go alone.",
+};
 const device = byId("device", HTMLSelectElement);
 const story = byId("story", HTMLParagraphElement);
 const moment = byId("moment", HTMLInputElement);
@@ -94,13 +103,14 @@ function drawMoment(): void {
   const text =
     calls.length === 0
       ? "no call to the MAP notifier yet"
-      : `${count(at)} of ${count(calls.length)} calls: ${call === undefined ? "before the first" : describeCall(call)}`;
+      : `${count(at)} of ${count(calls.length)} ${calls.length === 1 ? "call" : "calls"}: ${call === undefined ? "before the first" : describeCall(call)}`;
   setText(momentText, text);
   moment.setAttribute("aria-valuetext", text);
 }
 
 async function openScene(): Promise<void> {
   playback.pause();
+  setText(byId("scene-note", HTMLParagraphElement), SCENE_NOTES[scene.value] ?? "");
   setText(story, "Loading …");
   try {
     await stage.open(scene.value);

@@ -1,13 +1,13 @@
 /** The map: the same pages in every holder, a row each. What the guest never took away and is missing all the same is red. */
 
 import { type Cell, cellsOf, coverage, type Span } from "../../dist/tables/page-map.js";
-import type { HeldRun, Holders } from "./holders.js";
-import { count, hex, make, makeSvg } from "./dom.js";
+import { type HeldRun, type Holders, isCurrent } from "./holders.js";
+import { count, hex, make } from "./dom.js";
 import type { Stage } from "./stage.js";
 
 const MOST_CELLS = 80;
-const CELL = 12;
-const HEIGHT = 20;
+/** Few pages do not become slabs. */
+const WIDEST_CELL_PIXELS = 34;
 
 /** Draws all rows into `element`. */
 export function drawMap(element: HTMLElement, stage: Stage, holders: Holders): void {
@@ -17,6 +17,8 @@ export function drawMap(element: HTMLElement, stage: Stage, holders: Holders): v
     [...[holders.tables, holders.shadow ?? [], holders.cache ?? []].flatMap((runs) => runs.map(spanOf)), ...vanished],
     MOST_CELLS,
   );
+  const staleOf = (runs: readonly HeldRun[] | undefined): readonly Span[] =>
+    stage.moment === undefined ? (runs ?? []).filter((run) => !isCurrent(stage, run)).map(spanOf) : [];
   const noTree = stage.strategy === "old" ? "none: the old strategy remembers nothing" : "no notifier attached";
   const rows = [
     rowOf({ name: "Guest's tables", runs: holders.tables, cells }),
@@ -29,7 +31,13 @@ export function drawMap(element: HTMLElement, stage: Stage, holders: Holders): v
       vanished,
       isMoment: stage.moment !== undefined,
     }),
-    rowOf({ name: "Cache", runs: holders.cache, cells, without: "no notifier attached" }),
+    rowOf({
+      name: "Cache",
+      runs: holders.cache,
+      cells,
+      without: "no notifier attached",
+      stale: staleOf(holders.cache),
+    }),
   ];
   element.replaceChildren(...rows, axis(cells));
 }
@@ -42,20 +50,21 @@ interface Row {
   readonly without?: string;
   /** What was away during the last step. */
   readonly vanished?: readonly Span[];
+  /** What the tables no longer say: right to hold until the guest flushes. */
+  readonly stale?: readonly Span[];
   /** The runs are those of a moment within the step. */
   readonly isMoment?: boolean;
 }
 
-function rowOf({ name, runs, cells, without = "", vanished = [], isMoment = false }: Row): HTMLElement {
+function rowOf({ name, runs, cells, without = "", vanished = [], stale = [], isMoment = false }: Row): HTMLElement {
   const held = coverage(cells, (runs ?? []).map(spanOf));
-  const away = coverage(
-    cells,
-    vanished.toSorted((a, b) => a.firstPfn - b.firstPfn),
-  );
+  const away = coverage(cells, sorted(vanished));
+  const old = coverage(cells, sorted(stale));
   const shapes = cells.map((_, index) => {
     const [part, lost] = [held[index] ?? 0, away[index] ?? 0];
-    const kind = lost > 0 && part < 1 && isMoment ? "gone" : lost > 0 && !isMoment ? "held blinked" : "held";
-    return makeSvg("g", { transform: `translate(${index * CELL} 0)` }, ...cellShapes(kind, kind === "gone" ? 1 : part));
+    if (lost > 0 && part < 1 && isMoment) return cellOf("gone", 1);
+    if (lost > 0 && !isMoment) return cellOf("held blinked", part);
+    return cellOf((old[index] ?? 0) > 0 ? "stale" : "held", part);
   });
   const pages = (runs ?? []).reduce((sum, { pageCount }) => sum + pageCount, 0);
   const text = runs === undefined ? without : `${count(pages)} ${pages === 1 ? "page" : "pages"}`;
@@ -63,26 +72,23 @@ function rowOf({ name, runs, cells, without = "", vanished = [], isMoment = fals
     "div",
     { class: "map-row" },
     make("span", { class: "map-name" }, name),
-    makeSvg(
-      "svg",
-      {
-        viewBox: `0 0 ${Math.max(1, cells.length) * CELL - 2} ${HEIGHT}`,
-        preserveAspectRatio: "none",
-        "aria-hidden": "true",
-      },
-      ...shapes,
-    ),
+    make("div", { class: "cells", "aria-hidden": "true", style: widthOf(cells) }, ...shapes),
     make("span", { class: "map-pages" }, text),
   );
 }
 
-function cellShapes(kind: string, part: number): SVGElement[] {
-  const size = { width: CELL - 2, height: HEIGHT, rx: 2 };
-  return [
-    makeSvg("rect", { ...size, class: "empty" }),
-    makeSvg("rect", { ...size, class: kind, opacity: part === 0 ? 0 : 0.35 + 0.65 * part }),
-    ...(kind === "held blinked" ? [makeSvg("rect", { width: CELL - 2, height: 5, y: HEIGHT - 5, class: "mark" })] : []),
-  ];
+/** A cell that is held in part is paler. */
+function cellOf(kind: string, part: number): HTMLElement {
+  const opacity = part === 0 ? 0 : 0.35 + 0.65 * part;
+  return make("i", {}, make("b", { class: kind, style: `opacity: ${opacity.toFixed(2)}` }));
+}
+
+function widthOf(cells: readonly Cell[]): string {
+  return `max-width: ${Math.max(6, cells.length) * WIDEST_CELL_PIXELS}px`;
+}
+
+function sorted(spans: readonly Span[]): readonly Span[] {
+  return spans.toSorted((a, b) => a.firstPfn - b.firstPfn);
 }
 
 function axis(cells: readonly Cell[]): HTMLElement {
@@ -95,7 +101,7 @@ function axis(cells: readonly Cell[]): HTMLElement {
     "div",
     { class: "map-row axis" },
     make("span"),
-    make("div", {}, ...ends.map((end) => make("span", {}, end))),
+    make("div", { style: widthOf(cells) }, ...ends.map((end) => make("span", {}, end))),
     make("span"),
   );
 }

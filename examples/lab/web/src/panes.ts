@@ -16,6 +16,9 @@ export interface Panes {
   readonly cache: HTMLElement;
 }
 
+/** Right: nobody has to drop it before the guest says so. */
+const STALE = "stale until the guest flushes";
+
 /** Draws all three. */
 export function drawPanes(panes: Panes, stage: Stage, holders: Holders): void {
   const noTree =
@@ -24,11 +27,9 @@ export function drawPanes(panes: Panes, stage: Stage, holders: Holders): void {
       : "No MAP notifier is attached.";
   list(panes.tree, holders.tree, noTree, () => undefined);
   list(panes.shadow, holders.shadow, "No MAP notifier is attached.", (run) =>
-    stage.moment !== undefined || isCurrent(stage, run) ? undefined : "not in the tables",
+    stage.moment !== undefined || isCurrent(stage, run) ? undefined : STALE,
   );
-  list(panes.cache, holders.cache, "No cache is attached.", (run) =>
-    isCurrent(stage, run) ? undefined : "not in the tables",
-  );
+  list(panes.cache, holders.cache, "No cache is attached.", (run) => (isCurrent(stage, run) ? undefined : STALE));
 }
 
 /** What to say of a leaf of the tables that the shadow does not have so. */

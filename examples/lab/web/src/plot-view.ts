@@ -43,10 +43,10 @@ export function drawPlot(element: HTMLElement, stage: Stage): void {
   const svg = makeSvg(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": summaryOf(stage) },
+    makeSvg("line", { class: "now", x1: now, x2: now, y1: 0, y2: height }),
     pagesBand(both, area, now),
     barsBand(VANISHED, both, area, BAND),
     barsBand(FAILED, both, area, 2 * BAND),
-    makeSvg("line", { class: "now", x1: now, x2: now, y1: 0, y2: height }),
   );
   element.replaceChildren(svg);
 }
@@ -87,7 +87,7 @@ function pagesBand(both: Both, { step }: Area, now: number): SVGGElement {
   const paths = STRATEGIES.map((strategy) => {
     const points = both[strategy].flatMap(({ pages, fewestPages }, index) => {
       const x = LEFT + index * step;
-      if (x > now) return [];
+      if (x > now - step / 2) return [];
       return [
         `L${x.toFixed(1)} ${y(fewestPages).toFixed(1)}`,
         `L${x.toFixed(1)} ${y(pages).toFixed(1)}`,

@@ -6,6 +6,8 @@ import { TraceSession } from "../../dist/sessions/trace-session.js";
 import { loadTrace } from "./load-trace.js";
 
 const LOG_LENGTH = 60;
+/** The device shown first: one at work from the beginning to the end, under flushes that tell the strategies apart. 00:03.0, or 00:1f.2. */
+const FIRST_SHOWN: Readonly<Record<string, number>> = { playground: 0x18, lazy39: 0x18, vfio48: 0xfa };
 
 /** See the file's header. */
 export class Stage {
@@ -38,8 +40,8 @@ export class Stage {
     const session = scene === "playground" ? new Playground() : new TraceSession(await loadTrace(scene));
     this.session = session;
     const ids = [...session.machines.ours.devices.keys()];
-    // The first disk of a recording: it is at work from the beginning to the end.
-    this.sourceId = ids.includes(0x18) ? 0x18 : (ids[0] ?? 0);
+    const shown = FIRST_SHOWN[scene] ?? 0x18;
+    this.sourceId = ids.includes(shown) ? shown : (ids[0] ?? 0);
     this.moment = undefined;
     this.log.length = 0;
   }
