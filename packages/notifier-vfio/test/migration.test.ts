@@ -1,6 +1,7 @@
 /**
  * Live migration of a device behind the unit: dirty pages are found while it writes and the guest remaps, the unit's state is saved and restored into a fresh one, the new
- * side's consumer is replayed, and DMA goes on before, during and after. What counts is the contents of memory at the end: no write may be missing.
+ * side's consumer is replayed, and DMA goes on before, during and after. What counts is the contents of memory at the end: no write may be missing, and none
+ * may have been refused to a page that stays mapped.
  */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -65,6 +66,9 @@ class Host {
   readonly guest = new GuestDriver({ cachingMode: true, limits: { mappingsPerSlice: 4, entriesPerSlice: 512 } });
   readonly container: MemoryContainer;
   readonly notifier: VfioNotifier;
+  /** IOVA pages that the guest has mapped, and those that it had when it invalidated last. */
+  readonly #mapped = new Set(Array.from({ length: SPACE }, (_, pfn) => pfn));
+  #announced = new Set(this.#mapped);
 
   constructor(profile: ContainerProfile, coalescing: Coalescing) {
     this.container = new MemoryContainer(profile);
@@ -82,12 +86,28 @@ class Host {
     if (change.kind === "map") {
       const { iovaPfn, pageCount, buffer } = change;
       this.guest.map(1, { iovaPfn, pageCount, gpaPfn: FIRST_BUFFER + buffer });
-    } else if (change.kind === "unmap") this.guest.unmap(1, change.iovaPfn, change.pageCount);
+      for (let n = 0; n < pageCount; n++) this.#mapped.add(iovaPfn + n);
+    } else if (change.kind === "unmap") {
+      const { iovaPfn, pageCount } = change;
+      this.guest.unmap(1, iovaPfn, pageCount);
+      for (let n = 0; n < pageCount; n++) this.#mapped.delete(iovaPfn + n);
+    }
+  }
+
+  /** The guest's tables are announced. */
+  announced(): void {
+    this.#announced = new Set(this.#mapped);
+  }
+
+  /** Whether the device reaches the page at this moment, whatever is under way. */
+  staysMapped(iovaPfn: number): boolean {
+    return this.#mapped.has(iovaPfn) && this.#announced.has(iovaPfn);
   }
 
   async flush(): Promise<void> {
     this.guest.registers.domain(1);
     await this.guest.scheduler.idle();
+    this.announced();
   }
 
   frame(pfn: number): Uint8Array {
@@ -116,6 +136,8 @@ class Migration {
   readonly expected = new Map<number, number>();
   /** Writes by the device that reached memory. */
   writes = 0;
+  /** Pages that the device could not write although they stay mapped: writes that are missing at the end. */
+  readonly refused: number[] = [];
   #count = 0;
 
   constructor(profile: ContainerProfile, coalescing: Coalescing) {
@@ -137,7 +159,10 @@ class Migration {
   /** The device writes a value that nobody wrote before, at a place that changes, through its side's container. */
   dma(host: Host, iovaPfn: number): boolean {
     const out = shadowBlock();
-    if (!host.container.translate(iovaPfn, Access.write, out)) return false;
+    if (!host.container.translate(iovaPfn, Access.write, out)) {
+      if (host.staysMapped(iovaPfn)) this.refused.push(iovaPfn);
+      return false;
+    }
     const gpa = out.gpaPfn * 4096 + this.place();
     host.guest.memory.write(gpa, Uint8Array.of(this.note(gpa)));
     return true;
@@ -189,8 +214,19 @@ class Migration {
     await restore(this.target.guest.unit, state);
   }
 
-  /** The new side's consumer is replayed, slice by slice, and the device is at work again from the first one on. */
-  async replay(): Promise<{ refused: number; reached: number }> {
+  /** The new side's consumer is replayed. The device is held until that is done; then it reaches every page that it reached before. */
+  async takeOver(): Promise<void> {
+    const { guest, notifier, space } = this.target;
+    const attachment = notifier.attachTo(space);
+    await guest.scheduler.idle();
+    await attachment.ready;
+    this.target.announced();
+    expect(attachment.state).toBe("active");
+    for (let pfn = 0; pfn < SPACE; pfn++) this.dma(this.target, pfn);
+  }
+
+  /** The same with a device that does not wait: it is at work from the first slice on. */
+  async takeOverAtOnce(): Promise<{ refused: number; reached: number }> {
     const { guest, notifier, space } = this.target;
     const attachment = notifier.attachTo(space);
     let refused = 0;
@@ -263,11 +299,12 @@ describe.each(kinds)("a device behind a container of kind %s, %s entries", (_, c
           await migration.switchOver();
           expect(migration.lost()).toBe(0);
 
-          await migration.replay();
+          await migration.takeOver();
           expect(pagesOf(migration.target.container)).toEqual(table);
           await migration.goOn(after);
 
           expect(migration.lost()).toBe(0);
+          expect(migration.refused).toEqual([]);
           expect(migration.target.guest.takeFaults()).toEqual([]);
         },
       ),
@@ -305,6 +342,16 @@ describe("the check itself", () => {
     expect([...migration.pending].toSorted((a, b) => a - b)).toEqual([FIRST_BUFFER + 2, FIRST_BUFFER + 40]);
   });
 
+  it("finds writes that were refused to pages which stay mapped", async () => {
+    const migration = new Migration(shadow, "leaf");
+    await migration.start();
+    migration.source.container.unmap(2, 1);
+
+    await migration.run([{ kind: "dma", iovaPfn: 2 }]);
+
+    expect(migration.refused).toEqual([2]);
+  });
+
   it("copies only what was written, where the container knows", async () => {
     const migration = new Migration(shadow, "leaf");
     await migration.start();
@@ -316,14 +363,15 @@ describe("the check itself", () => {
   });
 });
 
-it("a replay into the new consumer takes several slices, and what the device reaches meanwhile is right", async () => {
+it("a device that does not wait for the replay, which takes several slices, is refused what is not there yet; what it reaches is right", async () => {
   const migration = new Migration(shadow, "leaf");
   await migration.start();
   await migration.switchOver();
 
-  const { refused, reached } = await migration.replay();
+  const { refused, reached } = await migration.takeOverAtOnce();
 
   expect(refused).toBeGreaterThan(0);
+  expect(migration.refused).toHaveLength(refused);
   expect(reached).toBeGreaterThan(0);
   expect(migration.lost()).toBe(0);
   expect(migration.target.table()).toEqual(migration.source.table());
@@ -369,9 +417,10 @@ it("an emulated device on the same address space is tracked by frame, and migrat
   emulated(source, 5);
   tracker.collect({ gpa: (pfn, count) => Array.from({ length: count }, (_, n) => migration.pending.add(pfn + n)) });
   await migration.switchOver();
-  await migration.replay();
+  await migration.takeOver();
   emulated(target, 5);
 
   expect(migration.lost()).toBe(0);
+  expect(migration.refused).toEqual([]);
   expect(migration.writes).toBeGreaterThan(4);
 });
