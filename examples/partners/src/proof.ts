@@ -20,6 +20,7 @@ export type Call = (typeof CALLS)[number];
 export class Proof {
   readonly #partner: string;
   readonly #latencies = new Map<string, readonly number[]>();
+  #firstUse = "not measured";
   #claims = 0;
   #failures = 0;
   #uses = 0;
@@ -75,6 +76,7 @@ export class Proof {
   latency(call: Call | undefined, what: string, microseconds: readonly number[]): void {
     const sorted = microseconds.toSorted((a, b) => a - b);
     this.#latencies.set(call ?? what, sorted);
+    if (call === "miss to use") this.#firstUse = what;
     console.log(`  latency     ${what.padEnd(CLAIM_WIDTH)}  ${percentiles(sorted)}, ${sorted.length} times`);
   }
 
@@ -82,6 +84,11 @@ export class Proof {
   checkLatencies(): void {
     const measured = CALLS.filter((call) => (this.#latencies.get(call)?.length ?? 0) >= LEAST_SAMPLES);
     this.check("latencies of every call", CALLS.join("; "), measured.join("; "), measured.length === CALLS.length);
+  }
+
+  /** What its first column of latencies is, for a line below the table. */
+  get footnote(): string {
+    return `miss to use, ${this.#partner}: ${this.#firstUse}`;
   }
 
   /** Its row of the table. */
@@ -96,17 +103,18 @@ export class Proof {
   }
 }
 
-/** The table at the end: one row for each partner. */
+/** The table at the end: one row for each partner, and below it what the first use is for each. */
 export function table(proofs: readonly Proof[]): readonly string[] {
   const head = ["p50 / p95", "claims proved", "uses checked", ...CALLS];
   const rows = [head, ...proofs.map((proof) => proof.row())];
   const widths = head.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows.map((row) =>
+  const lines = rows.map((row) =>
     row
       .map((cell, column) => cell.padEnd(widths[column] ?? 0))
       .join("  ")
       .trimEnd(),
   );
+  return [...lines, ...proofs.map(({ footnote }) => footnote)];
 }
 
 function percentiles(sorted: readonly number[]): string {

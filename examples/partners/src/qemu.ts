@@ -207,7 +207,11 @@ async function measure(bench: Bench): Promise<void> {
   proof.latency("map", "map one page, acknowledged by the remote", map);
   proof.latency("unmap", "unmap one page, acknowledged by the remote", unmap);
   proof.latency("invalidate, acknowledged", "invalidate one page that moved, acknowledged by the remote", invalidate);
-  proof.latency("miss to use", "a page mapped and copied to: from the guest's map to the end of the copy", firstUse);
+  proof.latency(
+    "miss to use",
+    "no miss, all is told ahead: from the guest's map of a page to the end of the copy",
+    firstUse,
+  );
   proof.latency(undefined, "copy a page", copies);
 }
 
