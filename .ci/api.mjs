@@ -1,7 +1,8 @@
 // Compares the public API of every entry point with its report in packages/*/etc (one report per subpath). All entry
 // points share one compiler run. `--update` writes the reports instead. In both modes a type that appears in a public
-// signature must be exported, from any entry point of its package, and every export has a docstring.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+// signature must be exported, from any entry point of its package, and every export has a docstring. Members without one
+// are counted for each report in .ci/undocumented.json, and the counts only go down: `--update` writes lower ones.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CompilerState, Extractor, ExtractorConfig, ExtractorLogLevel } from "@microsoft/api-extractor";
@@ -24,6 +25,7 @@ for (const { entry } of built) {
 }
 if (problemCount === 0) checkReports();
 for (const pkg of packages) checkLeftovers(pkg);
+checkUndocumented();
 rmSync(temporary, { recursive: true, force: true });
 
 console.log(problemCount === 0 ? "every API report is up to date" : `${problemCount} problems`);
@@ -125,6 +127,25 @@ function checkLeftovers(pkg) {
     if (update) rmSync(join(folder, stale));
     else problem(`packages/${pkg.shortName}/etc/${stale} belongs to no entry point; run: pnpm run api`);
   }
+}
+
+/** Members without a docstring, those marked `@internal` aside: no report may have more of them than before, a new one none. */
+function checkUndocumented() {
+  const file = new URL("undocumented.json", import.meta.url);
+  const allowed = /** @type {Record<string, number>} */ (JSON.parse(readFileSync(file, "utf8")));
+  /** @type {Record<string, number>} */
+  const counts = {};
+  for (const { pkg, entry } of built) {
+    const report = join(pkg.directory, "etc", reportName(entry));
+    const text = existsSync(report) ? readFileSync(report, "utf8") : "";
+    const count = [...text.matchAll(/^ *\/\/ \(undocumented\)$/gm)].length;
+    const most = allowed[entry.specifier] ?? 0;
+    if (count > most) problem(`${entry.specifier}: expected at most ${most} members without a docstring, got ${count}`);
+    if (Math.min(count, most) > 0) counts[entry.specifier] = Math.min(count, most);
+  }
+  if (update) writeFileSync(file, `${JSON.stringify(counts, undefined, 2)}\n`);
+  else if (JSON.stringify(counts) !== JSON.stringify(allowed))
+    problem(".ci/undocumented.json has higher counts than the reports; run: pnpm run api");
 }
 
 /**
