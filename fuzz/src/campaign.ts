@@ -32,10 +32,24 @@ export interface CampaignReport {
   /** Requests of devices that were judged. */
   judged: number;
   failures: number;
+  /** What guests did with success, and how often. */
+  readonly census: Map<string, number>;
   /** Inputs kept because they reached new code. */
   kept: number;
   milliseconds: number;
 }
+
+/** What a census should show: every way of translating, at every depth, and what devices with TLBs do. */
+export const EXPECTED = [
+  "bypass",
+  ...[3, 4, 5].map((levels) => `legacy, ${levels} levels`),
+  ...[4, 5].map((levels) => `first stage, ${levels} levels`),
+  ...[3, 4, 5].map((levels) => `second stage, ${levels} levels`),
+  ...[4, 5].map((levels) => `nested, ${levels} levels`),
+  "translations for a device TLB",
+  "page requests queued",
+  "page groups answered",
+];
 
 /** Inputs kept at most. */
 const MOST_KEPT = 400;
@@ -45,7 +59,15 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRep
   const { seed, milliseconds, rounds = Infinity, guided, mostFailures = 5 } = options;
   const random = new Random(seed);
   const guide = guided ? await CoverageGuide.start() : undefined;
-  const report: CampaignReport = { rounds: 0, steps: 0, judged: 0, failures: 0, kept: 0, milliseconds: 0 };
+  const report: CampaignReport = {
+    rounds: 0,
+    steps: 0,
+    judged: 0,
+    failures: 0,
+    census: new Map(),
+    kept: 0,
+    milliseconds: 0,
+  };
   const kept: Scenario[] = [];
   const kinds = new Set<string>();
   const begun = Date.now();
@@ -79,7 +101,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRep
 
 async function attempt(scenario: Scenario, report: CampaignReport): Promise<Failure | undefined> {
   try {
-    report.judged += await runScenario(scenario);
+    const { judged, census } = await runScenario(scenario);
+    report.judged += judged;
+    for (const [what, count] of census) report.census.set(what, (report.census.get(what) ?? 0) + count);
     return undefined;
   } catch (error) {
     if (error instanceof Failure) return error;

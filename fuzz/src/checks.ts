@@ -76,10 +76,30 @@ export function checkShadow(machine: Machine, consumer: Consumer): void {
     checkFailedClosed(machine, notifier, expected, consumer);
     return;
   }
+  if (expected !== undefined) {
+    const { mappingsPerView } = machine.plan.limits;
+    const fewest = fewestMappings(expected);
+    const text = (): string =>
+      `${notifier.name}: a view of ${fewest} mappings did not meet a budget of ${mappingsPerView}`;
+    demand(fewest <= mappingsPerView, "budget", text);
+  }
   if (expected === undefined) checkSamples(machine, consumer, notifier);
   else if (plan.capacity === undefined && !isFullOfBlocks(machine, consumer, notifier))
     checkEqual(notifier, expected, consumer);
   else checkPart(notifier, attachment.refusedPages, expected, consumer);
+}
+
+/** How many mappings it takes at least to say what is reachable: the largest superpages that fit. */
+function fewestMappings(expected: RunList): number {
+  let mappings = 0;
+  for (const { iovaPfn, pageCount } of expected.joined()) {
+    for (let at = iovaPfn; at < iovaPfn + pageCount; mappings++) {
+      let span = 2 ** 27;
+      while (at % span !== 0 || at + span > iovaPfn + pageCount) span /= 512;
+      at += span;
+    }
+  }
+  return mappings;
 }
 
 /** It holds as many blocks of its own largest size as a view may have mappings: there is no room for another. */

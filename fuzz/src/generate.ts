@@ -34,7 +34,7 @@ export function randomUnit(random: Random): UnitPlan {
   const widths = ([39, 48, 57] as const).filter(flag);
   const mode = random.chance(3) ? "legacy" : "scalable";
   const supervisor = flag();
-  const deviceTlb = random.chance(3);
+  const deviceTlb = random.chance(2);
   const slice = random.pick([1, 8, 512, 4096, 65_536]);
   const small = slice < 512;
   return {
@@ -55,7 +55,7 @@ export function randomUnit(random: Random): UnitPlan {
     secondStageFlags: flag(),
     extendedAccessed: flag(),
     deviceTlb,
-    pageRequests: mode === "scalable" && deviceTlb && flag(),
+    pageRequests: mode === "scalable" && deviceTlb && !random.chance(4),
     zeroLengthRead: flag(),
     cachingMode: !random.chance(8),
     caches: random.pick([0, 0, 4, 64, 256]),
@@ -84,7 +84,7 @@ function tables(random: Random, unit: UnitPlan): Step[] {
     for (const index of INDEXES) if (!random.chance(3)) steps.push(poke(frame, index, firstStageWord(random)));
   for (const frame of Frames.second)
     for (const index of INDEXES) if (!random.chance(3)) steps.push(poke(frame, index, secondStageWord(random)));
-  if (unit.nested && unit.mode === "scalable") identityTables(random, steps);
+  if (unit.nested && unit.mode === "scalable") identityTables(random, unit, steps);
   return steps;
 }
 
@@ -119,15 +119,17 @@ function scalableTables(random: Random, unit: UnitPlan, steps: Step[]): void {
 }
 
 /** Second-stage tables that find the first-stage tables: low frames onto themselves. */
-function identityTables(random: Random, steps: Step[]): void {
+function identityTables(random: Random, unit: UnitPlan, steps: Step[]): void {
   const leaf = random.pick(Frames.second.slice(12));
   for (let index = 0; index < 60; index++) steps.push(poke(leaf, index, identityWord(random, index)));
-  const middle = random.pick(Frames.second.slice(6, 12));
-  steps.push(poke(middle, 0, BigInt(leaf) * 4096n + 3n));
-  const upper = random.pick(Frames.second.slice(6, 12));
-  if (upper !== middle) steps.push(poke(upper, 0, BigInt(middle) * 4096n + 3n));
-  for (const root of Frames.second.slice(0, 6))
-    if (!random.chance(3)) steps.push(poke(root, 0, BigInt(random.pick([middle, upper, upper])) * 4096n + 3n));
+  // A table of level 2, of 3 and of 4: roots of every width begin somewhere in this chain.
+  const first = 6 + random.below(4);
+  const chain = Frames.second.slice(first, first + 3);
+  for (const [i, frame] of chain.entries()) steps.push(poke(frame, 0, BigInt(chain[i - 1] ?? leaf) * 4096n + 3n));
+  for (const root of Frames.second.slice(0, 6)) {
+    const below = chain[(random.pick(unit.widths) - 39) / 9];
+    if (below !== undefined && !random.chance(3)) steps.push(poke(root, 0, BigInt(below) * 4096n + 3n));
+  }
 }
 
 function start(random: Random, unit: UnitPlan): Step[] {

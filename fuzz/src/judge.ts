@@ -30,6 +30,8 @@ const MOST_FETCHES = 600;
 export class Judge {
   /** Requests judged. */
   judged = 0;
+  /** What was translated, and how often. */
+  readonly census = new Map<string, number>();
   /** Requests with more possible histories than were tried. */
   open = 0;
   readonly #machine: Machine;
@@ -96,6 +98,7 @@ export class Judge {
       const matches = (answer: ModelAnswer): boolean => answer.code === 0 && answer.gpaPfn === gpaPfn;
       const asked = { who, pfn, access: wanted, now, certain: this.#isCertain(false) };
       this.#explain(matches, asked, () => `${where()}: granted ${gpaPfn.toString(16)}`);
+      this.count("translations for a device TLB");
     }
   }
 
@@ -138,7 +141,10 @@ export class Judge {
     const machine = this.#machine;
     const { who, pfn, access, now, certain } = asked;
     this.judged += 1;
-    if (matches(now)) return;
+    if (matches(now)) {
+      if (now.code === 0) this.#countWay(who);
+      return;
+    }
     const tables = now.code === 0 ? `${now.gpaPfn.toString(16)} ${now.access}` : `refusal ${now.code.toString(16)}`;
     demand(!certain, "dma", () => `${what()}, the tables say ${tables}`);
     const request = requestOf(who, BigInt(pfn), access);
@@ -153,6 +159,17 @@ export class Judge {
       "stale",
       () => `${what()}, the tables say ${tables} and never said that since the last flush`,
     );
+  }
+
+  /** Takes note of something that a guest did with success. */
+  count(what: string): void {
+    this.census.set(what, (this.census.get(what) ?? 0) + 1);
+  }
+
+  #countWay(who: Who): void {
+    const { model, latched, read } = this.#machine;
+    const way = model.wayOf(latched, read, who);
+    if (way !== undefined) this.count(way.kind === "table" ? way.name : way.kind);
   }
 
   /** The rest of the block goes where it continues. */

@@ -36,6 +36,7 @@ export const Offset = {
   IQH: 0x80,
   IQT: 0x88,
   IQA: 0x90,
+  PQT: 0xc8,
   IVA: 0xf0,
   IOTLB: 0xf8,
   FRCD: 0x220,

@@ -7,7 +7,7 @@ import { mkdirSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { type CampaignReport, runCampaign } from "./campaign.js";
+import { type CampaignReport, EXPECTED, runCampaign } from "./campaign.js";
 import { readScenario, writeScenario } from "./replay-file.js";
 import { failureOf, shrink } from "./shrink.js";
 
@@ -54,6 +54,7 @@ async function fuzz(): Promise<void> {
   });
   for (const stray of strays) console.log("an unhandled rejection:", stray);
   console.log(progress(report));
+  for (const what of EXPECTED) console.log(`${what}: ${report.census.get(what) ?? 0}`);
   const failures = report.failures + strays.length;
   console.log(`${report.rounds} rounds, ${failures} failures`);
   process.exit(failures > 0 ? 1 : 0);

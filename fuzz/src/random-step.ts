@@ -57,10 +57,12 @@ const MAKERS: readonly (readonly [number, Maker])[] = [
         pfn: randomPfn(random),
         count: 1 + random.below(5),
         noWrite: random.chance(2),
+        ...(random.chance(2) && { mapped: true }),
       },
     ],
   ],
   [2, pageRequest],
+  [2, protect],
   [2, interrupt],
   [8, cover],
   [4, (random) => [{ do: "turn", turns: 1 + random.below(4) }]],
@@ -217,8 +219,10 @@ function randomInvalidation(random: Random): Invalidation {
     "interrupts",
     "wait",
     "wait",
+    "response",
     "raw",
   ] as const);
+  if (what === "response") return pageGroupResponse(random);
   if (what === "raw") {
     const first = (random.word64() & ~0xe0fn) | BigInt(random.below(10));
     const mask = random.chance(2) ? random.word64() : 0xf0n;
@@ -232,6 +236,44 @@ function randomInvalidation(random: Random): Invalidation {
     pfn: randomPfn(random),
     order: random.pick([0, 0, 0, 3, 9, 18]),
   };
+}
+
+/** The guest's answer to a group of page requests (type 9). */
+function pageGroupResponse(
+  random: Random,
+  { source, pasid }: Who = randomWho(random),
+  group = randomGroup(random),
+): Invalidation {
+  const code = random.pick([0n, 0n, 0n, 1n, 15n, 3n]);
+  const low = 9n | (code << 12n) | (BigInt(source) << 16n);
+  const withPasid = pasid === undefined ? 0n : 0x10n | (BigInt(pasid) << 32n);
+  return { what: "raw", words: [hex(low | withPasid), hex(BigInt(group) << 3n), "0x0", "0x0"] };
+}
+
+/** Few of the 512 groups, so that requests and responses meet. */
+function randomGroup(random: Random): number {
+  return random.chance(4) ? random.below(512) : random.below(4);
+}
+
+/** Protected regions: those of low and of high memory, on and off (§11.4.7). */
+function protect(random: Random, unit: UnitPlan): Step[] {
+  if (!unit.protectedRegions) return [];
+  const low = random.pick([0, 0, 0x200000]);
+  const high = 0x1_0000_0000;
+  const write = (offset: number, bytes: 4 | 8, value: number): Step => ({
+    do: "write",
+    offset,
+    bytes,
+    value: hex(BigInt(value)),
+  });
+  return [
+    write(0x64, 4, 0),
+    write(0x68, 4, low),
+    write(0x6c, 4, 0),
+    write(0x70, 8, high),
+    write(0x78, 8, random.chance(2) ? high : 0),
+    write(0x64, 4, random.chance(5) ? 0 : 0x8000_0000),
+  ];
 }
 
 function attach(random: Random, unit: UnitPlan): Step {
@@ -267,16 +309,19 @@ function dma(random: Random): Step {
 }
 
 function pageRequest(random: Random): Step[] {
-  const group = random.below(512);
+  const group = randomGroup(random);
+  const who = randomWho(random);
+  const answer: Step = { do: "submit", list: [pageGroupResponse(random, who, group)] };
   return [
     {
       do: "page-request",
-      who: randomWho(random),
+      who,
       pfn: randomPfn(random),
       write: random.chance(2),
       group,
       last: !random.chance(3),
     },
+    ...(random.chance(2) ? [answer] : []),
   ];
 }
 

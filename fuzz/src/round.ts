@@ -34,8 +34,8 @@ const TURNS = 300_000;
 
 type Of<Kind extends Step["do"]> = Extract<Step, { do: Kind }>;
 
-/** Runs a scenario. @throws {Failure} for a broken invariant. Answers how many requests were judged. */
-export async function runScenario(scenario: Scenario): Promise<number> {
+/** Runs a scenario. @throws {Failure} for a broken invariant. Answers how many requests were judged, and what was in them. */
+export async function runScenario(scenario: Scenario): Promise<Pick<Judge, "judged" | "census">> {
   const round = new Round(scenario);
   for (const [index, step] of scenario.steps.entries()) {
     try {
@@ -52,7 +52,7 @@ export async function runScenario(scenario: Scenario): Promise<number> {
       );
     }
   }
-  return round.judge.judged;
+  return round.judge;
 }
 
 class Round {
@@ -371,9 +371,10 @@ class Round {
     }
   }
 
-  #ats({ who, pfn, count, noWrite }: Of<"ats">): void {
+  #ats({ who, pfn: named, count, noWrite, mapped = false }: Of<"ats">): void {
     const machine = this.#machine;
     if (!machine.plan.deviceTlb) return;
+    const pfn = mapped ? this.#mappedPage(who, named) : named;
     this.judge.begin();
     const ats = machine.unit.ats(machine.space(who));
     for (const answer of ats.translate(pfn, { pageCount: Math.min(count, 2 ** 52 - pfn), noWrite })) {
@@ -389,7 +390,14 @@ class Round {
     const machine = this.#machine;
     if (!machine.plan.pageRequests) return;
     const ats = machine.unit.ats(machine.space(who));
-    void ats.requestPage({ iovaPfn: pfn, write, read: !write, group, last });
+    const tail = machine.read32(Offset.PQT);
+    const response = ats.requestPage({ iovaPfn: pfn, write, read: !write, group, last });
+    if (machine.read32(Offset.PQT) !== tail) {
+      this.judge.count("page requests queued");
+      void response.then((answer) => {
+        if (answer === "success") this.judge.count("page groups answered");
+      });
+    }
     if (group % 8 === 7) ats.stopMarker();
     if (group % 16 === 5) ats.strayCompletion();
   }

@@ -86,7 +86,15 @@ export type Step =
       /** `pfn` picks one of the pages that the tables map. */
       readonly mapped?: boolean;
     }
-  | { readonly do: "ats"; readonly who: Who; readonly pfn: number; readonly count: number; readonly noWrite: boolean }
+  | {
+      readonly do: "ats";
+      readonly who: Who;
+      readonly pfn: number;
+      readonly count: number;
+      readonly noWrite: boolean;
+      /** As of `dma`. */
+      readonly mapped?: boolean;
+    }
   | {
       readonly do: "page-request";
       readonly who: Who;

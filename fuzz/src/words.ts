@@ -56,9 +56,9 @@ export function scalableContextWords(random: Random, plan: UnitPlan): readonly b
   const flag = (oneIn: number, at: number): bigint => (random.chance(oneIn) ? bit(at) : 0n);
   let low = (random.chance(30) ? 0n : 1n) | flag(10, 1) | (BigInt(random.pick(Frames.directories)) << 12n);
   low |= BigInt(random.pick([0, 0, 1, 7])) << 9n;
-  if (plan.deviceTlb) low |= flag(2, 2);
+  if (plan.deviceTlb && !random.chance(4)) low |= 4n;
   if (!random.chance(6)) low |= 8n;
-  if (plan.pageRequests && (low & 4n) !== 0n) low |= flag(2, 4);
+  if (plan.pageRequests && (low & 4n) !== 0n && !random.chance(4)) low |= 16n;
   let high = 0n;
   if (plan.requestPasid) high |= BigInt(random.pick([0, 0, 1, 5]));
   if (plan.requestPrivilege) high |= flag(3, 20);

@@ -31,7 +31,7 @@ export interface ModelRequest {
 
 /** Where it goes, or the architected code of the fault. */
 export interface ModelAnswer {
-  /** 0: translated. -2: protected memory, which has no code. */
+  /** 0: translated. -6: protected memory, which has no code. */
   readonly code: number;
   readonly recorded: boolean;
   readonly gpaPfn: number;

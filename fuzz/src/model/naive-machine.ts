@@ -16,12 +16,18 @@ import {
 } from "./facts.js";
 import { leavesOfLegacy, leavesOfPasid, type Sink, TooMany } from "./leaves.js";
 import { legacyContext, legacyWalk } from "./legacy.js";
-import { type Flags, scalableEntry, scalableWalk } from "./scalable.js";
+import { type Flags, type PasidEntryFacts, scalableEntry, scalableWalk } from "./scalable.js";
 
 /** How requests of somebody are translated at present; `undefined`: not at all. */
 export type Way =
   | { readonly kind: "bypass" }
-  | { readonly kind: "table"; readonly domainId: number; readonly enumerate: (sink: Sink) => void };
+  | {
+      readonly kind: "table";
+      /** For the census. */
+      readonly name: string;
+      readonly domainId: number;
+      readonly enumerate: (sink: Sink) => void;
+    };
 
 /** See the file's header. */
 export class NaiveMachine {
@@ -56,7 +62,7 @@ export class NaiveMachine {
     });
     try {
       const found = this.#walk(model, latched, request, see, set);
-      if (isProtected(latched, found.pfn)) return refusal(-2, false);
+      if (isProtected(latched, found.pfn)) return refusal(-6, false);
       for (const [gpa, word] of later) entry(gpa, (overlay.get(gpa) ?? 0n) | word);
       return { code: 0, recorded: false, gpaPfn: Number(found.pfn), access: found.access, flags: written };
     } catch (error) {
@@ -90,6 +96,7 @@ export class NaiveMachine {
         if (context.passThrough) return { kind: "bypass" };
         return {
           kind: "table",
+          name: `legacy, ${context.levels} levels`,
           domainId: context.domainId,
           enumerate: (sink) => leavesOfLegacy(model, context, sink),
         };
@@ -97,7 +104,8 @@ export class NaiveMachine {
       if (latched.mode !== 1 || this.#unit.mode === "legacy") return undefined;
       const entry = scalableEntry(model, latched.rootPfn, requestOf(who, 0n, 1), () => undefined);
       if (entry.type === 4) return { kind: "bypass" };
-      return { kind: "table", domainId: entry.domainId, enumerate: (sink) => leavesOfPasid(model, entry, sink) };
+      const name = nameOf(entry);
+      return { kind: "table", name, domainId: entry.domainId, enumerate: (sink) => leavesOfPasid(model, entry, sink) };
     } catch (error) {
       if (error instanceof Refused) return undefined;
       throw error;
@@ -158,6 +166,11 @@ export class NaiveMachine {
     if (latched.mode !== 1 || this.#unit.mode === "legacy") throw new Refused(0x30, false);
     return scalableWalk(model, scalableEntry(model, latched.rootPfn, request, see), request, set);
   }
+}
+
+function nameOf({ type, levels, firstLevels }: PasidEntryFacts): string {
+  if (type === 1) return `first stage, ${firstLevels} levels`;
+  return type === 2 ? `second stage, ${levels} levels` : `nested, ${firstLevels} levels`;
 }
 
 /** A request of somebody. */
