@@ -124,3 +124,61 @@ it.each(["DTE in scalable mode", "TT in legacy mode"])(
     expect(tlb.translate(0x10, Access.read, out)).toBe(false);
   },
 );
+
+describe("behind pass-through", () => {
+  const DID = 5;
+  const NEAR = 0x10;
+  /** In another 1 GiB block, which is how large the answers are. */
+  const FAR = 2 ** 18 + NEAR;
+  /** Where the entry leads once it has been changed. */
+  const MOVED = 0x2000;
+  const ALL = [false, false] as const;
+  const NONE = [true, true] as const;
+
+  /** What the named PASID, another of its domain, and one of another domain still hold of [NEAR, FAR]. */
+  it.each([
+    ["a page of the domain", (guest) => guest.invalidate.page(DID, NEAR), [[false, true], [false, true], NONE], false],
+    ["the domain", (guest) => guest.invalidate.domain(DID), [ALL, ALL, NONE], false],
+    ["a page of the PASID", (guest) => guest.invalidate.pasidPages(DID, 7, NEAR), [NONE, NONE, NONE], false],
+    ["the PASID", (guest) => guest.invalidate.pasidAll(DID, 7), [ALL, NONE, NONE], false],
+    ["the PASID's entry", (guest) => guest.invalidate.pasidEntry(DID, 7), [ALL, NONE, NONE], true],
+    ["the domain's entries", (guest) => guest.invalidate.pasidEntriesOfDomain(DID), [ALL, ALL, NONE], true],
+    ["every entry", (guest) => guest.invalidate.pasidEntries(), [ALL, ALL, ALL], true],
+    ["every translation", (guest) => guest.invalidate.all(), [ALL, ALL, ALL], false],
+  ] as const satisfies readonly (readonly [
+    string,
+    (guest: GuestDriver) => boolean,
+    readonly (readonly [boolean, boolean])[],
+    boolean,
+  ])[])("a cache forgets, at an invalidation of %s, exactly what that names", (_name, send, holds, entry) => {
+    const guest = new GuestDriver({ scalableMode: true, pasidWidth: 20 });
+    guest.scalableContext(NIC, { pasids: true });
+    const owners = [
+      { pasid: 7, did: DID },
+      { pasid: 8, did: DID },
+      { pasid: 17, did: DID + 1 },
+    ];
+    for (const { pasid, did } of owners) guest.pasid(NIC, pasid, { did, type: "pass-through" });
+    guest.start("scalable");
+    const out = new Translation();
+    const caches = owners.map(({ pasid }) => {
+      const space = guest.device(NIC, { pasid });
+      const cache = new CacheNotifier(space);
+      space.attach(cache);
+      for (const page of [NEAR, FAR]) expect(cache.translate(page, Access.write, out) && out.gpaPfn).toBe(page);
+      return cache;
+    });
+    for (const { pasid, did } of owners) {
+      for (const page of [NEAR, FAR]) guest.map(did, { iovaPfn: page, gpaPfn: MOVED + page });
+      guest.pasid(NIC, pasid, { did, type: "second-stage" });
+    }
+    expect(send(guest)).toBe(true);
+    const held = caches.map((cache) => [NEAR, FAR].map((page) => cache.lookup(page, Access.read, out)));
+    expect(held).toEqual(holds);
+    // What was forgotten is asked for again: by the new entry once its invalidation has named it, else by the one that the unit has cached.
+    for (const [index, cache] of caches.entries()) {
+      const forgot = entry && holds[index]?.[0] === false;
+      expect(cache.translate(NEAR, Access.read, out) && out.gpaPfn).toBe(forgot ? MOVED + NEAR : NEAR);
+    }
+  });
+});

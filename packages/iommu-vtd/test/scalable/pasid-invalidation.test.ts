@@ -28,12 +28,14 @@ class Subject {
   readonly #guest: GuestDriver;
   readonly #type: Type;
   readonly #did: number;
+  readonly #pasid: number;
   readonly #first: FirstStageTables | undefined;
 
   constructor(guest: GuestDriver, type: Type, did: number, pasid: number) {
     this.#guest = guest;
     this.#type = type;
     this.#did = did;
+    this.#pasid = pasid;
     const second = guest.tables(did);
     if (type === "first-stage" || type === "nested") this.#first = guest.newFirstStageTables();
     if (type === "nested") {
@@ -50,15 +52,16 @@ class Subject {
     this.space = guest.device(DEVICE, { pasid });
   }
 
-  /** Makes the tables lead elsewhere; nobody is told. */
+  /** Makes the tables lead elsewhere, or, passed through, the entry to such tables; nobody is told. */
   move(): void {
     this.#point(NEW);
+    if (this.#type === "pass-through")
+      this.#guest.pasid(DEVICE, this.#pasid, { did: this.#did, type: "second-stage", fields: { PWSNP: 1 } });
   }
 
   #point(target: number): void {
     for (const page of [NEAR, FAR]) {
-      if (this.#type === "pass-through") return;
-      if (this.#type === "second-stage") {
+      if (this.#type === "second-stage" || this.#type === "pass-through") {
         this.#guest.tables(this.#did).map(page, 1, target + page, 3);
       } else {
         const frame = this.#type === "nested" ? GUEST + target + page : target + page;
@@ -245,7 +248,9 @@ for (const type of ["first-stage", "second-stage", "nested", "pass-through"] as 
         const ranges = { everything: [ALL_FRAMES], "the page": [{ firstPfn: NEAR, pageCount: 1 }], nothing: [] };
         expect(held.map(({ cache }) => cache.take())).toEqual(reached.map((reach) => ranges[reach]));
         const pages = held.map(({ mirror }) => [NEAR, FAR].map((page) => (mirror.lookup(page)?.gpaPfn ?? -1) - page));
-        const [old, now] = type === "pass-through" ? [0, 0] : [base + OLD, base + NEW];
+        // What passes through changes with its entry, so only with an invalidation of that.
+        const entry = name.includes("entr");
+        const [old, now] = type === "pass-through" ? [0, entry ? NEW : 0] : [base + OLD, base + NEW];
         const after = { everything: [now, now], "the page": [now, old], nothing: [old, old] };
         expect(pages).toEqual(reached.map((reach) => after[reach]));
         for (const { mirror } of held) mirror.check();
