@@ -3,10 +3,10 @@ import { dirname, join } from "node:path";
 import { Access, PAGE_BYTES } from "@iommu-kit/iommu-core";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { V86, type V86Options } from "v86";
-import { attachIommu } from "../src/adapter/attach-iommu.js";
+import { attachIommu, type AttachIommuOptions } from "../src/adapter/attach-iommu.js";
 import { observed, newCounters, translatedCpu } from "../src/adapter/device-dma.js";
 import { localApicMsi } from "../src/adapter/local-apic-msi.js";
-import { internalsOf, type V86Cpu } from "../src/adapter/v86-internals.js";
+import { internalsOf, type V86Cpu, type V86VirtioDevice } from "../src/adapter/v86-internals.js";
 import { V86GuestMemory } from "../src/adapter/v86-guest-memory.js";
 import { DMA_ENGINE, DmaEngine } from "../src/devices/dma-engine.js";
 
@@ -105,6 +105,15 @@ describe("V86GuestMemory", () => {
   });
 });
 
+/** What attaching changes in an emulator. */
+function traces(cpu: V86Cpu, features: Uint32Array): unknown {
+  const block = UNIT_GPA >>> 17;
+  const maps = [cpu.memory_map_read8, cpu.memory_map_write8, cpu.memory_map_read32, cpu.memory_map_write32].map(
+    (map) => map[block],
+  );
+  return [...maps, ...features, cpu.option_roms.length, Object.hasOwn(cpu, "reboot_internal")];
+}
+
 describe("translatedCpu", () => {
   it("gives the chosen byte, and no bytes of a range, for what is refused", async () => {
     const cpu = internalsOf(await loaded());
@@ -141,6 +150,44 @@ describe("translatedCpu", () => {
 });
 
 describe("attachIommu", () => {
+  it("leaves no trace when it refuses, and attaches once the mistake is mended", async () => {
+    const emulator = await loaded();
+    const cpu = internalsOf(emulator);
+    const device = cpu.devices.virtio_9p;
+    if (device === undefined) throw new Error("the emulator has no virtio_9p");
+    const { virtio } = device;
+    const before = traces(cpu, virtio.device_feature);
+    const without = (name: string): V86VirtioDevice["virtio"] =>
+      Object.create(virtio, { [name]: { value: undefined } }) as V86VirtioDevice["virtio"];
+    const refused = (code: string, words: RegExp, options: AttachIommuOptions = {}): void => {
+      expect(() => attachIommu(emulator, options), String(words)).toThrow(
+        expect.objectContaining({ code, message: expect.stringMatching(words) as string }),
+      );
+      expect(traces(cpu, virtio.device_feature), String(words)).toEqual(before);
+    };
+    for (const name of ["queues", "device_feature", "driver_feature"]) {
+      Object.assign(device, { virtio: without(name) });
+      refused("not-supported", new RegExp(`virtio_9p\\.virtio\\.${name}.*expected`));
+      Object.assign(device, { virtio });
+    }
+    for (const registerGpa of [0xfed9_0800, -4096, 2 ** 32, 0x10_0000, Number.NaN])
+      refused("bad-option", /registerGpa: expected a multiple of 0x1000 .* got/, { registerGpa });
+    refused("bad-option", /addressWidths/, { unit: { addressWidths: [40 as 39] } });
+    expect(() => attachIommu(emulator, {})).not.toThrow();
+  });
+
+  it("states the unit's own address width in the firmware table", async () => {
+    for (const [unit, width] of [
+      [{}, 36],
+      [{ hostAddressWidth: 39 }, 39],
+    ] as const) {
+      const emulator = await loaded();
+      attachIommu(emulator, { unit });
+      const table = internalsOf(emulator).option_roms.find(({ name }) => name === "acpi/dmar");
+      expect((table?.data as Uint8Array | undefined)?.[36]).toBe(width - 1);
+    }
+  });
+
   it("answers at the register block and nowhere else in its 128 KiB", async () => {
     const emulator = await loaded();
     attachIommu(emulator, {});

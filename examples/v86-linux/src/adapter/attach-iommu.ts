@@ -31,10 +31,8 @@ export type V86DeviceName = "ide" | "virtio_9p" | "virtio_net" | "virtio_console
 export interface AttachIommuOptions {
   /** What the unit can do. The default is what suits v86: see `vtd-unit.ts`. */
   readonly unit?: VtdConfig;
-  /** Address of the registers, a multiple of 4096 in a 128 KiB block that nothing else of v86 uses. Default 0xFED90000, where chipsets have it. */
+  /** Address of the registers: above RAM and below 4 GiB, a multiple of 4096, in a 128 KiB block that nothing else of v86 uses. Default 0xFED90000, where chipsets have it. */
   readonly registerGpa?: number;
-  /** Width of a physical address that the firmware table states, in bits. Default 36. */
-  readonly hostAddressWidth?: number;
   /** Devices that go on reaching memory directly, as if the machine had forgotten to put them behind the unit. Default: none. */
   readonly bypass?: readonly V86DeviceName[];
   /**
@@ -84,7 +82,7 @@ const ACCESS_PLATFORM = 2;
 
 /**
  * Attaches a unit to a loaded emulator.
- * @throws {IommuError} `not-supported` if this v86 lacks a part that the adapter needs, `already-attached` if the emulator has a unit, `bad-option`.
+ * @throws {IommuError} `not-supported` if this v86 lacks a part that the adapter needs, `already-attached` if the emulator has a unit, `bad-option`. The emulator is then as it was.
  */
 export function attachIommu(emulator: V86Emulator, options: AttachIommuOptions): AttachedIommu {
   const cpu = internalsOf(emulator);
@@ -112,6 +110,8 @@ class V86Attachment implements AttachedIommu {
     const registerGpa = options.registerGpa ?? DEFAULT_REGISTER_GPA;
     this.#cpu = cpu;
     this.#onDma = options.onDma;
+    // Everything that can be refused comes before anything that shows in the emulator.
+    const found = dmaUsers(cpu);
     this.memory = new V86GuestMemory(cpu);
     // The guest waits for its interrupts: a microtask runs as soon as v86 returns to the event loop, a timer a millisecond later.
     const apic = localApicMsi(cpu, queueMicrotask);
@@ -122,12 +122,17 @@ class V86Attachment implements AttachedIommu {
       msi: apic.sink,
       scheduler: options.scheduler ?? timerScheduler,
     });
+    checkPlace(cpu, registerGpa, this.unit.registers.byteLength);
+    const table = buildDmar({
+      hostAddressWidth: this.unit.iommu.config.hostAddressWidth,
+      units: [{ registerGpa, includeAll: true }],
+    });
     this.#undo.push(mapRegisters(cpu, registerGpa, watched(this.unit.registers, options.onRegisterWrite)));
     this.#resetWithMachine();
-    this.#addFirmwareTable(registerGpa, options.hostAddressWidth ?? 36);
+    this.#addFirmwareTable(table);
     const bypass = new Set(options.bypass ?? []);
     this.#offerAccessPlatform(new Set(options.withoutAccessPlatform ?? []));
-    this.devices = dmaUsers(cpu).flatMap(({ name, sourceId, users }) =>
+    this.devices = found.flatMap(({ name, sourceId, users }) =>
       bypass.has(name) ? [] : [this.#putBehind(name, sourceId, users)],
     );
   }
@@ -183,8 +188,7 @@ class V86Attachment implements AttachedIommu {
     this.#undo.push(() => Reflect.deleteProperty(cpu, "reboot_internal"));
   }
 
-  #addFirmwareTable(registerGpa: number, hostAddressWidth: number): void {
-    const data = buildDmar({ hostAddressWidth, units: [{ registerGpa, includeAll: true }] });
+  #addFirmwareTable(data: Uint8Array): void {
     const file = { name: FIRMWARE_NAME, data };
     this.#cpu.option_roms.push(file);
     this.#undo.push(() => this.#cpu.option_roms.splice(this.#cpu.option_roms.indexOf(file), 1));
@@ -210,6 +214,16 @@ class V86Attachment implements AttachedIommu {
     );
     return { name, space, counters };
   }
+}
+
+function checkPlace(cpu: V86Cpu, registerGpa: number, byteLength: number): void {
+  const ramBytes = cpu.memory_size[0] ?? 0;
+  if (registerGpa % byteLength === 0 && registerGpa >= ramBytes && registerGpa + byteLength <= 2 ** 32) return;
+  throw new IommuError(
+    "bad-option",
+    `registerGpa: expected a multiple of 0x${byteLength.toString(16)} above RAM (0x${ramBytes.toString(16)}) and below 4 GiB, got 0x${registerGpa.toString(16)}`,
+    { hint: "leave it out for 0xfed90000, where chipsets have it" },
+  );
 }
 
 /** `registers` with an ear in front of them. */

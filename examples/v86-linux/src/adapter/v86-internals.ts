@@ -200,8 +200,9 @@ export function checkVirtio(name: string, device: V86VirtioDevice): void {
     throw missing(`cpu.devices.${name}.virtio.pci_id`, "number", part(virtio, "pci_id"), hint);
   if (!Array.isArray(queues) || queues.some((queue) => typeof part(queue, "cpu") !== "object"))
     throw missing(`cpu.devices.${name}.virtio.queues[].cpu`, "object", queues, hint);
-  if (!(part(virtio, "device_feature") instanceof Uint32Array))
-    throw missing(`cpu.devices.${name}.virtio.device_feature`, "Uint32Array", part(virtio, "device_feature"), hint);
+  for (const words of ["device_feature", "driver_feature"])
+    if (!(part(virtio, words) instanceof Uint32Array))
+      throw missing(`cpu.devices.${name}.virtio.${words}`, "Uint32Array", part(virtio, words), hint);
 }
 
 function part(value: unknown, name: string): unknown {
