@@ -159,13 +159,19 @@ export class VhostFrontEnd {
     this.#memory = table;
   }
 
-  /** Rings that the back-end has; 1 pair where it cannot say. */
+  /**
+   * Rings that the back-end has; 1 pair where it cannot say.
+   * @throws {IommuError} `destroyed` if the connection ends.
+   */
   async queueCount(): Promise<number> {
     if ((this.#protocolFeatures & ProtocolFeature.MQ) === 0n) return 1;
     return Number(await this.#get(FrontEndRequest.GET_QUEUE_NUM));
   }
 
-  /** Sets a ring up and enables it. Its addresses are IOVAs: the back-end will ask for them. */
+  /**
+   * Sets a ring up and enables it. Its addresses are IOVAs: the back-end will ask for them.
+   * @throws {IommuError} `not-supported` if the back-end refuses; `destroyed` if the connection ends.
+   */
   async startRing(ring: VhostRing): Promise<void> {
     const { index } = ring;
     await this.#confirm(FrontEndRequest.SET_VRING_NUM, packWords32(index, ring.size));
@@ -181,7 +187,10 @@ export class VhostFrontEnd {
     this.#rings.set(index, ring);
   }
 
-  /** Stops a ring. Answers the index to start it at again. */
+  /**
+   * Stops a ring. Answers the index to start it at again.
+   * @throws {IommuError} `not-supported` if the back-end refuses; `destroyed` if the connection ends.
+   */
   async stopRing(index: number): Promise<number> {
     this.#rings.delete(index);
     await this.#confirm(FrontEndRequest.SET_VRING_ENABLE, packWords32(index, 0));
@@ -191,7 +200,7 @@ export class VhostFrontEnd {
   /**
    * Starts logging of the pages that the back-end writes: one bit for each frame of guest memory, least significant first, in a shared file that this side
    * reads and clears. `undefined` stops it. Rings that run are told.
-   * @throws {IommuError} `not-supported` if the back-end cannot log.
+   * @throws {IommuError} `not-supported` if the back-end cannot log or refuses; `destroyed` if the connection ends.
    */
   async logWrites(log: VhostLog | undefined): Promise<void> {
     if (log !== undefined) {
@@ -229,7 +238,10 @@ export class VhostFrontEnd {
     await Promise.all(parts);
   }
 
-  /** Done when the back-end has worked off everything that was sent so far, UPDATEs included. */
+  /**
+   * Done when the back-end has worked off everything that was sent so far, UPDATEs included.
+   * @throws {IommuError} `destroyed` if the connection ends.
+   */
   async settled(): Promise<void> {
     await this.#ask(FrontEndRequest.GET_FEATURES, NO_PAYLOAD, NO_FDS, 0);
   }

@@ -18,8 +18,11 @@ export interface VhostRing {
   readonly index: number;
   /** Descriptors: a power of two up to 32768. */
   readonly size: number;
+  /** Descriptor table: IOVA in bytes, 0 up to 2^64 - 1; above 2^53 as a bigint. */
   readonly descriptorIova: number | bigint;
+  /** Available ring, in the same way. */
   readonly availableIova: number | bigint;
+  /** Used ring, in the same way. */
   readonly usedIova: number | bigint;
   /** Index of the next available entry to be taken. Default 0. */
   readonly base?: number;

@@ -80,10 +80,15 @@ export class VfioUserContainer implements DmaContainer {
     return this.#client.negotiated?.maxDmaMaps ?? Default.maxDmaMaps;
   }
 
+  /** What the server holds once it has answered all that is under way. */
   get entriesHeld(): number {
     return this.#held.size;
   }
 
+  /**
+   * Sends DMA_MAP, with the file that holds the target where there is one. Besides what the server answers: `gone` once the connection is over, `overflow`
+   * beyond 2^64 bytes, `invalid` over an entry of another size at the same place, `no-space` at the entry limit.
+   */
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): Answer<MapResult> {
     if (this.#client.closed !== undefined) return refused("gone");
     if (iovaPfn + pageCount > FRAME_LIMIT || pageCount === FRAME_LIMIT) return refused("overflow");
@@ -110,6 +115,7 @@ export class VfioUserContainer implements DmaContainer {
       });
   }
 
+  /** Sends DMA_UNMAP for one entry, exactly as it was mapped; `no-entry` from the server for anything else, `gone` once the connection is over. */
   unmap(iovaPfn: number, pageCount: number): Answer<UnmapResult> {
     if (this.#client.closed !== undefined) return refused("gone");
     const entry = this.#held.get(iovaPfn);
@@ -117,6 +123,10 @@ export class VfioUserContainer implements DmaContainer {
     return this.#unmap(iovaPfn, pageCount);
   }
 
+  /**
+   * Sends DMA_UNMAP of everything, and entry by entry to a server that does not know that. Once the connection is over: done, or `gone` where the server was given
+   * files and so may still reach memory.
+   */
   unmapAll(): Answer<UnmapResult> {
     const removedPageCount = this.#pagesHeld();
     // Without the connection nobody answers the server's requests: where no file was shared, it reaches nothing.
