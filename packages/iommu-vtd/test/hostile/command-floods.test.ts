@@ -123,6 +123,20 @@ describe("a queue without wait descriptors", () => {
     expect(guest.unit.mmio.read32(0x34)).toBe(0);
   });
 
+  it("stops fetching at the 64th descriptor that is pending, and not before", async () => {
+    const guest = begin();
+    guest.enableQueue();
+    const cache = new RecordingFlushNotifier({ answers: "manual" });
+    guest.device(NIC).attach(cache);
+    await settle(guest, cache.answers);
+    guest.queue.submit(...Array.from({ length: 63 }, (_, i) => descriptor.page(5, i)));
+    expect(guest.unit.mmio.read32(0x80)).toBe(63 * 16);
+    guest.queue.submit(...Array.from({ length: 10 }, (_, i) => descriptor.page(5, i)));
+    expect(guest.unit.mmio.read32(0x80)).toBe(64 * 16);
+    await settle(guest, cache.answers);
+    expect(guest.unit.mmio.read32(0x80)).toBe(73 * 16);
+  });
+
   it("leaves a bounded number of requests with a device that does not answer, also when it is switched off and on", async () => {
     const guest = begin({ deviceTlb: true });
     const answers = new AnswerQueue("manual");

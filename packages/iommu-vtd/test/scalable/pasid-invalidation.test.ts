@@ -305,6 +305,11 @@ describe("a PASID entry that changes", () => {
     ["the domain", (guest: GuestDriver) => guest.invalidate.pasidEntriesOfDomain(DID), [true, true]],
     ["everything", (guest: GuestDriver) => guest.invalidate.pasidEntries(), [true, true]],
     ["another domain", (guest: GuestDriver) => guest.invalidate.pasidEntriesOfDomain(OTHER_DID), [false, false]],
+    [
+      "the PASID in another domain",
+      (guest: GuestDriver) => guest.invalidate.pasidEntry(OTHER_DID, PASID),
+      [false, false],
+    ],
   ] as const) {
     it(`for pass-through, is dropped by a PASID-cache invalidation of ${name} exactly where that reaches`, () => {
       const guest = start();
@@ -411,6 +416,40 @@ describe("an address space that is refused", () => {
     expect(guest.invalidate.pasidEntry(OTHER_DID, PASID)).toBe(true);
     expect(mirror.lookup(NEAR)).toEqual({ gpaPfn: NEW, access: 3 });
   });
+});
+
+describe("an invalidation of a PASID", () => {
+  for (const [name, send] of [
+    ["its translations", wholePasid],
+    ["a page of them", pageOfPasid],
+    ["its entry", (guest: GuestDriver) => guest.invalidate.pasidEntry(DID, PASID)],
+  ] as const) {
+    it(`(${name}) does not concern the same PASID in another domain`, () => {
+      const guest = start();
+      const other = "00:04.0";
+      guest.scalableContext(other, { pasids: true });
+      const tables = guest.newFirstStageTables();
+      tables.map(NEAR, 1, OLD, { writable: true, user: true });
+      const entry = { type: "first-stage", firstRootPfn: tables.rootPfn, fields: { PWSNP: 1 } } as const;
+      guest.pasid(DEVICE, PASID, { did: DID, ...entry });
+      guest.pasid(other, PASID, { did: OTHER_DID, ...entry });
+      guest.start("scalable");
+      const [named, stranger] = [DEVICE, other].map((device) => {
+        const cache = new RecordingFlushNotifier();
+        const space = guest.device(device, { pasid: PASID });
+        space.attach(cache);
+        cache.take();
+        const out = new Translation();
+        expect(space.translate(NEAR, 1, out)).toBe(true);
+        return { cache, target: () => (space.translate(NEAR, 1, out) ? out.gpaPfn : -1) };
+      });
+      tables.map(NEAR, 1, NEW, { writable: true, user: true });
+      expect(send(guest)).toBe(true);
+      expect(named?.cache.take()).toHaveLength(1);
+      expect(stranger?.cache.take()).toEqual([]);
+      expect(stranger?.target()).toBe(OLD);
+    });
+  }
 });
 
 describe("requests without PASID", () => {

@@ -288,6 +288,18 @@ describe("a snapshot taken while something is pending", () => {
     expect(unit.mmio.read64(CCMD) >> 59n).toBe(0b0_10_01n);
   });
 
+  it("behind register commands keeps what they reported, although they would be refused now", () => {
+    const guest = busyGuest();
+    guest.setRoot();
+    expect([guest.registers.context(NIC, 1), guest.registers.domain(1)]).toEqual([3, 2]);
+    guest.enableQueue();
+    const { unit } = twin(guest);
+    void restore(unit, overTheWire(guest.unit));
+    expect(unit.mmio.read64(CCMD)).toBe(guest.unit.mmio.read64(CCMD));
+    expect(unit.mmio.read64(0xf8)).toBe(guest.unit.mmio.read64(0xf8));
+    expect(unit.mmio.read64(CCMD) >> 59n).toBe(0b0_11_11n);
+  });
+
   it("in the middle of a slice: the queue and the views are finished after the restore", async () => {
     const guest = busyGuest({ limits: { entriesPerSlice: 600 } });
     guest.start();
