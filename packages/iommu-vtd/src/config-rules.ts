@@ -80,7 +80,7 @@ const NEEDS: readonly (readonly [keyof VtdConfig, keyof VtdConfig])[] = [
 ];
 
 /** What a host supplies beside its decisions about the unit. */
-const PARTS: readonly string[] = ["memory", "msi", "scheduler", "regions", "limits"];
+const PARTS: ReadonlySet<string> = new Set(["memory", "msi", "scheduler", "regions", "limits"]);
 
 /**
  * Checks the options that a host gives, and how they go together.
@@ -90,7 +90,7 @@ const PARTS: readonly string[] = ["memory", "msi", "scheduler", "regions", "limi
  */
 export function checkOptions(given: VtdConfig, config: Required<VtdConfig>, names: readonly string[]): void {
   for (const [name, value] of Object.entries(given)) {
-    if (PARTS.includes(name)) continue;
+    if (PARTS.has(name)) continue;
     if (!names.includes(name)) refuse("options", `one of ${names.join(", ")}`, name);
     const { expected, allows } = RULES.get(name) ?? FLAG;
     if (!allows(value)) refuse(name, expected, value);
@@ -132,8 +132,8 @@ function isVersion(value: unknown): boolean {
 }
 
 function refuse(option: string, expected: string, got: unknown): never {
-  const text = typeof got === "object" ? JSON.stringify(got) : String(got);
-  throw new IommuError("bad-option", `${option}: expected ${expected}, got ${text}`, {
+  const plain: unknown = typeof got === "object" ? JSON.stringify(got) : got;
+  throw new IommuError("bad-option", `${option}: expected ${expected}, got ${String(plain)}`, {
     hint: "see VtdConfig for what each option means",
   });
 }

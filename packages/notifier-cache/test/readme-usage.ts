@@ -6,7 +6,7 @@ const backend = new SimpleBackend(); // your unit: new VtdIommu({ memory, msi })
 const unit = new BackendIommu({ backend, memory: new FakeMemory() });
 const tables = new SimpleDomain("guest tables");
 const space = unit.addressSpace(sourceId(0, 3, 0));
-backend.assign(space.sourceId, tables);
+void backend.assign(space.sourceId, tables);
 
 const cache = new CacheNotifier(space, { entries: 256 });
 space.attach(cache);
@@ -16,5 +16,5 @@ const out = new Translation();
 cache.translate(0x104, Access.read, out); // a miss: asks the unit, out.gpaPfn === 0x5004
 cache.translate(0x104, Access.read, out); // a hit
 tables.unmap(0x100, 16);
-backend.invalidate(tables); // the guest invalidates: the cache is empty
+void backend.invalidate(tables); // the guest invalidates: the cache is empty
 console.log(cache.translate(0x104, Access.read, out), cache.statistics); // false, { hits: 1, misses: 2, ... }
