@@ -31,6 +31,8 @@ export interface CampaignReport {
   steps: number;
   /** Requests of devices that were judged. */
   judged: number;
+  /** Requests with more possible histories than were tried: nothing is known of their answers. */
+  open: number;
   failures: number;
   /** What guests did with success, and how often. */
   readonly census: Map<string, number>;
@@ -63,6 +65,7 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRep
     rounds: 0,
     steps: 0,
     judged: 0,
+    open: 0,
     failures: 0,
     census: new Map(),
     kept: 0,
@@ -101,8 +104,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRep
 
 async function attempt(scenario: Scenario, report: CampaignReport): Promise<Failure | undefined> {
   try {
-    const { judged, census } = await runScenario(scenario);
+    const { judged, open, census } = await runScenario(scenario);
     report.judged += judged;
+    report.open += open;
     for (const [what, count] of census) report.census.set(what, (report.census.get(what) ?? 0) + count);
     return undefined;
   } catch (error) {

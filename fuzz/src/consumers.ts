@@ -30,6 +30,9 @@ const SAMPLES = 8;
 /** Calls that are compared one by one; of a flood every 64th. */
 const COMPARED = 100;
 
+/** What a device's TLB remembers of what it was told. */
+const MOST_TOLD = 1000;
+
 /** A MAP recorder that compares what it is told with the tables. */
 export class WatchedNotifier extends RecordingNotifier {
   /** Calls since `resetCalls`. */
@@ -96,6 +99,8 @@ export class DeviceTlb implements DeviceTlbNotifier {
   readonly kind = "device-tlb";
   readonly answers: AnswerQueue;
   readonly breaches: string[] = [];
+  /** The ranges that it was told to drop. */
+  readonly told: FrameRange[] = [];
 
   constructor(mode: "sync" | "microtask" | "manual") {
     this.answers = new AnswerQueue(mode);
@@ -103,6 +108,8 @@ export class DeviceTlb implements DeviceTlbNotifier {
 
   invalidate(iovaPfn: number, pageCount: number): Completion {
     if (!Number.isSafeInteger(iovaPfn) || !(pageCount > 0)) this.breaches.push(`device TLB: ${iovaPfn}+${pageCount}`);
+    if (this.told.length >= MOST_TOLD) this.told.length = 0;
+    this.told.push({ firstPfn: iovaPfn, pageCount });
     return this.answers.give(undefined);
   }
 }

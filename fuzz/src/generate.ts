@@ -25,7 +25,20 @@ export function randomScenario(seed: number): Scenario {
   const length = 10 + random.below(60);
   for (let i = 0; i < length; i++) steps.push(...randomStep(random, unit));
   steps.push({ do: "flush", by: random.pick(["queue", "queue", "registers", "root"]) });
+  // From numbers of its own, so that what comes before is what this seed has always meant.
+  if (unit.deviceTlb) steps.push(drop(new Random(seed ^ 0xd209)));
   return { version: 1, unit, steps };
+}
+
+/** Around as many invalidations as a device may leave unanswered, 32. */
+function drop(random: Random): Step {
+  const count = random.pick([0, 1, 31, 32, 33, 40, 60]);
+  return {
+    do: "drop",
+    source: random.pick(SOURCES),
+    count,
+    meanwhile: random.pick(["answer", "time", "reset", "nothing"]),
+  };
 }
 
 /** A random unit. */

@@ -153,7 +153,10 @@ export class Judge {
       (read) => machine.model.answer(machine.latched, read, request),
       matches,
     );
-    if (explained === undefined) this.open += 1;
+    if (explained === undefined) {
+      this.open += 1;
+      this.judged -= 1;
+    }
     demand(
       explained !== false,
       "stale",

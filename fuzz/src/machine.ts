@@ -4,7 +4,7 @@
  * Every register write goes through `write`, which keeps the mirror in step and counts the work that the unit did meanwhile.
  */
 
-import { type AddressSpace, type FrameRange, sourceId } from "@iommu-kit/iommu-core";
+import { type AddressSpace, type FrameRange, type MsiMessage, sourceId } from "@iommu-kit/iommu-core";
 import { ManualScheduler } from "@iommu-kit/iommu-core/testing";
 import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import { type Consumer, WatchedNotifier } from "./consumers.js";
@@ -69,6 +69,8 @@ export class Machine {
   requestHistory = new History();
   /** Messages that left the unit. */
   messages = 0;
+  /** The last one. */
+  lastMessage: MsiMessage | undefined;
 
   constructor(plan: UnitPlan) {
     this.plan = plan;
@@ -80,8 +82,9 @@ export class Machine {
     };
     this.unit = new VtdIommu({
       memory: this.memory,
-      msi: () => {
+      msi: (message) => {
         this.messages += 1;
+        this.lastMessage = message;
       },
       scheduler: this.scheduler,
       ...configOf(plan),

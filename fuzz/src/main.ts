@@ -72,7 +72,7 @@ async function replay(path: string): Promise<void> {
   process.exit(failure === undefined && strays.length === 0 ? 0 : 1);
 }
 
-function progress({ rounds, steps, judged, failures, kept, milliseconds }: CampaignReport): string {
+function progress({ rounds, steps, judged, open, failures, kept, milliseconds }: CampaignReport): string {
   const rate = Math.round((steps / Math.max(1, milliseconds)) * 1000);
-  return `${Math.round(milliseconds / 1000)} s: ${rounds} rounds, ${steps} steps (${rate}/s), ${judged} requests judged, ${kept} inputs kept, ${failures} failures`;
+  return `${Math.round(milliseconds / 1000)} s: ${rounds} rounds, ${steps} steps (${rate}/s), ${judged} requests judged, ${open} left open, ${kept} inputs kept, ${failures} failures`;
 }

@@ -7,7 +7,7 @@
 import { type Access, byteAddress, IommuError, type IommuErrorCode, type Lease } from "@iommu-kit/iommu-core";
 import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { restore, save, type VtdSnapshot } from "@iommu-kit/iommu-vtd/snapshot";
-import { type Consumer, makeConsumer, WatchedNotifier } from "./consumers.js";
+import { type Consumer, DeviceTlb, makeConsumer, WatchedNotifier } from "./consumers.js";
 import { descriptorWords, FLUSH } from "./descriptors.js";
 import { demand, Failure } from "./failure.js";
 import { checkEnded, checkRegisters, checkShadow } from "./checks.js";
@@ -31,11 +31,23 @@ const REFUSALS: ReadonlySet<string> = new Set<IommuErrorCode>([
 
 const QIE = 0x0400_0000;
 const TURNS = 300_000;
+/** The unit's own, in milliseconds: no plan changes it. */
+const DEVICE_DEADLINE = 2000;
+/** The page of the invalidation that comes last. */
+const ONE_MORE = 0x9999;
+
+/** A device-TLB invalidation of one page, type 3. */
+function dropPage(source: number, pfn: number): Invalidation {
+  return {
+    what: "raw",
+    words: [`0x${((BigInt(source) << 32n) | 3n).toString(16)}`, `0x${(BigInt(pfn) << 12n).toString(16)}`],
+  };
+}
 
 type Of<Kind extends Step["do"]> = Extract<Step, { do: Kind }>;
 
 /** Runs a scenario. @throws {Failure} for a broken invariant. Answers how many requests were judged, and what was in them. */
-export async function runScenario(scenario: Scenario): Promise<Pick<Judge, "judged" | "census">> {
+export async function runScenario(scenario: Scenario): Promise<Pick<Judge, "judged" | "open" | "census">> {
   const round = new Round(scenario);
   for (const [index, step] of scenario.steps.entries()) {
     try {
@@ -191,13 +203,14 @@ class Round {
         this.#pageRequest(step);
         return;
       case "interrupt": {
-        const message = { address: step.address, addressHigh: 0, data: step.data };
-        machine.unit.interrupt(step.who?.source, message);
-        machine.unit.translateInterrupt(step.who?.source, message);
+        this.#interrupt(step);
         return;
       }
       case "unplug":
         this.#unplug(step.who);
+        return;
+      case "drop":
+        await this.#drop(step);
         return;
       default:
         throw new Error(`no such step: ${step.do}`);
@@ -400,6 +413,68 @@ class Round {
     }
     if (group % 8 === 7) ats.stopMarker();
     if (group % 16 === 5) ats.strayCompletion();
+  }
+
+  /** What a host that caches routes is told is what happens. */
+  #interrupt({ who, address, data }: Of<"interrupt">): void {
+    const machine = this.#machine;
+    const message = { address, addressHigh: 0, data };
+    this.judge.begin();
+    const route = machine.unit.translateInterrupt(who?.source, message);
+    machine.lastMessage = undefined;
+    const accepted = machine.unit.interrupt(who?.source, message);
+    if (machine.requestHistory.edits > 0) return;
+    const where = (): string => `interrupt ${address.toString(16)} ${data.toString(16)}`;
+    demand(accepted === (route.reason === 0), "dma", () => `${where()}: accepted ${accepted}, route ${route.reason}`);
+    if (!accepted) return;
+    const [sent, routed] = [machine.lastMessage, route.message].map((it) => JSON.stringify(it));
+    demand(sent === routed, "dma", () => `${where()}: ${sent} was sent, its route says ${routed}`);
+  }
+
+  async #drop({ source, count, meanwhile }: Of<"drop">): Promise<void> {
+    const machine = this.#machine;
+    const scalable = machine.plan.mode === "scalable";
+    if (!machine.plan.deviceTlb || machine.latched.mode > (scalable ? 1 : 0)) return;
+    machine.memory.disarm();
+    await this.#quiesce();
+    const device = new DeviceTlb("manual");
+    const attachment = machine.space({ source }).attach(device);
+    const invalidations = Array.from({ length: count }, (_, page) => dropPage(source, page));
+    this.#openQueue();
+    this.#submit(invalidations);
+    await this.#idle();
+    if (meanwhile === "answer") device.answers.settle();
+    if (meanwhile === "time") machine.scheduler.advance(DEVICE_DEADLINE);
+    if (meanwhile === "reset") {
+      machine.resetMirror();
+      void machine.unit.reset();
+    }
+    await this.#idle();
+    this.#openQueue();
+    device.told.length = 0;
+    this.#status += 1;
+    this.#submit([dropPage(source, ONE_MORE), { what: "wait", did: this.#status, source: FLUSH }]);
+    await this.#idle();
+    const isDone = (): boolean =>
+      Number((machine.memory.peek(Frames.flushed * 4096) ?? 0n) & 0xffffffffn) === this.#status;
+    const where = (): string => `${count} device-TLB invalidations, ${meanwhile}, one more`;
+    demand(!isDone(), "completion", () => `${where()}: its wait is done, and the device has not answered`);
+    machine.scheduler.advance(DEVICE_DEADLINE);
+    const faults = machine.read32(Offset.FSTS);
+    demand((faults & 0x40) !== 0, "completion", () => `${where()}: no time-out, FSTS ${faults.toString(16)}`);
+    await this.#idle();
+    const told = device.told.some(({ firstPfn, pageCount }) => ONE_MORE >= firstPfn && ONE_MORE < firstPfn + pageCount);
+    demand(told, "completion", () => `${where()}: the device was never told`);
+    demand(!isDone(), "completion", () => `${where()}: the wait that timed out is done after all`);
+    void attachment.detach();
+    device.answers.settle();
+    machine.write(Offset.FSTS, 4, 0x70n);
+    await this.#quiesce();
+  }
+
+  /** Switches the queue off and on, in the mode that is latched. */
+  #openQueue(): void {
+    this.#queue({ do: "queue", on: true, wide: this.#machine.latched.mode === 1, order: 0 });
   }
 
   async #idle(): Promise<void> {

@@ -122,6 +122,16 @@ export type Step =
   | { readonly do: "restore" }
   | { readonly do: "unplug"; readonly who: Who }
   | { readonly do: "regions"; readonly list: readonly (readonly [number, number])[] }
+  /**
+   * A device that never answers is sent `count` device-TLB invalidations; it answers, or time passes, or the unit is reset, or nothing of this happens. Then it is sent one
+   * more, with a wait: it is told, and the guest hears of a time-out.
+   */
+  | {
+      readonly do: "drop";
+      readonly source: number;
+      readonly count: number;
+      readonly meanwhile: "answer" | "time" | "reset" | "nothing";
+    }
   /** A global flush, quiescence, and every check there is. */
   | { readonly do: "flush"; readonly by: "root" | "queue" | "registers" };
 

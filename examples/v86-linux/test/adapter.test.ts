@@ -184,7 +184,7 @@ describe("attachIommu", () => {
       const emulator = await loaded();
       attachIommu(emulator, { unit });
       const table = internalsOf(emulator).option_roms.find(({ name }) => name === "acpi/dmar");
-      expect((table?.data as Uint8Array | undefined)?.[36]).toBe(width - 1);
+      expect(table?.data[36]).toBe(width - 1);
     }
   });
 
