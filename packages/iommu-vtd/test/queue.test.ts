@@ -2,6 +2,7 @@
  * The invalidation queue from the driver's view: order, wrap, errors and how they end, completions (§6.5.2).
  */
 
+import { RecordingFlushNotifier } from "@iommu-kit/iommu-core/testing";
 import { descriptor, GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
 import { ask } from "./support/watched-guest.js";
@@ -305,6 +306,26 @@ describe("a wait", () => {
     guest.queue.submit(descriptor.wait({ status: { gpa: 0x7000_0000, value: 4 } }));
     expect(guest.faultStatus & IQE).toBe(IQE);
     expect(head(guest)).toBe(0);
+  });
+});
+
+describe("a context-cache invalidation of a device", () => {
+  it("concerns the notifiers of the functions that it names, and no others", () => {
+    const guest = started();
+    const devices = [NIC, "00:03.1", "00:04.0"];
+    const caches = devices.map((device) => {
+      const cache = new RecordingFlushNotifier();
+      guest.context(device, { did: 5 });
+      guest.device(device).attach(cache);
+      cache.take();
+      return cache;
+    });
+    const told = (): number[] => caches.map((cache) => cache.take().length);
+    expect(guest.invalidate.context(NIC)).toBe(true);
+    expect(told()).toEqual([1, 0, 0]);
+    // A mask of 3 leaves the function out of the comparison.
+    expect(guest.invalidate.context(NIC, 5, 3)).toBe(true);
+    expect(told()).toEqual([1, 1, 0]);
   });
 });
 
