@@ -2,11 +2,11 @@
  * What test files get for `fast-check` under mutation: properties run a few times, from one seed, and do not shrink. A mutant
  * that survives here is one that a few runs do not find; `pnpm test` runs each property as often as its test says.
  */
+import { MOST_RUNS } from "./settings.mjs";
+
 /** @import { Real } from "./runner.mjs" */
 
 const { fc } = /** @type {Real} */ (Reflect.get(globalThis, Symbol.for("iommu-kit/mutation")));
-
-const MOST_RUNS = Number(process.env["MUTATION_RUNS"] ?? 25);
 
 /** @param {import("fast-check").Parameters<unknown>} [parameters] */
 const reduced = (parameters) => ({

@@ -1,34 +1,41 @@
 /**
  * `pnpm mutation [PACKAGE [FILE...]]`: mutation testing of what decides whether a device reaches memory. A quarter of a second
- * of processor time for each of some thousand mutants, so it is no part of `pnpm test`.
+ * of processor time for each of some thousand mutants, so it is no part of `pnpm test`. `--changed`: the files that read otherwise than when they were
+ * judged. `--summary`: docs/mutation-testing.md alone, from the results that there are.
  *
  * Each package is judged by its own tests. Results that a change of sources or tests cannot have changed are kept from the
- * last run. `pnpm mutation --summary` writes docs/mutation-testing.md from the last reports.
+ * last run on the machine. MUTATION_RUNS: most runs of a property. MUTATION_MS: processor time after which a mutant has survived.
+ * MUTATION_TESTS: only test files that match this expression. MUTATION_STATIC=1 judges those that act while modules load as well.
  */
-import { mkdirSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Stryker } from "@stryker-mutator/core";
+import { isCurrent, readResults, writeResults } from "./results.mjs";
+import { TESTS } from "./settings.mjs";
 import { writeSummary } from "./summary.mjs";
 
 /** What is mutated. @type {Record<string, readonly string[]>} */
 const targets = {
-  "iommu-core": ["packages/iommu-core/src/{,dma/,notify/,diff/}*.ts", "!**/index.ts", "!**/di.ts"],
   "iommu-vtd": ["packages/iommu-vtd/src/{fault,invalidate,translate}/*.ts"],
+  "iommu-core": ["packages/iommu-core/src/{,dma/,notify/,diff/}*.ts", "!**/index.ts", "!**/di.ts"],
 };
 
-/** Tests of what is not mutated, and long histories that say no more about a single line than the short ones: not used. */
+/** Tests of what is not mutated, those that need a second thread, and long ones that say no more about a single line than shorter ones do: not used. */
 const BESIDE =
-  /^(acpi|capabilities|spec|units|inspect|snapshot|dirty|hostile)\/|^(readme|di|contract-mutants|views|replay|storm\.property|backend-contract|mmio|interrupts|testing-kit)\.test|notifiers\.test/;
+  /^(acpi|capabilities|inspect|spec|time-of-check|units)\/|^(contract-mutants|di|mmio|readme|replay|slow-model\.property|storm\.property|testing-kit|views)\.test|^hostile\/budgets|^traps\/notifiers|\.slow\.test/;
 
-/** @param {string} name @param {readonly string[]} mutate @param {string} report */
-async function judge(name, mutate, report = name) {
+/** Judges files of a package (patterns). What is found takes the place of what was known of them. @param {string} name @param {readonly string[]} mutate */
+async function judge(name, mutate) {
   const tests = `packages/${name}/test`;
   const files = readdirSync(tests, { recursive: true, encoding: "utf8" });
-  const testFiles = files.filter((file) => file.endsWith(".test.ts") && !BESIDE.test(file)).toSorted();
+  const testFiles = files
+    .filter((file) => file.endsWith(".test.ts") && !BESIDE.test(file) && file.match(TESTS))
+    .toSorted();
   const options = {
     packageManager: "pnpm",
-    plugins: [fileURLToPath(new URL("runner.mjs", import.meta.url))],
+    plugins: ["runner.mjs", "reporter.mjs"].map((file) => fileURLToPath(new URL(file, import.meta.url))),
     testRunner: "in-process",
+    ignorers: ["error-texts"],
     inProcess: { testFiles: testFiles.map((file) => `${tests}/${file}`) },
     warnings: { unknownOptions: false },
     coverageAnalysis: "perTest",
@@ -41,13 +48,11 @@ async function judge(name, mutate, report = name) {
     ),
     // Stryker would rewrite it by an interface that TypeScript 7 does not have; nobody reads it here.
     tsconfigFile: "none.json",
-    reporters: ["json", "clear-text", "progress-append-only"],
-    clearTextReporter: { allowColor: false, logTests: false, reportTests: false },
-    jsonReporter: { fileName: `out/mutation/${report}.json` },
+    reporters: ["progress-append-only", "finished-files"],
     tempDirName: `.cache/mutation/${name}`,
     incremental: true,
-    incrementalFile: `.cache/mutation/${name}.incremental.json`,
-    timeoutMS: 15_000,
+    incrementalFile: `.cache/mutation/${mutate.join().replaceAll(/[^a-z]+/g, "-")}.json`,
+    timeoutMS: 60_000,
     timeoutFactor: 0.01,
     dryRunTimeoutMinutes: 30,
     testRunnerNodeArgs: ["--max-old-space-size=1500"],
@@ -57,10 +62,19 @@ async function judge(name, mutate, report = name) {
   ).runMutationTest();
 }
 
-mkdirSync("out/mutation", { recursive: true });
-const [name, ...files] = process.argv.slice(2);
-if (name === "--summary") writeSummary();
-else if (name === undefined) {
-  for (const [each, mutate] of Object.entries(targets)) await judge(each, mutate);
-  writeSummary();
-} else await judge(name, files.length > 0 ? files : (targets[name] ?? []), files.length > 0 ? `${name}-part` : name);
+const [name = "", ...files] = process.argv.slice(2);
+const results = readResults();
+if (name === "--summary") {
+  writeResults(results);
+  writeSummary(results);
+} else if (name === "--changed") {
+  const changed = Object.keys(results).filter((file) => !isCurrent(file, results[file]));
+  for (const each of Object.keys(targets)) {
+    const mine = changed.filter((file) => file.startsWith(`packages/${each}/`));
+    if (mine.length > 0) await judge(each, mine);
+  }
+} else if (files.length > 0) await judge(name, files);
+else {
+  const chosen = Object.entries(targets).filter(([each]) => name === "" || name === each);
+  for (const [each, mutate] of chosen) await judge(each, mutate);
+}

@@ -7,11 +7,11 @@
  * a mutant that acts while modules load is judged on modules loaded anew.
  */
 import { readdirSync, writeFileSync } from "node:fs";
-import { relative, resolve } from "node:path";
+import { basename, relative, resolve } from "node:path";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { INSTRUMENTER_CONSTANTS } from "@stryker-mutator/api/core";
-import { PluginKind, commonTokens, declareClassPlugin, tokens } from "@stryker-mutator/api/plugin";
+import { PluginKind, commonTokens, declareClassPlugin, declareValuePlugin, tokens } from "@stryker-mutator/api/plugin";
 import {
   DryRunStatus,
   TestStatus,
@@ -22,10 +22,20 @@ import fc from "fast-check";
 import { createServer, createServerModuleRunner, defaultServerConditions } from "vite";
 import * as vitest from "vitest";
 import { readJson } from "../workspace.mjs";
+import { ERROR_TEXT, MOST_MS } from "./settings.mjs";
 
 /** @import { DryRunOptions, DryRunResult, MutantRunOptions, MutantRunResult, TestResult } from "@stryker-mutator/api/test-runner" */
 /** @import { CollectedTest } from "./vitest.mjs" */
 
+/**
+ * Milliseconds of processor time, and how many mutants a test reaches.
+ * @typedef {Record<string, { spent: number, reached: number }>} Times
+ */
+/**
+ * A place in the syntax tree, as far as it is looked at.
+ * @typedef {{ type: string, callee?: { name?: string }, key?: { name?: string }, arguments?: unknown[] }} SyntaxNode
+ * @typedef {{ node: SyntaxNode, parentPath?: { node: SyntaxNode } | null }} ErrorText
+ */
 /**
  * What the replacements are made of.
  * @typedef {{ vitest: typeof import("vitest"), fc: typeof import("fast-check").default }} Real
@@ -48,14 +58,26 @@ const replaced = {
 // The replacements are loaded through Vite, which would give them each other for what they replace.
 Object.assign(globalThis, { [Symbol.for("iommu-kit/mutation")]: { vitest, fc } });
 
-/** How long each test took in the initial run: written for the processes that judge mutants. */
+/** What the initial run found out about each test: written for the processes that judge mutants. */
 const TIMES = "mutation-times.json";
 /**
- * Processor time: a test that takes longer judges no mutant; a mutant that has survived that long is said to survive. A test that fails without a
- * mutant judges none either: one that needs vitest's fake timers, or more runs of its property than there are.
+ * Milliseconds of processor time: a test that takes longer judges no mutant. A test that fails without a mutant judges none either: one that needs vitest's fake timers, or more runs of its property than there are.
  */
 const SLOWEST_MS = 1_000;
-const MOST_MS = Number(process.env["MUTATION_MS"] ?? 2_000);
+/**
+ * When a test does not end. One that waits for what never comes leaves the process idle: three looks in a row, a second apart and in time, find
+ * that nothing was done. One that goes round and round spends processor time. A machine that is busy with something else does neither.
+ */
+const LOOK_MS = 1_000;
+const IDLE_LOOKS = 3;
+const ENDLESS_MS = 20_000;
+/** Code that runs this many times as often in one test as in all tests without the mutant never stops. Stryker's own limit, 100 times, takes minutes to reach in an inner loop. */
+const HIT_FACTOR = 5;
+const STRYKERS_HIT_FACTOR = 100;
+const FEWEST_HITS = 10_000;
+/** A test that has killed a mutant of a file is tried early on the others of it: each kill counts as if it were that much quicker. */
+const KILLER_BONUS = 10;
+const KIN_BONUS = 10;
 
 const instrumented = /** @type {Instrumented | undefined} */ (
   Reflect.get(globalThis, INSTRUMENTER_CONSTANTS.NAMESPACE)
@@ -93,6 +115,8 @@ class Runner {
   /** @type {(cause: unknown) => void} */
   #fail = () => undefined;
   #stale = false;
+  /** How many mutants of a source file each test has killed: those come first. @readonly @type {Map<string, Map<string, number>>} */
+  #kills = new Map();
 
   /** @param {object} options */
   constructor(options) {
@@ -130,15 +154,15 @@ class Runner {
     instrumented.activeMutant = undefined;
     const tests = await this.#load();
     const results = [];
-    /** @type {Record<string, number>} */
+    /** @type {Times} */
     const times = {};
     for (const id of tests.keys()) {
       instrumented.currentTestId = id;
       const before = process.cpuUsage();
-      const result = await this.#runTest(id, 300_000);
+      const result = await this.#runTest(id);
       instrumented.currentTestId = undefined;
       const spent = process.cpuUsage(before).user / 1000;
-      times[id] = spent;
+      times[id] = { spent, reached: Object.keys(instrumented.mutantCoverage?.perTest[id] ?? {}).length };
       const isSlow = spent > SLOWEST_MS;
       const fails = result.status === TestStatus.Failed;
       if (fails) console.warn(`left out, as it fails when it runs this way: ${id}`);
@@ -155,32 +179,28 @@ class Runner {
     if (mutantActivation === "static") this.#stale = true;
     if (this.#stale) this.#tests = undefined;
     this.#stale = mutantActivation === "static";
-    instrumented.hitCount = hitLimit === undefined ? undefined : 0;
-    instrumented.hitLimit = hitLimit;
+    const mostHits =
+      hitLimit === undefined ? undefined : Math.max(FEWEST_HITS, (hitLimit / STRYKERS_HIT_FACTOR) * HIT_FACTOR);
+    instrumented.hitLimit = mostHits;
     instrumented.activeMutant = mutantActivation === "static" ? activeMutant.id : undefined;
     /** @type {TestResult[]} */
     const results = [];
     try {
       const tests = await this.#load();
       instrumented.activeMutant = activeMutant.id;
-      /** @type {Record<string, number>} */
-      const times = readJson(resolve(TIMES));
-      const timeOf = (/** @type {string} */ id) => times[id] ?? 0;
-      const chosen = (testFilter ?? [...tests.keys()]).toSorted((a, b) => timeOf(a) - timeOf(b));
+      const kills = this.#killsIn(activeMutant.fileName);
+      const chosen = inOrder(testFilter ?? [...tests.keys()], activeMutant.fileName, kills);
       const before = process.cpuUsage();
       for (const id of chosen) {
         if (results.length > 0 && process.cpuUsage(before).user / 1000 > MOST_MS) break;
-        const timeout = 10_000 + 10 * timeOf(id);
-        let result = await this.#runTest(id, timeout);
-        if (result.status === TestStatus.Failed && !(await this.#passesWithoutMutant(id, timeout))) {
-          // Something that an earlier mutant left behind: modules are loaded anew, and the test decides again.
-          this.#tests = undefined;
-          await this.#load();
-          instrumented.activeMutant = activeMutant.id;
-          result = await this.#runTest(id, timeout);
-        }
+        const result = await this.#judgedBy(id, activeMutant.id, mostHits);
+        const endless = determineHitLimitReached(instrumented.hitCount, mostHits);
+        if (endless !== undefined) return toMutantRunResult(endless);
+        if (result === undefined) continue;
         results.push(result);
-        if (result.status === TestStatus.Failed) break;
+        if (result.status !== TestStatus.Failed) continue;
+        kills.set(id, (kills.get(id) ?? 0) + 1);
+        break;
       }
     } catch (error) {
       // A module that does not load fails every test.
@@ -188,8 +208,7 @@ class Runner {
     } finally {
       instrumented.activeMutant = undefined;
     }
-    const limit = determineHitLimitReached(instrumented.hitCount, hitLimit);
-    return toMutantRunResult(limit ?? { status: DryRunStatus.Complete, tests: results });
+    return toMutantRunResult({ status: DryRunStatus.Complete, tests: results });
   }
 
   async #load() {
@@ -213,18 +232,46 @@ class Runner {
     return (this.#tests = tests);
   }
 
-  /** A test that fails says something about a mutant only if it passes without it. @param {string} id @param {number} timeout */
-  async #passesWithoutMutant(id, timeout) {
+  /** @param {string} file */
+  #killsIn(file) {
+    let kills = this.#kills.get(file);
+    if (kills !== undefined) return kills;
+    kills = new Map();
+    this.#kills.set(file, kills);
+    return kills;
+  }
+
+  /** What a test says of a mutant; `undefined` if it fails without it as well. @param {string} id @param {string} mutant @param {number | undefined} mostHits */
+  async #judgedBy(id, mutant, mostHits) {
+    const result = await this.#runMutated(id, mostHits);
+    if (result.status !== TestStatus.Failed || (await this.#passesWithoutMutant(id))) return result;
+    // Something that an earlier mutant left behind: modules are loaded anew, and the test decides again.
+    this.#tests = undefined;
+    await this.#load();
+    instrumented.activeMutant = mutant;
+    const again = await this.#runMutated(id, mostHits);
+    return again.status !== TestStatus.Failed || (await this.#passesWithoutMutant(id)) ? again : undefined;
+  }
+
+  /** Each test has hits of its own: those of many tests together are no sign of a loop. @param {string} id @param {number | undefined} mostHits */
+  async #runMutated(id, mostHits) {
+    instrumented.hitCount = mostHits === undefined ? undefined : 0;
+    return this.#runTest(id);
+  }
+
+  /** A test that fails says something about a mutant only if it passes without it. @param {string} id */
+  async #passesWithoutMutant(id) {
     if (this.#stale) return true;
-    const { hitCount } = instrumented;
+    const { hitCount, activeMutant } = instrumented;
     instrumented.activeMutant = undefined;
-    const { status } = await this.#runTest(id, timeout);
-    instrumented.hitCount = hitCount;
+    instrumented.hitCount = undefined;
+    const { status } = await this.#runTest(id);
+    Object.assign(instrumented, { hitCount, activeMutant });
     return status === TestStatus.Success;
   }
 
-  /** @param {string} id @param {number} timeout in milliseconds, for what waits; loops are Stryker's to stop @returns {Promise<TestResult>} */
-  async #runTest(id, timeout) {
+  /** @param {string} id @returns {Promise<TestResult>} */
+  async #runTest(id) {
     const test = this.#tests?.get(id);
     if (test === undefined) throw new Error(`no test ${id}`);
     const abort = new AbortController();
@@ -234,7 +281,7 @@ class Runner {
       await Promise.race([
         perform(test),
         new Promise((_, reject) => (this.#fail = reject)),
-        sleep(timeout, undefined, { signal: abort.signal }).then(() => Promise.reject(new Error("did not end"))),
+        endlessness(abort.signal).then(() => Promise.reject(new Error("did not end"))),
       ]);
       return { id, name: test.name, fileName: resolve(test.file), timeSpentMs: spent(), status: TestStatus.Success };
     } catch (error) {
@@ -244,6 +291,37 @@ class Runner {
       // What the test left behind fails itself, not the next one.
       await nextTurn();
     }
+  }
+}
+
+/**
+ * Tests in the order in which they are tried: quick ones, those that reach few mutants and so are about little else, those of a file of the same name,
+ * and those that have killed others of this file. @param {readonly string[]} ids @param {string} file @param {ReadonlyMap<string, number>} kills
+ */
+function inOrder(ids, file, kills) {
+  /** @type {Times} */
+  const times = readJson(resolve(TIMES));
+  const stem = basename(file, ".ts");
+  const cost = (/** @type {string} */ id) => {
+    const { spent, reached } = times[id] ?? { spent: 0, reached: 0 };
+    const [testFile = ""] = id.split("#");
+    const own = basename(testFile).split(".")[0] ?? "";
+    const kin = own.length > 3 && (stem.includes(own) || own.includes(stem)) ? KIN_BONUS : 1;
+    return (spent * (reached + 1)) / (1 + KILLER_BONUS * (kills.get(id) ?? 0)) / kin;
+  };
+  return ids.toSorted((a, b) => cost(a) - cost(b));
+}
+
+/** Settles when what runs meanwhile does not end; loops that never give way are stopped by the number of their hits. @param {AbortSignal} signal */
+async function endlessness(signal) {
+  const start = process.cpuUsage();
+  for (let idle = 0; idle < IDLE_LOOKS;) {
+    const before = { cpu: process.cpuUsage(), time: performance.now() };
+    await sleep(LOOK_MS, undefined, { signal });
+    const late = performance.now() - before.time > LOOK_MS * 1.1;
+    const spent = process.cpuUsage(before.cpu).user / 1000;
+    idle = late || spent > LOOK_MS / 50 ? 0 : idle + 1;
+    if (process.cpuUsage(start).user / 1000 > ENDLESS_MS) return;
   }
 }
 
@@ -263,4 +341,22 @@ function failed(id, timeSpentMs, error) {
   return { id, name: id, timeSpentMs, status: /** @type {const} */ (TestStatus.Failed), failureMessage };
 }
 
-export const strykerPlugins = [declareClassPlugin(PluginKind.TestRunner, "in-process", Runner)];
+/**
+ * Words of an error say what to do; tests check its code, and what of the words matters. Every string of a sentence as a mutant of its own would say
+ * nothing about the tests.
+ * @type {import("@stryker-mutator/api/ignore").Ignorer}
+ */
+const errorTexts = {
+  shouldIgnore(path) {
+    const { node, parentPath } = /** @type {ErrorText} */ (path);
+    const { type, callee, key } = parentPath?.node ?? {};
+    const inError =
+      type === "NewExpression" && callee?.name === "IommuError" && parentPath?.node.arguments?.[0] !== node;
+    return inError || (type === "ObjectProperty" && key?.name === "hint") ? ERROR_TEXT : undefined;
+  },
+};
+
+export const strykerPlugins = [
+  declareValuePlugin(PluginKind.Ignore, "error-texts", errorTexts),
+  declareClassPlugin(PluginKind.TestRunner, "in-process", Runner),
+];

@@ -1,0 +1,11 @@
+/** How much of the tests judges a mutant. */
+
+/** Most runs of a property. */
+export const MOST_RUNS = Number(process.env["MUTATION_RUNS"] ?? 12);
+/** Milliseconds of processor time: a mutant that has survived that long is said to survive. */
+export const MOST_MS = Number(process.env["MUTATION_MS"] ?? 400);
+/** Test files that are used, of those that may be. */
+export const TESTS = process.env["MUTATION_TESTS"] ?? "";
+
+/** Why words of an error are not mutated. */
+export const ERROR_TEXT = "words of an error";
