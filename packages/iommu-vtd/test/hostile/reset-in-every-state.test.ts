@@ -80,14 +80,14 @@ class Rig {
 }
 
 /** Brings the guest into a state, in the middle of something. */
-const STATES: Readonly<Record<string, (rig: Rig) => Promise<void>>> = {
-  "at rest": async () => undefined,
-  "with an invalidation whose wait is not done": async ({ guest, cache }) => {
+const STATES: Readonly<Record<string, (rig: Rig) => void | Promise<void>>> = {
+  "at rest": () => undefined,
+  "with an invalidation whose wait is not done": ({ guest, cache }) => {
     guest.queue.submit(descriptor.domain(DID), guest.queue.waitFor(STATUS));
     expect(cache.answers.size).toBeGreaterThan(0);
     expect(guest.memory.peek(guest.queue.statusGpa)).not.toBe(STATUS);
   },
-  "with mappings that are being announced": async (rig) => {
+  "with mappings that are being announced": (rig) => {
     rig.mapPages(rig.pages, PAGES);
     rig.guest.queue.submit(descriptor.domain(DID));
     expect(rig.mirror.pageCount).toBeLessThan(PAGES);
@@ -100,7 +100,7 @@ const STATES: Readonly<Record<string, (rig: Rig) => Promise<void>>> = {
     rig.space.attach(rig.newcomer);
     expect(rig.newcomer.pageCount).toBeLessThan(PAGES);
   },
-  "with a fault that is recorded, and its interrupt pending behind its mask": async ({ guest, space }) => {
+  "with a fault that is recorded, and its interrupt pending behind its mask": ({ guest, space }) => {
     ask(space, 0x7777);
     expect(guest.faultStatus & 2).toBe(2);
     expect(guest.unit.mmio.read32(0x38)).toBe(0xc000_0000);
@@ -114,11 +114,11 @@ const STATES: Readonly<Record<string, (rig: Rig) => Promise<void>>> = {
     expect(rig.response).toBeUndefined();
     expect(rig.guest.unit.mmio.read32(0xc8)).toBe(32);
   },
-  "with a lease that is held": async (rig) => {
+  "with a lease that is held": (rig) => {
     rig.lease = rig.space.dma.segments(byteAddress(2), 64, 1);
     expect(rig.lease?.valid).toBe(true);
   },
-  "with a consumer that owes answers": async (rig) => {
+  "with a consumer that owes answers": (rig) => {
     rig.mapPages(rig.pages, rig.pages + 5);
     rig.guest.queue.submit(descriptor.domain(DID), rig.guest.queue.waitFor(STATUS));
     expect(rig.mirror.answers.size).toBeGreaterThan(0);
