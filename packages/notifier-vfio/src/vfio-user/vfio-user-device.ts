@@ -18,7 +18,9 @@ export interface VfioUserDeviceOptions extends VfioUserContainerOptions {
   readonly open: () => Promise<VfioUserTransport>;
   readonly client?: Pick<VfioUserClientOptions, "maxDataTransferBytes" | "maxInFlight" | "maxUnreadBytes">;
   readonly notifier?: VfioNotifierOptions;
-  /** Called when a connection that was in use is lost; `connect` makes another. */
+  /**
+   * Called when a connection that was in use is lost; `connect` makes another. Once more, with `notifier-failed`, if its notifier could not be detached afterwards.
+   */
   readonly onLost?: (error: IommuError) => void;
 }
 
@@ -77,16 +79,22 @@ export class VfioUserDevice {
     }
   }
 
-  /** Unmaps everything, detaches, and ends the connection. One that is being made ends as well: its `connect` throws `destroyed`. */
+  /**
+   * Unmaps everything, detaches, and ends the connection. One that is being made ends as well: its `connect` throws `destroyed`.
+   * @throws What kept the notifier from being detached; the connection has ended all the same.
+   */
   async close(): Promise<void> {
     const connection = this.#connection;
     const attempt = this.#attempt;
     this.#connection = undefined;
     if (attempt !== undefined) attempt.closed = true;
-    await connection?.notifier.detach();
-    connection?.client.close();
-    attempt?.client?.close();
-    await this.#ending;
+    try {
+      await connection?.notifier.detach();
+    } finally {
+      connection?.client.close();
+      attempt?.client?.close();
+      await this.#ending;
+    }
   }
 
   async #attach(transport: VfioUserTransport, attempt: Attempt): Promise<VfioUserConnection> {
@@ -116,7 +124,18 @@ export class VfioUserDevice {
   #lost(connection: VfioUserConnection, error: IommuError): void {
     if (this.#connection !== connection) return;
     this.#connection = undefined;
-    this.#ending = Promise.resolve().then(() => connection.notifier.detach());
+    // What goes wrong at the end of this connection is told, and does not stand in the way of the next.
+    this.#ending = Promise.resolve()
+      .then(() => connection.notifier.detach())
+      .catch((cause: unknown) => this.#options.onLost?.(notDetached(this.#options.space, cause)));
     this.#options.onLost?.(error);
   }
+}
+
+function notDetached(space: AddressSpace, cause: unknown): IommuError {
+  const what = cause instanceof Error ? cause.message : String(cause);
+  return new IommuError("notifier-failed", `${space.label}: expected the lost connection to be detached, got ${what}`, {
+    hint: "the next connection is not affected; detach outside of callbacks",
+    cause,
+  });
 }

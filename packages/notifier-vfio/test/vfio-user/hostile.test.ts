@@ -140,6 +140,29 @@ describe("a connection that was lost", () => {
     expect(rig.losses.map(({ code }) => code)).toEqual(["destroyed"]);
   });
 
+  it("does not stand in the way of the next one, although its notifier could not be detached", async () => {
+    const { rig } = await connected(() => undefined, Cmd.RESET);
+    const { notifier } = rig.device.connection ?? expect.unreachable();
+    Object.assign(notifier, { detach: () => Promise.reject(new Error("in the middle of a step")) });
+    rig.server.drop();
+
+    await until(() => rig.losses.length === 2);
+    const again = await rig.device.connect();
+
+    expect(rig.losses.map(({ code }) => code)).toEqual(["destroyed", "notifier-failed"]);
+    expect(again.attachment.state).toBe("active");
+  });
+
+  it("is ended by close, although its notifier could not be detached", async () => {
+    const { rig } = await connected(() => undefined, Cmd.RESET);
+    const { client, notifier } = rig.device.connection ?? expect.unreachable();
+    Object.assign(notifier, { detach: () => Promise.reject(new Error("in the middle of a step")) });
+
+    await expect(rig.device.close()).rejects.toThrow("in the middle of a step");
+
+    expect(client.closed).toMatchObject({ code: "destroyed" });
+  });
+
   it("is replaced by a new one, which is replayed to exactly the guest's present table", async () => {
     const { rig } = await connected(() => undefined, Cmd.RESET);
     const before = rig.device.connection;
