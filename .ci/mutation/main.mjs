@@ -7,6 +7,7 @@
  * last run on the machine. MUTATION_RUNS: most runs of a property. MUTATION_MS: processor time after which a mutant has survived.
  * MUTATION_TESTS: only test files that match this expression. MUTATION_STATIC=1 judges those that act while modules load as well.
  */
+import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Stryker } from "@stryker-mutator/core";
@@ -51,7 +52,7 @@ async function judge(name, mutate) {
     reporters: ["progress-append-only", "finished-files"],
     tempDirName: `.cache/mutation/${name}`,
     incremental: true,
-    incrementalFile: `.cache/mutation/${mutate.join().replaceAll(/[^a-z]+/g, "-")}.json`,
+    incrementalFile: `.cache/mutation/${createHash("sha256").update(mutate.join()).digest("hex").slice(0, 16)}.json`,
     timeoutMS: 60_000,
     timeoutFactor: 0.01,
     dryRunTimeoutMinutes: 30,
