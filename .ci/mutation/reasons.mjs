@@ -5,7 +5,7 @@
 /** @typedef {{ file: string, line: number, mutator: string, original: string, replacement: string, context: string, covered: boolean }} Candidate */
 
 /** Lines of the IOTLB that choose between ways to the same entries, or that skip what would find nothing. */
-const SHORT_WAYS = [
+const SHORT_WAYS = new Set([
   "while (count < entryCount) count *= 2;",
   "if (this.#entryCount === 0) return;",
   "const s = leaf.pageCount === 1 ? 0 : SIZES.indexOf(leaf.pageCount);",
@@ -14,13 +14,13 @@ const SHORT_WAYS = [
   "if (this.#bySize[s] === 0) continue;",
   "if (this.#firstStageEntries === 0) return;",
   "if (this.#isFirstStage(at)) this.#firstStageEntries += by;",
-];
+]);
 /** Loops over a set, or over the sizes of entries. */
-const SETS = [
+const SETS = new Set([
   "for (let at = set; at < set + WAYS * 2; at += 2) {",
   "for (let s = 0; s < SIZES.length; s++) {",
   "for (let s = 1; s < SIZES.length; s++) {",
-];
+]);
 
 /** @type {readonly { id: string, why: string, holds: (mutant: Candidate) => boolean }[]} */
 export const reasons = [
@@ -54,13 +54,13 @@ export const reasons = [
   {
     id: "speed",
     why: "equivalent but for the time: without the short way, or with it at another size, the same entries are found and dropped",
-    holds: ({ file, context }) => file.endsWith("iotlb.ts") && SHORT_WAYS.includes(context),
+    holds: ({ file, context }) => file.endsWith("iotlb.ts") && SHORT_WAYS.has(context),
   },
   {
     id: "next-set",
     why: "one step too many: no key of a set, and no size, is found in the place behind it",
     holds: ({ file, context, replacement }) =>
-      file.endsWith("iotlb.ts") && SETS.includes(context) && replacement.includes("<="),
+      file.endsWith("iotlb.ts") && SETS.has(context) && replacement.includes("<="),
   },
   {
     id: "hash",
@@ -77,7 +77,7 @@ export const reasons = [
     id: "initial",
     why: "an initial value that every walk overwrites before it is read",
     holds: ({ file, context, mutator }) =>
-      mutator === "BooleanLiteral" && /\/translate\//.test(file) && /^#?\w+ = false;$/.test(context),
+      mutator === "BooleanLiteral" && file.includes("/translate/") && /^#?\w+ = false;$/.test(context),
   },
   {
     id: "retry",
