@@ -43,6 +43,7 @@ export class BufferMemory implements GuestMemory {
     this.directWrites = options.directWrites ?? false;
     let end = 0;
     this.#regions = regions.map(({ firstPfn, bytes }) => {
+      checkBytes(bytes);
       const pageCount = bytes.byteLength / PAGE_BYTES;
       checkRange({ firstPfn, pageCount }, "BufferMemory");
       if (firstPfn < end || bytes.byteOffset % 8 !== 0) {
@@ -122,4 +123,24 @@ export class BufferMemory implements GuestMemory {
 
 function holds(region: Region, gpa: number, byteLength: number): boolean {
   return gpa >= region.firstGpa && gpa + byteLength <= region.firstGpa + region.bytes.byteLength;
+}
+
+function checkBytes(bytes: Uint8Array): void {
+  if (!ArrayBuffer.isView(bytes)) {
+    throw new IommuError(
+      "bad-range",
+      "BufferMemory: expected a Uint8Array for the bytes of a region, got something else",
+      {
+        hint: "make one of an ArrayBuffer: new Uint8Array(buffer)",
+      },
+    );
+  }
+  if (bytes.byteLength % PAGE_BYTES === 0) return;
+  throw new IommuError(
+    "bad-range",
+    `BufferMemory: expected a multiple of ${PAGE_BYTES} bytes, got ${bytes.byteLength}`,
+    {
+      hint: "give whole pages of 4 KiB",
+    },
+  );
 }

@@ -97,7 +97,12 @@ describe("BufferMemory", () => {
           { firstPfn: 2, bytes: page },
         ]),
     ).toThrow(expect.objectContaining({ code: "bad-range" }));
-    expect(() => new BufferMemory([{ firstPfn: 1, bytes: page.subarray(0, 100) }])).toThrow(/whole frames/);
+    expect(() => new BufferMemory([{ firstPfn: 1, bytes: page.subarray(0, 100) }])).toThrow(
+      /multiple of 4096 bytes, got 100/,
+    );
+    expect(() => new BufferMemory([{ firstPfn: 1, bytes: new ArrayBuffer(4096) as never }])).toThrow(
+      /expected a Uint8Array.*new Uint8Array\(buffer\)/,
+    );
     expect(() => new BufferMemory([{ firstPfn: 1, bytes: new Uint8Array(new ArrayBuffer(8200), 4, 4096) }])).toThrow(
       /aligned/,
     );

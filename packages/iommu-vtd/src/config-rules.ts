@@ -96,7 +96,7 @@ export function checkOptions(given: VtdConfig, config: Required<VtdConfig>, name
     if (!allows(value)) refuse(name, expected, value);
   }
   for (const [option, needed] of NEEDS) {
-    if (config[option] !== false && config[needed] === false) refuse(option, `${needed} beside it`, config[option]);
+    if (config[option] !== false && config[needed] === false) lacks(option, needed);
   }
   const { superpages } = config;
   if (superpages.includes("1G") && !superpages.includes("2M")) refuse("superpages", '"2M" beside "1G"', superpages);
@@ -131,9 +131,15 @@ function isVersion(value: unknown): boolean {
   return isIn(major, 0, 15) && isIn(minor, 0, 15);
 }
 
+function lacks(option: string, needed: string): never {
+  throw new IommuError("bad-option", `${option}: expected ${needed} beside it, got ${needed}: false`, {
+    hint: `switch ${needed} on, or leave ${option} out`,
+  });
+}
+
 function refuse(option: string, expected: string, got: unknown): never {
   const plain: unknown = typeof got === "object" ? JSON.stringify(got) : got;
   throw new IommuError("bad-option", `${option}: expected ${expected}, got ${String(plain)}`, {
-    hint: "see VtdConfig for what each option means",
+    hint: "leave it out for the default, or see VtdConfig for what each option means",
   });
 }

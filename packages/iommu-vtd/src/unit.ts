@@ -11,6 +11,7 @@ import {
   BitAccess,
   type Completion,
   type Domain,
+  formatSourceId,
   type GuestMemory,
   IommuError,
   type MsiSink,
@@ -352,7 +353,7 @@ function writableCommands(file: RegisterFile, config: ResolvedConfig): Int32Arra
 }
 
 function admit(requester: Requester, kind: "map" | "unmap" | "device-tlb", config: ResolvedConfig): void {
-  const who = `source-id 0x${requester.sourceId.toString(16)}`;
+  const who = formatSourceId(requester.sourceId);
   if (kind === "map" && !config.cachingMode) {
     throw new IommuError(
       "caching-mode-required",

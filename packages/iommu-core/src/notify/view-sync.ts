@@ -61,11 +61,6 @@ export class ViewSync {
     return this.#slice.entriesLeft <= 0 || this.#slice.mappingsLeft <= 0;
   }
 
-  /** The view of a domain, if somebody is in it. */
-  viewOf(domain: Domain): View | undefined {
-    return this.#views.get(domain);
-  }
-
   /** Brings a view to its domain's tables over a range, at once as far as the slice goes. */
   sync(view: View, range: FrameRange): Rest {
     const wanted = view.overBudget ? ALL_FRAMES : range;

@@ -345,7 +345,7 @@ describe("registration", () => {
     const space = guest.device(NIC);
     const tlb: DeviceTlbNotifier = { kind: "device-tlb", invalidate: () => undefined };
     expect(() => space.attach(new RecordingNotifier())).toThrow(
-      expect.objectContaining({ code: "caching-mode-required", message: expect.stringContaining("0x18") as string }),
+      expect.objectContaining({ code: "caching-mode-required", message: expect.stringContaining("00:03.0") as string }),
     );
     expect(() => space.attach(tlb)).toThrow(
       expect.objectContaining({ code: "not-supported", hint: expect.stringContaining("deviceTlb: true") as string }),

@@ -88,7 +88,7 @@ describe("registers", () => {
     for (const [options, text] of [
       [
         { extendedInterruptMode: true, interruptRemapping: false },
-        "extendedInterruptMode: expected interruptRemapping",
+        "extendedInterruptMode: expected interruptRemapping beside it, got interruptRemapping: false (switch interruptRemapping on",
       ],
       [{ firstStage: "4-level" }, "firstStage: expected scalableMode"],
       [{ addressWidths: [40] }, "addressWidths: expected a list of 39, 48 and 57 only, got [40]"],
