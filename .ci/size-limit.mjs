@@ -10,7 +10,7 @@ import { publishedPackages, root } from "./workspace.mjs";
  * @type {Record<string, number>}
  */
 const budgets = {
-  "@iommu-kit/iommu-core": 21.3,
+  "@iommu-kit/iommu-core": 21.4,
   "@iommu-kit/iommu-core/di": 1.5,
   "@iommu-kit/iommu-core/fd-stream": 1.5,
   "@iommu-kit/iommu-core/testing": 16,
