@@ -124,7 +124,7 @@ export class FirstStageWalk {
   #setFlags(tablePfn: number, index: number, flags: number): number {
     const { low } = this.#reader;
     if ((low & flags) === flags) return 0;
-    const outcome = this.#update(this.#memory, tablePfn, index, low, flags);
+    const outcome = this.#update(this.#memory, this.#reader, tablePfn, index, flags);
     if (outcome === "changed") return AGAIN;
     return outcome === "set" ? 0 : FaultReason.SFS_10;
   }

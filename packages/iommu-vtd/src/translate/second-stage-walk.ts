@@ -143,7 +143,7 @@ export class SecondStageWalk {
     if ((low & flags) === flags) return 0;
     if (!binding.snooped) return FaultReason.SSS_5;
     if (spared) return 0;
-    const outcome = this.#update(this.#memory, tablePfn, index, low, flags);
+    const outcome = this.#update(this.#memory, this.#reader, tablePfn, index, flags);
     if (outcome === "changed") return AGAIN;
     return outcome === "set" ? 0 : FaultReason.SSS_6;
   }

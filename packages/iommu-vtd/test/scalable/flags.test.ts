@@ -69,6 +69,18 @@ describe("a guest that changes an entry while its flags are being set", () => {
       expect(guest.memory.peek(leaf) & (type === "second-stage" ? 0x300 : 0x60)).not.toBe(0);
     });
 
+    it(`(${type}) in its high half alone gets the new target too, and flags there`, () => {
+      const { guest, space, leaf, second } = behind(type);
+      if (type === "nested") second.map(2 ** 20 + 0x800, 1, 2 ** 20 + 0x800);
+      race(guest, leaf, (low) => {
+        guest.memory.poke(leaf + 4, 1);
+        return low;
+      });
+      expect(ask(space, PFN, 2)).toBe(2 ** 20 + 0x800);
+      expect(guest.memory.peek(leaf + 4)).toBe(1);
+      expect(guest.memory.peek(leaf) & (type === "second-stage" ? 0x300 : 0x60)).not.toBe(0);
+    });
+
     it(`(${type}) and takes the page away gets a fault, not a page that comes back`, () => {
       const { guest, space, leaf } = behind(type);
       race(guest, leaf, () => 0);
