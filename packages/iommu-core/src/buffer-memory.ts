@@ -1,14 +1,15 @@
 /**
  * Guest memory in array buffers: what most emulators have.
  *
- * Shared buffers work too: words are then read and written with atomics, so a second thread may run the guest. Hosts are assumed to be little-endian, as every host of
- * JavaScript is.
+ * Shared buffers work too, so a second thread may run the guest: words are then read and written with atomics, and table entries whole. Hosts are assumed to be
+ * little-endian, as every host of JavaScript is.
  */
 
 import { PAGE_BYTES } from "./address.js";
 import { IommuError } from "./errors.js";
 import type { GuestMemory, RamWindow } from "./ports.js";
 import { checkRange, type FrameRange } from "./range.js";
+import { sharedEntries } from "./shared-entries.js";
 
 /** A region of RAM: `bytes` hold it from frame `firstPfn` on. A whole number of pages, at an offset in its buffer that is a multiple of 8. */
 export interface RamRegion {
@@ -25,6 +26,8 @@ export interface BufferMemoryOptions {
 interface Region extends RamWindow {
   readonly bytes: Uint8Array;
   readonly firstGpa: number;
+  /** Of shared buffers. */
+  readonly entries: BigInt64Array | undefined;
 }
 
 /** `GuestMemory` over buffers that the host owns. Nothing is copied. */
@@ -36,6 +39,9 @@ export class BufferMemory implements GuestMemory {
    */
   directWrites: boolean;
   readonly #regions: readonly Region[];
+  /** An entry on its way from shared memory to words. */
+  readonly #whole = new BigInt64Array(1);
+  readonly #halves = new Int32Array(this.#whole.buffer);
   #last: Region | undefined;
 
   /** @throws {IommuError} `bad-range` for regions that overlap, are not ascending, or are not whole aligned pages. */
@@ -57,7 +63,7 @@ export class BufferMemory implements GuestMemory {
       }
       end = firstPfn + pageCount;
       const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-      return { firstPfn, pageCount, words, bytes, firstGpa: firstPfn * PAGE_BYTES };
+      return { firstPfn, pageCount, words, bytes, firstGpa: firstPfn * PAGE_BYTES, entries: sharedEntries(words) };
     });
     this.ram = this.#regions.map(({ firstPfn, pageCount }) => ({ firstPfn, pageCount }));
   }
@@ -79,12 +85,16 @@ export class BufferMemory implements GuestMemory {
     return true;
   }
 
-  /** Reads words, each as one access; `gpa` is a multiple of 4. `false` unless one region holds all of them. */
+  /** Reads words: pairs of them at a multiple of 8 bytes as one access, others one by one; `gpa` is a multiple of 4. `false` unless one region holds all of them. */
   fetch(gpa: number, into: Int32Array): boolean {
     const region = this.#find(gpa, into.length * 4);
     if (region === undefined) return false;
     const at = (gpa - region.firstGpa) / 4;
-    for (let i = 0; i < into.length; i++) into[i] = Atomics.load(region.words, at + i);
+    if (region.entries !== undefined && at % 2 === 0 && into.length % 2 === 0) {
+      this.#fetchEntries(region.entries, at / 2, into);
+    } else {
+      for (let i = 0; i < into.length; i++) into[i] = Atomics.load(region.words, at + i);
+    }
     return true;
   }
 
@@ -106,6 +116,14 @@ export class BufferMemory implements GuestMemory {
   /** The region that holds this frame, for as long as the memory lives. */
   window(pfn: number): RamWindow | undefined {
     return this.#find(pfn * PAGE_BYTES, PAGE_BYTES);
+  }
+
+  #fetchEntries(entries: BigInt64Array, first: number, into: Int32Array): void {
+    for (let i = 0; i < into.length; i += 2) {
+      this.#whole[0] = Atomics.load(entries, first + i / 2);
+      into[i] = this.#halves[0] ?? 0;
+      into[i + 1] = this.#halves[1] ?? 0;
+    }
   }
 
   /** The region that holds all of these bytes. Regions are few: the last one first, then all in order. */

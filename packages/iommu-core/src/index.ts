@@ -31,6 +31,7 @@ export {
   type Scheduler,
   timerScheduler,
 } from "./ports.js";
+export { sharedEntries } from "./shared-entries.js";
 export { BufferMemory, type BufferMemoryOptions, type RamRegion } from "./buffer-memory.js";
 export { LocalReason } from "./local-reason.js";
 export { TRANSLATED, Translation } from "./translation.js";

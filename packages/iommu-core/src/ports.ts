@@ -6,7 +6,10 @@
 
 import type { FrameRange } from "./range.js";
 
-/** RAM seen directly as little-endian 32-bit words, `pageCount * 1024` of them. Valid until the host's memory object says otherwise (`words.length` 0). */
+/**
+ * RAM seen directly as little-endian 32-bit words, `pageCount * 1024` of them. Valid until the host's memory object says otherwise (`words.length` 0).
+ * In a SharedArrayBuffer they begin at a multiple of 8 bytes: table entries are then read whole, see `sharedEntries`.
+ */
 export interface RamWindow extends FrameRange {
   readonly words: Int32Array;
 }
@@ -22,7 +25,7 @@ export interface GuestMemory {
   read(gpa: number, into: Uint8Array): boolean;
   /** Copies `from` to `gpa`. `false` if any byte is not RAM; bytes before it may have been written. */
   write(gpa: number, from: Uint8Array): boolean;
-  /** Reads `into.length` little-endian words at a naturally aligned `gpa`, as one access as far as the host can. */
+  /** Reads `into.length` little-endian words at a naturally aligned `gpa`, as one access as far as the host can: where another thread may run the guest, each 64-bit entry whole. */
   fetch(gpa: number, into: Int32Array): boolean;
   /** Writes one little-endian 32-bit word, as one access. `gpa` is a multiple of 4. */
   writeWord(gpa: number, word: number): boolean;

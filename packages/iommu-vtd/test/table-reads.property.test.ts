@@ -2,9 +2,11 @@
  * Reading table entries, with and without windows of RAM, and the arithmetic of indexes, against plain arithmetic on the same memory.
  */
 
+import { BufferMemory } from "@iommu-kit/iommu-core";
 import { FakeMemory } from "@iommu-kit/iommu-core/testing";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { TableReader } from "../src/scan/table-reader.js";
 import { EntryReader } from "../src/translate/entry-reader.js";
 import { levelSpan, offsetInBlock, tableIndex } from "../src/translate/table-index.js";
 
@@ -65,6 +67,55 @@ describe("a reader of table entries", () => {
         }
       }),
       { numRuns: 120 },
+    );
+  });
+
+  it("reads shared RAM and RAM of one thread alike, in any order, however many windows there are", () => {
+    // Nine windows, two of three shared with other threads.
+    const regions = Array.from({ length: 9 }, (_, i) => {
+      const buffer = i % 3 === 0 ? new ArrayBuffer(2 * 4096) : new SharedArrayBuffer(2 * 4096);
+      return { firstPfn: i < 6 ? i * 4 : 2 ** 20 + i * 2, bytes: new Uint8Array(buffer) };
+    });
+    const memory = new BufferMemory(regions);
+    const frames = regions.flatMap(({ firstPfn }) => [firstPfn, firstPfn + 1]);
+    const step = fc.record({
+      pfn: fc.constantFrom(...frames, 2, 2 ** 20),
+      index: fc.constantFrom(0, 1, 511),
+      low: fc.integer(),
+      high: fc.integer(),
+      writes: fc.boolean(),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        for (const { bytes } of regions) bytes.fill(0);
+        const model = new Map<number, readonly [number, number]>();
+        const reader = new EntryReader(memory);
+        const tables = new TableReader(memory);
+        for (const { pfn, index, low, high, writes } of steps) {
+          const gpa = pfn * 4096 + index * 8;
+          const there = frames.includes(pfn);
+          if (writes) {
+            expect([memory.writeWord(gpa, low), memory.writeWord(gpa + 4, high)]).toEqual([there, there]);
+            model.set(gpa, [low, high]);
+          }
+          const [wantedLow, wantedHigh] = model.get(gpa) ?? [0, 0];
+          expect(reader.fetch(pfn, index)).toBe(there);
+          if (there) expect([reader.low, reader.high]).toEqual([wantedLow, wantedHigh]);
+          const words = tables.read(pfn, 1, index, index + 1);
+          expect(words !== undefined).toBe(there);
+          const at = tables.firstWord + index * 2;
+          if (words !== undefined) expect([...words.subarray(at, at + 2)]).toEqual([wantedLow, wantedHigh]);
+        }
+      }),
+      { numRuns: 120 },
+    );
+  });
+
+  it("refuses shared windows in which entries are not aligned, and says how to lay them", () => {
+    const words = new Int32Array(new SharedArrayBuffer(4 + 4096), 4);
+    const memory = Object.assign(new BufferMemory([]), { window: () => ({ firstPfn: 0, pageCount: 1, words }) });
+    expect(() => new EntryReader(memory).fetch(0, 0)).toThrow(
+      expect.objectContaining({ code: "bad-range", hint: expect.stringContaining("aligned") as string }) as Error,
     );
   });
 

@@ -1,5 +1,5 @@
 /**
- * The words of a table for a scan: guest memory seen directly where the host allows it, else a copy.
+ * The words of a table for a scan: guest memory seen directly where the host allows it and no other thread can write it, else a copy of whole entries.
  */
 
 import { type GuestMemory, PAGE_BYTES } from "@iommu-kit/iommu-core";
@@ -14,7 +14,8 @@ export class TableReader {
   firstWord = 0;
   readonly #memory: GuestMemory;
   readonly #reader: EntryReader;
-  readonly #copies: readonly Int32Array[] = Array.from({ length: HIGHEST_LEVEL + 1 }, () => new Int32Array(WORDS));
+  readonly #copies = Array.from({ length: HIGHEST_LEVEL + 1 }, () => new BigInt64Array(WORDS / 2));
+  readonly #words: readonly Int32Array[] = this.#copies.map(({ buffer }) => new Int32Array(buffer));
   readonly #single = new Int32Array(2);
 
   constructor(memory: GuestMemory) {
@@ -30,17 +31,24 @@ export class TableReader {
   /** Entries `from` to `to - 1` of a table, at their places from `firstWord` on: one alone, or all of them in one access. `undefined`: there is no memory. */
   read(tablePfn: number, level: number, from: number, to: number): Int32Array | undefined {
     const window = this.#reader.windowOf(tablePfn);
-    if (window !== undefined) {
+    const entries = window && this.#reader.entriesOf(window);
+    if (window !== undefined && entries === undefined) {
       this.firstWord = (tablePfn - window.firstPfn) * WORDS;
       return window.words;
     }
     this.firstWord = 0;
     const copy = this.#copies[level];
-    if (copy === undefined) return undefined;
+    const words = this.#words[level];
+    if (copy === undefined || words === undefined) return undefined;
+    if (window !== undefined && entries !== undefined) {
+      const first = (tablePfn - window.firstPfn) * (WORDS / 2);
+      for (let i = from; i < to; i++) copy[i] = entries[first + i] as bigint;
+      return words;
+    }
     const gpa = tablePfn * PAGE_BYTES;
-    if (to - from > 1) return this.#memory.fetch(gpa, copy) ? copy : undefined;
+    if (to - from > 1) return this.#memory.fetch(gpa, words) ? words : undefined;
     if (!this.#memory.fetch(gpa + from * 8, this.#single)) return undefined;
-    copy.set(this.#single, from * 2);
-    return copy;
+    words.set(this.#single, from * 2);
+    return words;
   }
 }

@@ -1,10 +1,19 @@
 /**
  * Fetches 64-bit table entries, straight from RAM where the host allows it.
  *
- * Each fetch reads an entry once; callers decide on the words they got, whatever the guest writes meanwhile.
+ * Each fetch reads an entry once; callers decide on the words they got, whatever the guest writes meanwhile. From RAM that is shared with other threads an entry is
+ * copied out whole first: at each level a call and a copy more, which walks of other RAM do not pay.
  */
 
-import { type GuestMemory, PAGE_BYTES, type RamWindow } from "@iommu-kit/iommu-core";
+import { contains, type GuestMemory, PAGE_BYTES, type RamWindow, sharedEntries } from "@iommu-kit/iommu-core";
+
+/** How many windows of shared RAM are kept: hosts have one or two. */
+const SHARED_WINDOWS = 4;
+
+interface SharedWindow {
+  readonly window: RamWindow;
+  readonly entries: BigInt64Array;
+}
 
 /** A reader of the entries of tables. */
 export class EntryReader {
@@ -12,9 +21,15 @@ export class EntryReader {
   low = 0;
   high = 0;
   readonly #memory: GuestMemory;
-  /** For memory that the host does not show: one entry, which no frame lies in. */
-  readonly #single: RamWindow = { firstPfn: 0, pageCount: 0, words: new Int32Array(2) };
+  /** For memory that the host does not show, or shares: one entry, which no frame lies in. */
+  readonly #copied = new BigInt64Array(1);
+  readonly #single: RamWindow = { firstPfn: 0, pageCount: 0, words: new Int32Array(this.#copied.buffer) };
   #window = this.#single;
+  /** The window before it: hosts have two as a rule, below and above 4 GiB, and tables lie in both. */
+  #other = this.#single;
+  /** Windows of shared RAM found last, and which of them holds the frame asked for last. */
+  readonly #shared: SharedWindow[] = [];
+  #current: SharedWindow | undefined;
   // Where the window lies, kept beside it: one look less at each level of a walk (bench translate).
   #firstPfn = 0;
   #pageCount = 0;
@@ -59,21 +74,60 @@ export class EntryReader {
   windowOf(pfn: number): RamWindow | undefined {
     const frame = pfn - this.#firstPfn;
     if (frame >= 0 && frame < this.#pageCount && this.words.length > 0) return this.#window;
+    const other = this.#other;
+    if (holds(other, pfn)) {
+      this.#use(other);
+      return other;
+    }
+    for (const shared of this.#shared) {
+      if (!holds(shared.window, pfn)) continue;
+      this.#current = shared;
+      return shared.window;
+    }
+    this.#current = undefined;
     const found = this.#memory.window?.(pfn);
     if (found === undefined || found.words.length === 0) return undefined;
-    this.#use(found);
+    const entries = sharedEntries(found.words);
+    if (entries === undefined) this.#use(found);
+    else {
+      this.#current = { window: found, entries };
+      this.#shared.unshift(this.#current);
+      this.#shared.length = Math.min(this.#shared.length, SHARED_WINDOWS);
+    }
     return found;
   }
 
+  /** The entries of what `windowOf` answered last, if other threads may write them: to be copied out whole. Else its words may be read where they are. */
+  entriesOf(window: RamWindow): BigInt64Array | undefined {
+    return window === this.#current?.window ? this.#current.entries : undefined;
+  }
+
   #locateElsewhere(tablePfn: number, index: number): number {
-    if (this.windowOf(tablePfn) !== undefined) return this.locate(tablePfn, index);
+    let shared = this.#current;
+    if (shared === undefined || !holds(shared.window, tablePfn)) {
+      const window = this.windowOf(tablePfn);
+      shared = this.#current;
+      if (window !== shared?.window) return this.locate(tablePfn, index);
+      if (shared === undefined) return this.#fetch(tablePfn, index);
+    }
+    if (this.#pageCount > 0) this.#use(this.#single);
+    this.#copied[0] = shared.entries[(tablePfn - shared.window.firstPfn) * 512 + index] as bigint;
+    return 0;
+  }
+
+  #fetch(tablePfn: number, index: number): number {
     this.#use(this.#single);
     return this.#memory.fetch(tablePfn * PAGE_BYTES + index * 8, this.words) ? 0 : -1;
   }
 
   #use(window: RamWindow): void {
+    if (this.#pageCount > 0) this.#other = this.#window;
     this.#window = window;
     this.#firstPfn = window.firstPfn;
     this.#pageCount = window.pageCount;
   }
+}
+
+function holds(window: RamWindow, pfn: number): boolean {
+  return contains(window, pfn) && window.words.length > 0;
 }

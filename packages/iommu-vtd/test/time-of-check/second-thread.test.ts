@@ -3,7 +3,6 @@
  * that no access to the page is in flight (design D10).
  */
 
-import { Worker } from "node:worker_threads";
 import {
   BufferMemory,
   byteAddress,
@@ -15,6 +14,7 @@ import {
 import { ManualScheduler, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { VtdIommu, type VtdConfig } from "@iommu-kit/iommu-vtd";
 import { afterEach, describe, expect, it } from "vitest";
+import { type Place, secondCpu, stopThreads } from "./second-cpu.js";
 
 const RAM_BYTES = 2 ** 20;
 const NIC = parseSourceId("00:03.0");
@@ -29,36 +29,7 @@ const PAGES_B = 0x60;
 const ROUNDS = 400;
 const ACCESSED = 0x100n;
 
-interface Place {
-  readonly gpa: number;
-  readonly values: readonly bigint[];
-}
-
-const threads: { stop(): Promise<void> }[] = [];
-afterEach(async () => {
-  for (const thread of threads.splice(0)) await thread.stop();
-});
-
-/** Starts a guest's second CPU; its changes so far can be read. */
-async function secondCpu(
-  ram: SharedArrayBuffer,
-  places: readonly Place[],
-): Promise<{ changes(): number; stop(): Promise<void> }> {
-  const control = new SharedArrayBuffer(8);
-  const signals = new Int32Array(control);
-  Atomics.store(signals, 0, 1);
-  const worker = new Worker(new URL("guest-thread.mjs", import.meta.url), { workerData: { ram, control, places } });
-  while (Atomics.load(signals, 1) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
-  const thread = {
-    changes: () => Atomics.load(signals, 1),
-    stop: async () => {
-      Atomics.store(signals, 0, 0);
-      await worker.terminate();
-    },
-  };
-  threads.push(thread);
-  return thread;
-}
+afterEach(stopThreads);
 
 /** Counts how often each entry is fetched. No window: every read is a fetch. */
 class CountedMemory implements GuestMemory {
