@@ -39,7 +39,7 @@ class WatchedMemory extends BufferMemory {
     super([{ firstPfn: 0, bytes: new Uint8Array(words.buffer) }]);
     const watched = new Proxy(words, {
       get: (target, key) => {
-        const index = typeof key === "string" ? Number(key) : NaN;
+        const index = typeof key === "string" ? Number(key) : Number.NaN;
         if (!Number.isInteger(index)) return Reflect.get(target, key, target) as unknown;
         const value = target[index];
         this.reads.push(index);
@@ -224,14 +224,12 @@ describe.each(Object.keys(STAGES) as Stage[])("tables in a window of RAM (%s)", 
           };
           await resync(0, ENTRIES);
           memory.afterRead = () => undefined;
-          const now = truth();
-          for (const [page, told] of pagesOf(mirror)) {
-            expect([old.get(page), now.get(page)]).toContain(told);
-            if (page === ambushed && old.get(page) !== now.get(page)) kinds.add(told === old.get(page) ? "old" : "new");
-          }
-          for (let page = 0; page < 64; page++) {
-            if (!pagesOf(mirror).has(page)) expect([old.get(page), now.get(page)]).toContain(undefined);
-          }
+          const told = pagesOf(mirror).get(ambushed);
+          const [was, is] = [old.get(ambushed), truth().get(ambushed)];
+          expect([was, is]).toContain(told);
+          if (was !== is) kinds.add(told === was ? "old" : "new");
+          // Every other page is what it is.
+          expect(pagesOf(mirror).set(ambushed, 0)).toEqual(truth().set(ambushed, 0));
           await resync(0, ENTRIES);
           expect(pagesOf(mirror)).toEqual(truth());
         }
