@@ -30,7 +30,7 @@ export type IommuErrorCode =
   | "reentrant-call"
   /** An address space after its device was unplugged. */
   | "unplugged"
-  /** A connection that is over. */
+  /** A connection that is over, or a unit that has left its machine. */
   | "destroyed"
   /** A snapshot of another unit or version, or a damaged one. */
   | "bad-snapshot";

@@ -4,7 +4,7 @@
 
 import { AddressSpace } from "./address-space.js";
 import type { Backend } from "./backend.js";
-import type { Completion } from "./completion.js";
+import { type Completion, CompletionGroup, whenDone } from "./completion.js";
 import { BACKEND_CONTRACT, checkContract } from "./contract.js";
 import { type IommuEventEmitter, Observers } from "./events.js";
 import { type Limits, resolveLimits } from "./limits.js";
@@ -30,7 +30,7 @@ export interface Iommu {
   readonly events: IommuEventEmitter;
   /**
    * What a requester sees. The same requester gives the same object until it is unplugged.
-   * @throws {IommuError} `bad-source-id` or `bad-option`.
+   * @throws {IommuError} `bad-source-id`, `bad-option`, or `destroyed` after `destroy`.
    */
   addressSpace(sourceId: SourceId, options?: AddressSpaceOptions): AddressSpace;
   /** Every address space that was asked for and is still plugged. */
@@ -41,6 +41,12 @@ export interface Iommu {
    * @throws {IommuError} `bad-range`.
    */
   setRegions(regions: readonly FrameRange[]): Completion;
+  /**
+   * Takes the unit out of its machine: unplugs every device, so that every further request is refused, notifiers let go and leases are recalled. Done when the notifiers have
+   * completed; then its listeners are removed, and nothing of it is scheduled any more. Again, it only answers when that is.
+   * @throws {IommuError} `reentrant-call` from inside a notifier's callback or a listener of what notifiers are told: nothing has happened then.
+   */
+  destroy(): Completion;
 }
 
 /** What `BackendIommu` needs. */
@@ -68,6 +74,9 @@ export class BackendIommu implements Iommu {
   readonly #memory: GuestMemory;
   readonly #givenLimits: Partial<Limits>;
   readonly #spaces = new Map<number, AddressSpace>();
+  #destroyed = false;
+  /** Of `destroy`, for whoever calls it again. */
+  #gone: Completion;
 
   /** @throws {IommuError} `backend-contract`, `bad-option` or `bad-range`. */
   constructor(options: BackendIommuOptions) {
@@ -90,6 +99,11 @@ export class BackendIommu implements Iommu {
 
   addressSpace(sourceId: SourceId, options: AddressSpaceOptions = {}): AddressSpace {
     checkSourceId(sourceId);
+    if (this.#destroyed) {
+      throw new IommuError("destroyed", "expected a unit that is in its machine, got one that was destroyed", {
+        hint: "make a new unit for a new machine",
+      });
+    }
     const { pasid, privileged = false, execute = false } = options;
     if (pasid !== undefined && !(Number.isInteger(pasid) && pasid >= 0 && pasid < 2 ** 20)) {
       throw new IommuError("bad-option", `expected a PASID in 0..0xfffff, got ${pasid}`, {
@@ -132,6 +146,22 @@ export class BackendIommu implements Iommu {
     if (queue.spent) return false;
     queue.slice.entriesLeft -= 1;
     return true;
+  }
+
+  /** Unplugs every device, then removes the listeners; done when the notifiers have let go. For backends: their own part is theirs to end, before this. */
+  destroy(): Completion {
+    this.hub.refuseInCallback("destroy");
+    if (this.#destroyed) return this.#gone;
+    this.#destroyed = true;
+    const spaces = this.addressSpaces;
+    const group = new CompletionGroup();
+    for (const space of spaces) group.add(space.unplug());
+    this.#spaces.clear();
+    this.#gone = group.take();
+    whenDone(this.#gone, () => {
+      for (const { events } of [this, ...spaces]) events.removeAllListeners();
+    });
+    return this.#gone;
   }
 
   setRegions(regions: readonly FrameRange[]): Completion {

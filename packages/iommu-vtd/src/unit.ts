@@ -71,11 +71,13 @@ export class Unit {
   readonly protectedMemory: ProtectedMemory;
   readonly pageRequests: PageRequestQueue;
   readonly translationRequests: TranslationRequests;
+  readonly #events: EventDelivery;
+  #destroyed = false;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
     const { memory, scheduler = timerScheduler } = options;
-    const msi = isolated(options.msi, scheduler);
+    const msi = this.#outgoing(options.msi, scheduler);
     const config = resolveConfig(options);
     const { capabilities } = config;
     const { root } = this;
@@ -87,7 +89,13 @@ export class Unit {
     // Flow A: translation.
     const filter = new OutputFilter();
     this.filter = filter;
-    const events: EventDelivery = { send: msi, scheduler, intervalMilliseconds: config.eventIntervalMilliseconds };
+    const events: EventDelivery = {
+      send: msi,
+      scheduler,
+      intervalMilliseconds: config.eventIntervalMilliseconds,
+      resting: new Set(),
+    };
+    this.#events = events;
     const faults = new FaultLog(file, config.faultRecords, events);
     const bindings = this.#makeBindings(config.contextEntries);
     const iotlb = new Iotlb(config.iotlbEntries);
@@ -175,7 +183,7 @@ export class Unit {
       pageRequests,
       pageRequestEvent,
     });
-    this.mmio = new MmioPort(file, effects, { enter: () => this.enter() });
+    this.mmio = new MmioPort(file, effects, { enter: () => this.enter(), gone: () => this.#destroyed });
   }
 
   /** Begins a slice of work for one access of the guest; `false` while a notifier is being called. */
@@ -193,12 +201,24 @@ export class Unit {
 
   /** See `VtdIommu.reset`. */
   reset(warm: boolean): Completion {
+    this.#clear(warm);
+    return this.invalidator.everything();
+  }
+
+  /** See `VtdIommu.destroy`. */
+  destroy(): Completion {
+    this.#destroyed = true;
+    this.#clear(false);
+    for (const cancel of this.#events.resting) cancel();
+    return this.iommu.destroy();
+  }
+
+  #clear(warm: boolean): void {
     this.forget();
     this.file.reset(warm);
     this.protectedMemory.reload();
     this.faults.next = 0;
     this.pageRequests.reset();
-    return this.invalidator.everything();
   }
 
   /** Drops what is latched, cached and in flight; registers stay as they are. */
@@ -251,6 +271,22 @@ export class Unit {
       namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
       admit: (requester, kind) => admit(requester, kind, config),
       unplugged: (requester) => this.pageRequests.unplugged(requester),
+    };
+  }
+
+  /**
+   * Where messages leave. A sink that throws is a mistake of its host, and reported from its event loop: neither guest nor device is in the middle of something there.
+   */
+  #outgoing(sink: MsiSink, scheduler: Scheduler): MsiSink {
+    return (message) => {
+      if (this.#destroyed) return;
+      try {
+        sink(message);
+      } catch (error) {
+        scheduler.defer(() => {
+          throw error;
+        });
+      }
     };
   }
 
@@ -321,19 +357,6 @@ export class Unit {
       },
     };
   }
-}
-
-/** A sink that throws is a mistake of its host, and reported from its event loop: neither guest nor device is in the middle of something there. */
-function isolated(sink: MsiSink, scheduler: Scheduler): MsiSink {
-  return (message) => {
-    try {
-      sink(message);
-    } catch (error) {
-      scheduler.defer(() => {
-        throw error;
-      });
-    }
-  };
 }
 
 /** Input bits of the widest table: what a fault record can show. First-stage inputs are sign-extended, so all 64 count. */

@@ -64,6 +64,16 @@ export class VtdIommu implements Iommu {
     return this.#unit.iommu.setRegions(regions);
   }
 
+  /**
+   * Takes the unit out of its machine; see `Iommu.destroy`. Its registers read as after a reset and ignore what is written, what its guest waits for is abandoned, and no message
+   * leaves it any more.
+   * @throws {IommuError} `reentrant-call` from inside a notifier's callback.
+   */
+  destroy(): Completion {
+    this.#unit.enterOrThrow("destroy");
+    return this.#unit.destroy();
+  }
+
   /** A message of a requester, or of none (an I/O APIC without source-id). What leaves the unit goes to `msi`. `false`: refused, a fault may have been recorded. */
   interrupt(sourceId: SourceId | undefined, message: MsiMessage): boolean {
     return this.#unit.interrupts.request(sourceId, message);

@@ -71,18 +71,25 @@ async function life(memory: BufferMemory, cycle: number, graveyard: Finalization
     unit.mmio.write32(0x18, 0x8400_0000);
   }
   lease?.release();
-  // Dropped in the middle of everything in one of five lives; unplugged in order in the others.
-  if (cycle % 5 !== 0) {
+  // Dropped in the middle of everything in one of five lives, unplugged in order in two, destroyed in two.
+  const end = ["dropped", "unplugged", "destroyed", "unplugged", "destroyed"][cycle % 5];
+  if (end === "unplugged") {
     void vfio.detach();
     void disk.unplug();
+  }
+  if (end === "destroyed") void unit.destroy();
+  if (end !== "dropped") {
     slow.answers.settle();
     await scheduler.idle();
+  }
+  // Who destroys a unit need not think of time-outs and listeners.
+  if (end === "unplugged") {
     scheduler.advance(10_000);
     await scheduler.idle();
   }
-  for (const name of EVENTS) unit.events.off(name, listener);
+  if (end !== "destroyed") for (const name of EVENTS) unit.events.off(name, listener);
   const left = EVENTS.reduce((sum, name) => sum + unit.events.listenerCount(name) + disk.events.listenerCount(name), 0);
-  return left + (cycle % 5 === 0 ? 0 : container.entriesHeld + scheduler.timerCount + scheduler.deferredCount);
+  return left + (end === "dropped" ? 0 : container.entriesHeld + scheduler.timerCount + scheduler.deferredCount);
 }
 
 it("10,000 lives of a machine hold memory flat, and leave no listener, timer, entry or machine behind", async () => {

@@ -48,6 +48,8 @@ export interface EventDelivery {
   readonly scheduler: Scheduler;
   /** Milliseconds; 0: no distance. */
   readonly intervalMilliseconds: number;
+  /** Cancels what waits for its distance, for all events of the unit. */
+  readonly resting: Set<() => void>;
 }
 
 /** See the file's header. */
@@ -89,12 +91,14 @@ export class EventMessage {
   }
 
   #rest(): void {
-    const { scheduler, intervalMilliseconds } = this.#delivery;
+    const { scheduler, intervalMilliseconds, resting } = this.#delivery;
     if (intervalMilliseconds === 0) return;
     this.#resting = true;
-    scheduler.after(intervalMilliseconds, () => {
+    const cancel = scheduler.after(intervalMilliseconds, () => {
       this.#resting = false;
+      resting.delete(cancel);
       this.controlWritten();
     });
+    resting.add(cancel);
   }
 }

@@ -15,6 +15,8 @@ export type SideEffect = (value: number) => void;
 export interface MmioOwner {
   /** A write is about to take effect: `false` when a notifier is being called, from where registers may not be written. */
   enter(): boolean;
+  /** Whether the unit has left its machine: nothing is written any more. */
+  gone(): boolean;
 }
 
 /** 4- and 8-byte reads and writes. Values of 4 bytes are unsigned numbers, of 8 bytes unsigned bigints. */
@@ -50,7 +52,7 @@ export class MmioPort {
    * @throws {IommuError} `reentrant-call` from inside a notifier's callback: a mistake of the host.
    */
   write32(offsetBytes: number, value: number): void {
-    this.#enter();
+    if (!this.#enter()) return;
     const word = offsetBytes / 4;
     this.#file.write(word, value);
     this.#effects[word]?.(value);
@@ -61,7 +63,7 @@ export class MmioPort {
    * @throws {IommuError} `reentrant-call` from inside a notifier's callback: a mistake of the host.
    */
   write64(offsetBytes: number, value: bigint): void {
-    this.#enter();
+    if (!this.#enter()) return;
     const word = offsetBytes / 4;
     const low = Number(BigInt.asIntN(32, value));
     const high = Number(BigInt.asIntN(32, value >> 32n));
@@ -71,8 +73,10 @@ export class MmioPort {
     this.#effects[word + 1]?.(high);
   }
 
-  #enter(): void {
-    if (this.#owner.enter()) return;
+  /** Begins an access. `false`: there is no unit any more. */
+  #enter(): boolean {
+    if (this.#owner.gone()) return false;
+    if (this.#owner.enter()) return true;
     throw new IommuError(
       "reentrant-call",
       "expected register writes from the guest, got one from inside a notifier's callback",
