@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { type Access, BufferMemory, type Scheduler, Translation } from "@iommu-kit/iommu-core";
 import { VtdIommu } from "../../src/index.js";
 import { type ModelConfig, type ModelRequest, NaiveUnit } from "./naive-unit.js";
-import { FRAMES, INDEXES, PASIDS, Random, randomConfig, randomTables, ROOT, SOURCES } from "./random-guest.js";
+import { Random } from "../../../../fuzz/src/random.js";
+import { FRAMES, INDEXES, PASIDS, randomConfig, randomTables, ROOT, SOURCES } from "./random-guest.js";
 import { NO_MEMORY, soundConfig, soundTables } from "./sound-guest.js";
 
 /** Set where tests run once for each mutant: too few guests for every rare fault. */

@@ -2,33 +2,8 @@
  * Random scalable-mode tables, mostly sound, with every kind of defect strewn in.
  */
 
+import type { Random } from "../../../../fuzz/src/random.js";
 import type { ModelConfig } from "./naive-unit.js";
-
-/** A small generator with a printable seed. */
-export class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed >>> 0;
-  }
-
-  /** An integer in [0, limit). */
-  below(limit: number): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * limit);
-  }
-
-  chance(oneIn: number): boolean {
-    return this.below(oneIn) === 0;
-  }
-
-  pick<T>(values: readonly T[]): T {
-    return values[this.below(values.length)] as T;
-  }
-}
 
 export const FRAMES = 96;
 export const ROOT = 1n;

@@ -4,7 +4,8 @@
  */
 
 import type { ModelConfig } from "./naive-unit.js";
-import { FRAMES, INDEXES, PASIDS, type Random, ROOT, SOURCES } from "./random-guest.js";
+import type { Random } from "../../../../fuzz/src/random.js";
+import { FRAMES, INDEXES, PASIDS, ROOT, SOURCES } from "./random-guest.js";
 
 const CONTEXT = 2;
 const DIRECTORY = 4;
