@@ -3,7 +3,7 @@
  */
 
 import type { Access } from "./access.js";
-import { type ByteAddress, byteAddress } from "./address.js";
+import { type ByteAddress, byteAddress, PAGE_BYTES } from "./address.js";
 import type { AttachOptions, Attachment } from "./attachment.js";
 import type { Backend, Domain, Requester } from "./backend.js";
 import type { Completion } from "./completion.js";
@@ -150,7 +150,7 @@ export class AddressSpace implements Requester {
 
   /** @internal The device wrote up to `byteLength` bytes from the start of the page `iovaPfn` on. */
   wrote(iovaPfn: number, gpaPfn: number, byteLength: number): void {
-    if (this.onWrite !== undefined) this.onWrite(iovaPfn, gpaPfn, Math.ceil(byteLength / 4096));
+    if (this.onWrite !== undefined) this.onWrite(iovaPfn, gpaPfn, Math.ceil(byteLength / PAGE_BYTES));
   }
 
   /** @internal The device wrote a page with an address that it had translated itself (ATS): its IOVA is not known. */

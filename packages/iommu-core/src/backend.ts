@@ -65,15 +65,15 @@ export interface MappingSink {
   table(iovaPfn: number, table: LeafTable): boolean;
 }
 
-/** "This range changed": the frames, and whose. */
-export interface Change {
+/** "This range changed": the frames, and whose. `D`: what the backend's own `domainOf` answers. */
+export interface Change<D extends Domain = Domain> {
   readonly range: FrameRange;
   /** Whether this requester, which now sees `domain`, may see something else. It is then asked about again: `domainOf`, then `scan`. */
-  concerns(requester: Requester, domain: Domain): boolean;
+  concerns(requester: Requester, domain: D): boolean;
 }
 
 /** Done when every notifier concerned has completed. The backend has dropped its own cached entries *before* it announces. */
-export type Announce = (change: Change) => Completion;
+export type Announce<D extends Domain = Domain> = (change: Change<D>) => Completion;
 
 /** Requests to a range that are messages and not memory (an interrupt window, a doorbell). */
 export interface MessageWindow {

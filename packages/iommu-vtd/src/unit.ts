@@ -8,7 +8,6 @@ import {
   type AddressSpace,
   type Backend,
   BackendIommu,
-  BitAccess,
   type Completion,
   type Domain,
   formatSourceId,
@@ -47,7 +46,6 @@ import { OutputFilter } from "./translate/output-filter.js";
 import type { RootPointer } from "./translate/root-pointer.js";
 import { Translator } from "./translate/translate.js";
 import type { VtdOptions } from "./vtd-options.js";
-import { wordAt } from "./spec/word.js";
 
 /** @internal */
 export class Unit {
@@ -366,11 +364,7 @@ function widestInput(config: ResolvedConfig): number {
 
 /** The GCMD bits that the unit has. */
 function writableCommands(file: RegisterFile, config: ResolvedConfig): Int32Array {
-  const commands = GCMD.mask(BitAccess.WRITE);
-  const word = file.wordOf("GCMD");
-  file.write(word, -1);
-  commands[0] = wordAt(file.words, word) & wordAt(commands, 0);
-  file.words[word] = 0;
+  const commands = Int32Array.of(file.writableBits("GCMD"));
   if (!config.compatibilityInterrupts) GCMD.fields.CFI.set(commands, 0, 0);
   return commands;
 }

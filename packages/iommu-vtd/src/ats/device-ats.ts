@@ -3,7 +3,7 @@
  */
 
 import {
-  type Access,
+  Access,
   type AddressSpace,
   type ByteAddress,
   type GuestMemory,
@@ -87,8 +87,8 @@ export class DeviceAts {
       if (requests.checkTranslated(this.space, pfn, access) !== 0) return false;
       const piece = bytes.subarray(at, at + length);
       const address = pfn * PAGE_BYTES + offset;
-      const done = access === 1 ? memory.read(address, piece) : memory.write(address, piece);
-      if (access === 2) this.space.wroteTranslated(pfn);
+      const done = access === Access.read ? memory.read(address, piece) : memory.write(address, piece);
+      if (access === Access.write) this.space.wroteTranslated(pfn);
       if (!done) return false;
       at += length;
     }

@@ -5,7 +5,7 @@
  * §7.1.3 calls non-recoverable is recorded.
  */
 
-import { type Access, type Requester, Translation } from "@iommu-kit/iommu-core";
+import { Access, type Requester, Translation } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
 import { AddressType, TableMode } from "../spec/encodings.js";
 import {
@@ -106,7 +106,7 @@ export class TranslationRequests {
     const { reason, faultsDisabled } = this.#translatedReason(requester, gpaPfn);
     if (reason === 0) return translator.protects(gpaPfn) ? PROTECTED_MEMORY : 0;
     if (!(faultsDisabled && isQualified(reason))) {
-      const type = access === 2 ? FaultRequestType.WRITE : FaultRequestType.READ;
+      const type = access === Access.write ? FaultRequestType.WRITE : FaultRequestType.READ;
       translator.record(requester, reason, gpaPfn, type, AddressType.TRANSLATED);
     }
     return reason;

@@ -5,6 +5,7 @@
  * not fill the host's memory.
  */
 
+import { TableModeText } from "../spec/encoding-texts.js";
 import { unitOf } from "../unit-of.js";
 import type { VtdIommu } from "../vtd-iommu.js";
 import { type DeviceInspection, inspectDevices, inspectViews, type ViewInspection } from "./devices.js";
@@ -56,15 +57,13 @@ export interface Inspection {
   readonly views: readonly ViewInspection[];
 }
 
-const MODES = ["legacy", "scalable", "reserved", "abort"] as const;
-
 /** Looks at a unit. What it answers is a copy: it does not change later. */
 export function inspect(iommu: VtdIommu, options: InspectOptions = {}): Inspection {
   const unit = unitOf(iommu);
   const { ranges = 32, entries = 2 ** 17, items = 64 } = options;
   const limits = { ranges, entries, items };
   const { root, interrupts, bindings, iotlb } = unit;
-  const mode = MODES[root.mode] ?? "reserved";
+  const mode = TableModeText[root.mode] ?? "reserved";
   const cached = ({ size, hits, misses }: { size: number; hits: number; misses: number }) => ({
     entries: size,
     hits,

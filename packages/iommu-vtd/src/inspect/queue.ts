@@ -2,8 +2,9 @@
  * The invalidation queue: position, state, error by name, and the descriptors that are still to be fetched.
  */
 
-import { describeFields, type FieldText, type Layout } from "@iommu-kit/iommu-core";
+import { describeFields, type FieldText, type Layout, PAGE_BYTES } from "@iommu-kit/iommu-core";
 import * as descriptors from "../spec/descriptors.js";
+import { QueueErrorText } from "../spec/encoding-texts.js";
 import { descriptorType, DescriptorType, queueBytes } from "../spec/invalidation.js";
 import { PageGroupResponse, PageGroupResponseText } from "../spec/page-request.js";
 import { FSTS } from "../spec/registers-event.js";
@@ -54,17 +55,6 @@ const KNOWN = new Map<number, readonly [Layout, StructureText]>([
 ]);
 
 /** IQERCD.IQEI by value. */
-const QUEUE_ERRORS = [
-  "no information",
-  "the tail lies beyond the queue",
-  "a descriptor cannot be fetched, or a status not stored",
-  "the descriptor's type is invalid",
-  "the descriptor has a reserved field set",
-  "the descriptor width does not fit the table mode",
-  "the tail is not aligned to the descriptors",
-  "the table mode is invalid",
-];
-
 /** Looks at the queue. */
 export function inspectQueue(unit: Unit, most: number): QueueInspection {
   const { file, queue, config } = unit;
@@ -106,7 +96,7 @@ function upcoming({ memory }: Unit, place: Place, most: number): DescriptorInspe
   if (tailBytes % step !== 0 || tailBytes >= sizeBytes) return found;
   for (let at = headBytes; at !== tailBytes && found.length < most; at = (at + step) % sizeBytes) {
     const words = new Int32Array(step / 4);
-    found.push(memory.fetch(basePfn * 4096 + at, words) ? describe(at, words) : unreadable(at));
+    found.push(memory.fetch(basePfn * PAGE_BYTES + at, words) ? describe(at, words) : unreadable(at));
   }
   return found;
 }
@@ -122,7 +112,7 @@ function errorsOf({ file }: Unit): string[] {
     file.get("IQERCD", field).toString(16).padStart(4, "0");
   const { IQEI, ITESID, ICESID } = IQERCD.fields;
   if (file.get("FSTS", FSTS.fields.IQE) === 1)
-    errors.push(`IQE: ${QUEUE_ERRORS[file.get("IQERCD", IQEI)] ?? "undefined"}`);
+    errors.push(`IQE: ${QueueErrorText[file.get("IQERCD", IQEI)] ?? "undefined"}`);
   if (file.get("FSTS", FSTS.fields.ITE) === 1) errors.push(`ITE: source-id ${sourceId(ITESID)} did not answer in time`);
   if (file.get("FSTS", FSTS.fields.ICE) === 1) errors.push(`ICE: source-id ${sourceId(ICESID)} answered unasked`);
   return errors;

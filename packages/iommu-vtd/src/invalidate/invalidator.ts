@@ -11,7 +11,6 @@ import {
   type Announce,
   type Completion,
   CompletionGroup,
-  type Domain,
   type FrameRange,
   type Requester,
 } from "@iommu-kit/iommu-core";
@@ -25,7 +24,7 @@ export class Invalidator {
   readonly #iotlb: Iotlb;
   readonly #bindings: Bindings;
   readonly #inputFrames: number;
-  #announce: Announce = () => undefined;
+  #announce: Announce<VtdDomain> = () => undefined;
 
   /** `inputFrames`: how many frames second-stage inputs can have. Default: all. */
   constructor(iotlb: Iotlb, bindings: Bindings, inputFrames: number = 2 ** 52) {
@@ -35,7 +34,7 @@ export class Invalidator {
   }
 
   /** Says where changes are announced. */
-  connect(announce: Announce): void {
+  connect(announce: Announce<VtdDomain>): void {
     this.#announce = announce;
   }
 
@@ -78,15 +77,15 @@ export class Invalidator {
     return this.#announce({
       range: ALL_FRAMES,
       concerns: (requester, domain) =>
-        isRefused(domain) ? this.#mayBeOf(requester, domainId) : isOf(domain, domainId),
+        isRefused(domain) ? this.#mayBeOf(requester, domainId) : domain.domainId === domainId,
     });
   }
 
   /** PASID cache, one PASID of a domain. */
   pasid(domainId: number, pasid: number): Completion {
     this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId && binding.pasid === pasid);
-    const concerns = (requester: Requester, domain: Domain): boolean => {
-      if (!isRefused(domain)) return isOf(domain, domainId) && isPasid(domain, pasid);
+    const concerns = (requester: Requester, domain: VtdDomain): boolean => {
+      if (!isRefused(domain)) return domain.domainId === domainId && domain.pasid === pasid;
       return this.#bindings.pasidOf(requester) === pasid && this.#mayBeOf(requester, domainId);
     };
     return this.#announce({ range: ALL_FRAMES, concerns });
@@ -115,7 +114,7 @@ export class Invalidator {
     this.#iotlb.invalidateFirstStage(domainId);
     const concerns =
       (firstStage: boolean) =>
-      (requester: Requester, domain: Domain): boolean => {
+      (requester: Requester, domain: VtdDomain): boolean => {
         const seen = this.#seen(requester, domain);
         return seen.domainId === domainId && seen.firstStage === firstStage;
       };
@@ -140,7 +139,7 @@ export class Invalidator {
   /** PASID-based IOTLB, pages of a PASID: first-stage and nested mappings only. */
   translationsOfPasidPages(domainId: number, pasid: number, range: FrameRange): Completion {
     this.#iotlb.invalidatePasidPages(domainId, pasid, range.firstPfn, range.pageCount);
-    const concerns = (requester: Requester, domain: Domain): boolean => {
+    const concerns = (requester: Requester, domain: VtdDomain): boolean => {
       const seen = this.#seen(requester, domain);
       return seen.domainId === domainId && seen.pasid === pasid && seen.firstStage;
     };
@@ -167,21 +166,11 @@ export class Invalidator {
   }
 
   /** What invalidations name a requester by: as it was last seen, or, if it was refused then, as it is now. */
-  #seen(requester: Requester, domain: Domain): IotlbTag {
-    // Every domain that the hub holds came from this unit's `domainOf`.
-    return isRefused(domain) ? this.#bindings.of(requester) : (domain as VtdDomain);
+  #seen(requester: Requester, domain: VtdDomain): IotlbTag {
+    return isRefused(domain) ? this.#bindings.of(requester) : domain;
   }
 }
 
-// Every domain that the hub holds came from this unit's `domainOf`.
-function isOf(domain: Domain, domainId: number): boolean {
-  return (domain as VtdDomain).domainId === domainId;
-}
-
-function isPasid(domain: Domain, pasid: number): boolean {
-  return (domain as VtdDomain).pasid === pasid;
-}
-
-function isRefused(domain: Domain): boolean {
+function isRefused(domain: VtdDomain): boolean {
   return domain.kind === "blocked";
 }

@@ -39,6 +39,11 @@ export class RegisterFile {
     return this.#places.get(name) ?? -1;
   }
 
+  /** The bits of a one-word register that software may write; 0 if the unit lacks it. */
+  writableBits(name: RegisterName): number {
+    return wordAt(this.#masks.writable, this.wordOf(name));
+  }
+
   /** What software reads at a word. */
   read(word: number): number {
     return (this.words[word] ?? 0) & (this.#masks.readable[word] ?? 0);

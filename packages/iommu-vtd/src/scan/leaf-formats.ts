@@ -6,7 +6,8 @@
 
 import type { EntryFormat } from "@iommu-kit/iommu-core";
 import { FirstStageBits, firstStageReservedIndex } from "../spec/first-stage.js";
-import { reservedIndex, secondStageFrame } from "../spec/second-stage.js";
+import { reservedIndex } from "../spec/second-stage.js";
+import { entryFrame } from "../spec/word.js";
 import type { OutputFilter } from "../translate/output-filter.js";
 
 const { PRESENT, WRITE, USER } = FirstStageBits;
@@ -51,7 +52,7 @@ export class LeafFormats {
           const low = words[i] ?? 0;
           const high = words[i + 1] ?? 0;
           const access = ((low & reservedLow) | (high & reservedHigh)) === 0 ? rights(low) : 0;
-          const mapped = access !== 0 && !filter.blocks(secondStageFrame(low, high));
+          const mapped = access !== 0 && !filter.blocks(entryFrame(low, high));
           words[i] = mapped ? (low & ~3) | access : 0;
           words[i + 1] = mapped ? high : 0;
         }

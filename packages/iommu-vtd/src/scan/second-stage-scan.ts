@@ -7,7 +7,8 @@
 
 import { type Access, type FrameRange, type GuestMemory, LeafTable, type MappingSink } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "../spec/capabilities.js";
-import { isSecondStageLeaf, reservedIndex, secondStageFrame, secondStageReserved } from "../spec/second-stage.js";
+import { isSecondStageLeaf, reservedIndex, secondStageReserved } from "../spec/second-stage.js";
+import { entryFrame } from "../spec/word.js";
 import type { OutputFilter } from "../translate/output-filter.js";
 import { levelSpan } from "../translate/table-index.js";
 import { tellLeaf } from "./leaf.js";
@@ -93,7 +94,7 @@ export class SecondStageScan {
     if (((low & (this.#reserved[at] ?? 0)) | (high & (this.#reserved[at + 1] ?? 0))) !== 0) return true;
     const access = (rights & low) as Access;
     if (access === 0) return true;
-    const frame = secondStageFrame(low, high);
+    const frame = entryFrame(low, high);
     if (isSecondStageLeaf(low))
       return tellLeaf(this.#sink, this.#filter, { firstPfn, pageCount: levelSpan(level), gpaPfn: frame, access });
     return this.#scanTable(frame, level - 1, firstPfn, access);

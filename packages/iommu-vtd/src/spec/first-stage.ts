@@ -8,6 +8,7 @@
 import { address, bit, ignored, layout, markBits, reservedMask, type TextOf } from "@iommu-kit/iommu-core";
 import type { UnitCapabilities } from "./capabilities.js";
 import { CAP } from "./registers-capability.js";
+import { entryFrame } from "./word.js";
 
 /** An entry that points to a table. */
 export const FirstStageTableEntry = layout(64, {
@@ -116,6 +117,6 @@ export const FirstStageBits = {
 
 /** The frame in the two words of an entry of this span: bit 12 of a superpage is PAT and is cut off. */
 export function firstStageFrame(low: number, high: number, span: number): number {
-  const frame = (high & 0xfffff) * 0x100000 + (low >>> 12);
+  const frame = entryFrame(low, high);
   return frame - (frame % span);
 }

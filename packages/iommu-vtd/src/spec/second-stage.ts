@@ -123,11 +123,6 @@ export function isSecondStageLeaf(low: number): boolean {
   return (low & PS.mask) !== 0;
 }
 
-/** The frame in the two words of an entry, bits 51:12. */
-export function secondStageFrame(low: number, high: number): number {
-  return (high & 0xfffff) * 0x100000 + (low >>> 12);
-}
-
 /** The accessed flag in the low word of an entry. */
 export const SECOND_STAGE_ACCESSED: number = SecondStageLeafEntry.fields.A.mask;
 /** The snoop bit in the low word of a leaf. */

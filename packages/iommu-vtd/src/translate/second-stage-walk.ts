@@ -14,9 +14,9 @@ import {
   SECOND_STAGE_ACCESSED,
   SECOND_STAGE_DIRTY,
   SECOND_STAGE_SNOOP,
-  secondStageFrame,
   secondStageReserved,
 } from "../spec/second-stage.js";
+import { entryFrame } from "../spec/word.js";
 import type { Binding } from "./binding.js";
 import { EntryReader } from "./entry-reader.js";
 import { type FlagUpdate, setFlags } from "./flag-update.js";
@@ -94,7 +94,7 @@ export class SecondStageWalk {
       if (this.#isReserved(level, low, high)) return FaultReason.LSS_2;
       if (level === 1 || isSecondStageLeaf(low)) {
         this.dirtyPending = false;
-        return this.#found(secondStageFrame(low, high), low, iovaPfn, level, rights);
+        return this.#found(entryFrame(low, high), low, iovaPfn, level, rights);
       }
       level -= 1;
       at = reader.follow(low, high, tableIndex(iovaPfn, level));
@@ -117,7 +117,7 @@ export class SecondStageWalk {
       const missing = this.#missing(rights, wanted);
       if (missing !== 0) return (missing & 2) !== 0 ? FaultReason.SGN_6 : FaultReason.SGN_7;
       const leaf = level === 1 || isSecondStageLeaf(low);
-      const frame = secondStageFrame(low, high);
+      const frame = entryFrame(low, high);
       if (binding.secondStageFlags) {
         const dirty = leaf && (wanted & 2) !== 0 ? SECOND_STAGE_DIRTY : 0;
         const spared =

@@ -5,7 +5,7 @@
  * check, IOTLB fill. Every step answers a reason; only this file turns reason and request into a recorded fault.
  */
 
-import { type Access, type GuestMemory, LocalReason, type Requester, type Translation } from "@iommu-kit/iommu-core";
+import { Access, type GuestMemory, LocalReason, type Requester, type Translation } from "@iommu-kit/iommu-core";
 import type { FaultLog } from "../fault/fault-log.js";
 import { faultName } from "../fault/fault-name.js";
 import type { UnitCapabilities } from "../spec/capabilities.js";
@@ -204,6 +204,6 @@ function blockedOutput(filter: OutputFilter, gpaPfn: number, binding: Binding): 
 }
 
 function requestTypeOf(access: Access): number {
-  if (access === 3) return FaultRequestType.ATOMIC;
-  return access === 2 ? FaultRequestType.WRITE : FaultRequestType.READ;
+  if (access === Access.readWrite) return FaultRequestType.ATOMIC;
+  return access === Access.write ? FaultRequestType.WRITE : FaultRequestType.READ;
 }
