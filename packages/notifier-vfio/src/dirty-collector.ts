@@ -16,7 +16,7 @@ export type DirtyVisitor = (gpaPfn: number, pageCount: number) => void;
 /** `off`; `log`: the container tells; `assume`: it cannot, all that is writable counts. */
 export type DirtyMode = "off" | "log" | "assume";
 
-/** See the file's header. */
+/** Collects for one container, from `start` on; what it has collected is the caller's, once. */
 export class DirtyCollector {
   readonly #container: DmaContainer;
   readonly #table: ShadowPageTable;

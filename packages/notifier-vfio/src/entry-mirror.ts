@@ -28,7 +28,7 @@ export interface MirrorOptions {
   readonly unmapper: Unmapper;
 }
 
-/** See the file's header. */
+/** The entries of one notifier in one container. */
 export class EntryMirror {
   readonly #container: DmaContainer;
   readonly #events: VfioEventEmitter;

@@ -19,7 +19,7 @@ export interface PressureEvent {
 /** How far below a level its way down is reported, as a part of the limit. */
 const HYSTERESIS = 0.05;
 
-/** See the file's header. */
+/** Counts the entries of one container against its limit. */
 export class EntryPressure {
   readonly #levels: readonly number[];
   readonly #report: (event: PressureEvent) => void;

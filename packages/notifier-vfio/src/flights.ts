@@ -22,7 +22,7 @@ export interface Overlap {
   readonly pageCount: number;
 }
 
-/** See the file's header. */
+/** The maps under way of one container. */
 export class Flights {
   readonly #exact: boolean;
   readonly #byFirst = new Map<number, Flight>();

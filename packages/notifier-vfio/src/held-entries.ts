@@ -55,7 +55,7 @@ interface Removal {
   answered: Completion;
 }
 
-/** See the file's header. */
+/** One for each notifier; frames here are IOVA frames, targets those of the unit. */
 export class HeldEntries {
   /** What is held, each entry a block. */
   readonly table = new ShadowPageTable();

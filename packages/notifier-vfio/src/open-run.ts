@@ -4,7 +4,7 @@
  */
 import type { Access, MapAnswer } from "@iommu-kit/iommu-core";
 
-/** See the file's header. */
+/** One run, from its first map until `settle`. */
 export class OpenRun {
   readonly iovaPfn: number;
   readonly gpaPfn: number;

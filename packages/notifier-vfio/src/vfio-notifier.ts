@@ -30,7 +30,7 @@ import { largestBlockOf, type VfioNotifierOptions } from "./options.js";
 import type { ShadowBlock } from "./shadow-page-table.js";
 
 /**
- * See the file's header. Attach it with `attachTo`, to every device of the container's group: devices which see the same
+ * Keeps one container in step with what its devices may reach. Attach it with `attachTo`, to every device of the container's group: devices which see the same
  * domain share one attachment of the container, and one that sees another is refused by the address space.
  */
 export class VfioNotifier implements MapNotifier {

@@ -60,7 +60,7 @@ const NO_PLAN: TransitionPlan = {
   isTooMuch: undefined,
 };
 
-/** See the file's header. One object carries out one pass after the other: nothing is allocated for an invalidation. */
+/** A pass, from `start` to the `step` that answers `true`. One object carries out one pass after the other: nothing is allocated for an invalidation. */
 export class Transition implements MappingSink, AnnouncedState {
   readonly #diff = new LeafDiff();
   readonly #gatherer = new RunGatherer();

@@ -8,7 +8,7 @@ export type FrameVisitor = (firstPfn: number, pageCount: number) => void;
 const CHUNK_FRAMES = 4096;
 const WORD_BITS = 32;
 
-/** See the file's header. */
+/** Frames are added in any order, and taken out in runs, ascending. */
 export class FrameSet {
   readonly #chunks = new Map<number, Int32Array>();
 

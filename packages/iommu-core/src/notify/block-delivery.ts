@@ -16,7 +16,7 @@ const MOST_SLOTS_PUT_BACK = 3 * FANOUT;
 /** A block may be as large as what is put back. */
 const WHOLE_RUN = 2 ** 52;
 
-/** See the file's header. */
+/** What one `block` consumer is told, and the blocks that it holds. */
 export class BlockDelivery extends MapDelivery {
   readonly #ledger = new BlockLedger();
   readonly #cursor = new Mapping();

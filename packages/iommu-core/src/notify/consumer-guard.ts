@@ -6,7 +6,7 @@ import { IommuError } from "../errors.js";
 import { type Notifier, notifierName } from "../notifier.js";
 import type { Scheduler } from "../ports.js";
 
-/** See the file's header. */
+/** Watches answers that are under way, for all consumers of a unit: each settles, by itself or at the deadline. */
 export class ConsumerGuard {
   readonly #scheduler: Scheduler;
   readonly #deadlineMilliseconds: number;

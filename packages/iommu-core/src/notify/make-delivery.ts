@@ -23,7 +23,7 @@ export interface DeliveryWiring {
   readonly retryLater: () => void;
 }
 
-/** See the file's header. */
+/** Makes the delivery that `notifier` has as long as it is attached anywhere; `range` is what it was attached for. */
 export function makeDelivery(notifier: MapNotifier, range: FrameRange, wiring: DeliveryWiring): MapDelivery {
   const { attachments, observers, guard, mostBlocks, retryLater } = wiring;
   const watched = (name: keyof IommuEvents): readonly AttachmentRecord[] =>

@@ -11,7 +11,7 @@ interface Part extends FrameRange {
   readonly held: boolean;
 }
 
-/** See the file's header. */
+/** What one `page` consumer is told. */
 export class PageDelivery extends MapDelivery {
   protected override framesOfPart(iovaPfn: number, pageCount: number, most: number): number {
     let frames = pageCount;

@@ -18,7 +18,7 @@ type Steps = Generator<void, void, void>;
 /** Address spaces that a change concerns, by what is attached to them. */
 type Concerned = readonly { readonly attachments: readonly AttachmentRecord[] }[];
 
-/** See the file's header. */
+/** Makes the jobs of a hub's queue: each brings views and members in step when its turn comes, by the domains as they are then. */
 export class ViewJobs {
   readonly #sync: ViewSync;
   readonly #domainOf: (space: AddressSpace) => Domain | undefined;

@@ -15,7 +15,7 @@ export interface Member {
   view: View | undefined;
 }
 
-/** See the file's header. */
+/** The announced state of one domain, and who follows it. It lives while a member does. */
 export class View {
   /** What the tree is brought to. Reassigned when every member moves together: the tree stays, only differences are told. */
   domain: Domain;

@@ -45,7 +45,7 @@ class Chunk implements RamWindow {
   }
 }
 
-/** See the file's header. */
+/** Memory for tests: `poke` and `peek` are the guest's, `counters` say what others read and wrote, `poison` makes a frame fail until `heal`. Whatever is not written reads 0. */
 export class FakeMemory implements GuestMemory {
   readonly counters: MemoryCounters = { reads: 0, writes: 0, fetches: 0, fetchedWords: 0, compareExchanges: 0 };
   readonly window?: (pfn: number) => RamWindow | undefined;

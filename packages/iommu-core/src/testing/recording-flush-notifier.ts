@@ -19,7 +19,7 @@ export interface RecordingFlushNotifierOptions {
   readonly onCall?: (range: FrameRange) => void;
 }
 
-/** See the file's header. */
+/** An UNMAP-only notifier for tests: `take()` answers the ranges that it was told to drop since the last time. Answers come at once, or when the test says so (`answers`). */
 export class RecordingFlushNotifier implements UnmapNotifier {
   readonly kind = "unmap";
   readonly name: string;

@@ -50,7 +50,7 @@ export interface RecordingNotifierOptions {
   readonly onCall?: (call: NotifierCall) => void;
 }
 
-/** See the file's header. */
+/** A MAP notifier for tests: `calls` says what it was told, `held()` and `lookup` what it holds, `check()` throws if the contract was broken. Answers come at once, or when the test says so (`answers`). */
 export class RecordingNotifier implements MapNotifier {
   readonly kind = "map";
   readonly name: string;

@@ -57,7 +57,7 @@ export class SimpleDomain implements Domain {
   }
 }
 
-/** See the file's header. */
+/** A backend for tests: `assign` says which `SimpleDomain` a device sees, `invalidate` announces a range of one. Nothing is cached. */
 export class SimpleBackend implements Backend {
   /** What a requester sees before `assign`. */
   readonly unassigned: SimpleDomain;

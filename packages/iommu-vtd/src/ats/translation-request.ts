@@ -66,7 +66,7 @@ export interface AtsParts {
   readonly translator: Translator;
 }
 
-/** See the file's header. */
+/** The ATS side of one unit. `translate` answers what the device may cache; `checkTranslated` says whether a translated request may pass. */
 export class TranslationRequests {
   readonly #parts: AtsParts;
   readonly #out = new Translation();

@@ -52,7 +52,7 @@ export interface EventDelivery {
   readonly resting: Set<() => void>;
 }
 
-/** See the file's header. */
+/** One event of a unit, over its four registers. */
 export class EventMessage {
   readonly #file: RegisterFile;
   readonly #registers: EventRegisters;

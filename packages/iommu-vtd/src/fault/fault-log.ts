@@ -31,7 +31,7 @@ export type StatusBit = "IQE" | "ICE" | "ITE";
 const record = FRCD.fields;
 const status = FSTS.fields;
 
-/** See the file's header. */
+/** The fault records of one unit: `record` writes one or overflows, `raise` sets a status bit of another cause; both send the fault event when it is due. */
 export class FaultLog {
   readonly event: EventMessage;
   readonly #file: RegisterFile;

@@ -50,7 +50,7 @@ const HANDLE_HI_SHIFT = 15 - HANDLE_HI.shift;
 /** Bits of the data that a message with a subhandle must not have. */
 const STRAY_DATA = RemappableData.mask(BitAccess.RESERVED)[0] ?? 0;
 
-/** See the file's header. */
+/** Remaps the messages of one unit, with a cache of entries that invalidations empty. */
 export class InterruptRemap {
   readonly pointer: InterruptPointer = {
     enabled: false,

@@ -45,7 +45,7 @@ export type EntryResult =
   | { readonly entry: InterruptEntry }
   | { readonly reason: number; readonly faultsDisabled: boolean };
 
-/** See the file's header. */
+/** Reads entries for one unit; nothing is cached here. */
 export class InterruptTable {
   readonly #memory: GuestMemory;
   readonly #hostFrames: number;

@@ -8,7 +8,7 @@ import type { InterruptRemap } from "./interrupt-remap.js";
 
 const MESSAGE_BYTES = 4;
 
-/** See the file's header. */
+/** The message window of requests without PASID, the same for all devices of a unit. */
 export class MessagePort implements MessageWindow {
   readonly range = INTERRUPT_WINDOW;
   readonly #interrupts: InterruptRemap;

@@ -19,7 +19,7 @@ const { ON, SN, NV, NDST } = PostedDescriptor.fields;
 /** A notification to send, nothing, or a fault reason. */
 export type PostResult = MsiMessage | undefined | number;
 
-/** See the file's header. */
+/** Posts the interrupts of one unit. */
 export class InterruptPosting {
   readonly #memory: GuestMemory;
   readonly #reserved: readonly [Int32Array, Int32Array];
@@ -30,6 +30,7 @@ export class InterruptPosting {
     this.#reserved = [postedDescriptorReserved(false), postedDescriptorReserved(true)];
   }
 
+  /** Posts one; answers the notification that is to be sent, if any, or the fault reason. */
   post(entry: PostedInterrupt, extended: boolean): PostResult {
     const words = this.#words;
     if (!this.#memory.fetch(entry.descriptorGpa, words)) return FaultReason.INTERRUPT_POSTED_ACCESS;

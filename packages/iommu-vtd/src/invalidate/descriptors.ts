@@ -50,7 +50,7 @@ export interface DescriptorTargets {
   readonly pageRequests: PageRequestQueue;
 }
 
-/** See the file's header. */
+/** Carries out one descriptor at a time, whose reserved bits have been checked. Answers what it has to wait for, or why the descriptor is invalid. */
 export class Descriptors implements DescriptorHandler {
   readonly #targets: DescriptorTargets;
 

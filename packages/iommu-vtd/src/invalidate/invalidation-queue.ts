@@ -55,7 +55,7 @@ export interface QueueParts {
   readonly pace: QueuePace;
 }
 
-/** See the file's header. */
+/** The queue of one unit. Registers say where it lies and how far it is; `run` goes on from there. */
 export class InvalidationQueue {
   readonly #parts: QueueParts;
   readonly #reserved: (Int32Array | undefined)[];

@@ -19,7 +19,7 @@ import { ignoredFunctionBits } from "../spec/invalidation.js";
 import type { Bindings } from "../translate/bindings.js";
 import type { Iotlb, IotlbTag } from "../translate/iotlb.js";
 
-/** See the file's header. */
+/** One method for each thing that can be invalidated; each answers when every notifier concerned has completed. */
 export class Invalidator {
   readonly #iotlb: Iotlb;
   readonly #bindings: Bindings;

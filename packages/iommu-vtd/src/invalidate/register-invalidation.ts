@@ -21,7 +21,7 @@ const NOTHING_DONE = 0;
 /** Units of this major version and above have no register interface. */
 const FIRST_WITHOUT_REGISTERS = 6;
 
-/** See the file's header. */
+/** Carries out what is written to CCMD and IOTLB, and clears ICC and IVT when it is done. */
 export class RegisterInvalidation {
   readonly #file: RegisterFile;
   readonly #invalidator: Invalidator;

@@ -11,7 +11,7 @@ type GroupState = "open" | "waiting" | "answered";
 /** Ranges that are told apart; a device that asks for more of them in one group has them taken for everything between. */
 const MOST_RANGES = 64;
 
-/** See the file's header. */
+/** A group, from its first request until `settle`. */
 export class PageGroup {
   readonly requester: Requester;
   state: GroupState = "open";

@@ -68,7 +68,7 @@ const ENTRY_BYTES = 32;
 const GROUPS = 512;
 const { PPR, PRO } = PRS.fields;
 
-/** See the file's header. */
+/** The page requests of all devices of one unit. A promise of a request settles with the response to its group, at a reset, or when the device is unplugged. */
 export class PageRequestQueue {
   readonly #parts: PageRequestParts;
   /** Groups that wait for a response, or for their last request. Bounded by 512 indexes for each requester. */

@@ -31,7 +31,7 @@ const LEVEL_STATUS = { TE: "TES", QIE: "QIES", IRE: "IRES", CFI: "CFIS" } as con
 const command = GCMD.fields;
 const status = GSTS.fields;
 
-/** See the file's header. */
+/** Carries out what is written to GCMD, and keeps GSTS. What it commands are the `CommandTargets`. */
 export class GlobalCommand {
   readonly #file: RegisterFile;
   readonly #targets: CommandTargets;

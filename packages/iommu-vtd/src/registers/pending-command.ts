@@ -6,7 +6,7 @@
 
 import { type Completion, CompletionGroup } from "@iommu-kit/iommu-core";
 
-/** See the file's header. */
+/** The completions behind one status bit: `follow` adds a command, `forget` drops all of them. */
 export class PendingCommand {
   #group = new CompletionGroup();
   #done: (() => void) | undefined;

@@ -14,7 +14,7 @@ import type { RegisterFile } from "./register-file.js";
 /** Frames in a block of 2 MiB, the unit of these registers. */
 const BLOCK_PAGES = 512;
 
-/** See the file's header. */
+/** Brings PMEN and the output filter of one unit in step. */
 export class ProtectedMemory {
   readonly #file: RegisterFile;
   readonly #filter: OutputFilter;

@@ -4,7 +4,7 @@
 
 import type { FakeMemory } from "@iommu-kit/iommu-core/testing";
 
-/** See the file's header. */
+/** Frames come in ascending order and never back. */
 export class FrameAllocator {
   readonly #memory: FakeMemory;
   #nextPfn: number;

@@ -65,7 +65,7 @@ const TYPES = {
   "pass-through": PasidTranslationType.PASS_THROUGH,
 } as const;
 
-/** See the file's header. */
+/** Writes and edits the entries of devices, by name (`"00:03.0"`); tables on the way are made when they are needed. */
 export class GuestContexts {
   /** Frame of the legacy root table. */
   readonly rootPfn: number;

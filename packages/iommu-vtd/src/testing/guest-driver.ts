@@ -87,7 +87,7 @@ const TREE_TABLES = 0x800;
 /** Frames at the start of the structures that are not trees. */
 const SMALL_STRUCTURES = 0x1000;
 
-/** See the file's header. */
+/** A whole guest for tests: `new GuestDriver(options)`, `context` and `map` edit its tables, `start` does what a driver does at boot, `device` gives the address space of a device. */
 export class GuestDriver {
   readonly memory: FakeMemory;
   readonly scheduler = new ManualScheduler();

@@ -16,7 +16,7 @@ export type PostedFields = Parameters<typeof PostedEntry.pack>[0];
 /** Fields of a posted-interrupt descriptor. */
 export type DescriptorFields = Parameters<typeof PostedDescriptor.pack>[0];
 
-/** See the file's header. */
+/** Writes and edits interrupt entries by their index. The unit is not told: invalidate, or it may use what it has cached. */
 export class GuestInterrupts {
   /** First frame of the table: 65,536 entries. */
   readonly tablePfn: number;

@@ -34,7 +34,7 @@ export interface GuestQueueOptions {
   readonly wide?: boolean;
 }
 
-/** See the file's header. */
+/** Writes descriptors into the queue of a test guest: `submit` moves the tail, `run` also waits and says whether the wait has completed. */
 export class GuestQueue {
   /** First frame of the queue. */
   readonly basePfn: number;

@@ -7,7 +7,7 @@
 import { contains, endOf, type FrameRange } from "@iommu-kit/iommu-core";
 import { INTERRUPT_WINDOW, inInterruptWindow } from "../spec/interrupt-window.js";
 
-/** See the file's header. */
+/** The regions that are blocked now, for all walks and scans of a unit. */
 export class OutputFilter {
   #blocked: readonly FrameRange[] = [INTERRUPT_WINDOW];
   #protected: readonly FrameRange[] = [];

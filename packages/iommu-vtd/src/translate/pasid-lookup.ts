@@ -32,7 +32,7 @@ export interface PasidRequest {
   readonly execute: boolean;
 }
 
-/** See the file's header. */
+/** Fetches and checks; nothing is cached here. */
 export class PasidLookup {
   readonly #memory: GuestMemory;
   readonly #capabilities: UnitCapabilities;

@@ -35,7 +35,7 @@ export interface ScalableContext {
   readonly requestPrivileged: boolean;
 }
 
-/** See the file's header. */
+/** Fetches and checks; nothing is cached here. */
 export class ScalableContextLookup {
   readonly #memory: GuestMemory;
   readonly #rootReserved: Int32Array;

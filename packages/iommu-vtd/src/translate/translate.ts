@@ -47,7 +47,7 @@ interface RefusedRequest {
   readonly access: Access;
 }
 
-/** See the file's header. */
+/** Translates the requests of all devices of one unit. Answers are valid until the next invalidation that covers the page. */
 export class Translator {
   readonly #parts: TranslateParts;
   readonly #root: RootPointer;

@@ -21,7 +21,7 @@ interface Asked {
 
 const GONE: Reply = { kind: "gone" };
 
-/** See the file's header. */
+/** The commands of one connection. When it ends, each is settled with that. */
 export class CommandWindow {
   readonly #maxInFlight: number;
   readonly #send: (message: Uint8Array, fds: readonly number[]) => void;

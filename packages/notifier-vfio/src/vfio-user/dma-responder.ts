@@ -12,7 +12,7 @@ import { Command, Errno, HeaderFlag } from "./protocol.js";
 const NO_BYTES = new Uint8Array(0);
 const ADDRESS_LIMIT = 2n ** 64n;
 
-/** See the file's header. */
+/** Answers for one device. A request that the guest does not allow gets EFAULT, one that no request can be EINVAL. */
 export class DmaResponder {
   readonly #space: AddressSpace;
   readonly #maxDataTransferBytes: number;

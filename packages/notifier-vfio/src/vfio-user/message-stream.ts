@@ -19,7 +19,7 @@ export interface VfioUserMessage {
   readonly payload: DataView;
 }
 
-/** See the file's header. */
+/** The messages of one connection, in order. */
 export class MessageStream {
   readonly #maxMessageBytes: number;
   readonly #onMessage: (message: VfioUserMessage) => void;
