@@ -46,7 +46,8 @@ export {
 } from "./notifier.js";
 export type { Announce, Backend, Change, Domain, MappingSink, MessageWindow, Requester } from "./backend.js";
 export { DECODED, type EntryFormat, LeafTable } from "./diff/leaf-table.js";
-export { IovaTree, Mapping, type RunVisitor } from "./diff/iova-tree.js";
+export { IovaTree } from "./diff/iova-tree.js";
+export { Mapping, type RunVisitor } from "./diff/mapping.js";
 export type { Attachment, AttachmentState, AttachOptions } from "./attachment.js";
 export { AddressSpace, UNPLUGGED } from "./address-space.js";
 export { type DmaFailure, DmaPort, type ScatterPiece } from "./dma/dma-port.js";

@@ -251,6 +251,75 @@ describe("IovaTree", () => {
     expect(tree.byteLength).toBeLessThan(full / 20);
   });
 
+  it("agrees with a map of single frames while leaves come and go by the hundred", () => {
+    const edit = fc.record({
+      op: fc.constantFrom("insert", "insert", "insert", "remove", "drop"),
+      leaf: fc.nat(140),
+      index: fc.constantFrom(0, 1, 511),
+    });
+    fc.assert(
+      fc.property(fc.array(edit, { minLength: 100, maxLength: 400 }), (edits) => {
+        const tree = new IovaTree();
+        const naive = new Map<number, number>();
+        const found = new Mapping();
+        for (const [at, { op, leaf, index }] of edits.entries()) {
+          const pfn = 2 ** 18 - 50 * 512 + leaf * 512 + index;
+          if (op === "insert") {
+            tree.insert(pfn, 1, at, 3);
+            naive.set(pfn, at);
+          } else if (op === "remove") {
+            tree.remove(pfn, 1);
+            naive.delete(pfn);
+          } else {
+            tree.remove(pfn - index, 512);
+            for (let i = 0; i < 512; i++) naive.delete(pfn - index + i);
+          }
+        }
+        for (const [pfn, gpaPfn] of naive) expect(tree.find(pfn, found) && found.gpaPfn).toBe(gpaPfn);
+        expect([tree.pageCount, tree.slotCount]).toEqual([naive.size, naive.size]);
+        const pages: [number, number][] = [];
+        for (let pfn = 0; tree.seek(pfn, found); pfn = found.firstPfn + 1) pages.push([found.firstPfn, found.gpaPfn]);
+        expect(pages).toEqual([...naive].toSorted(([a], [b]) => a - b));
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("gives arrays of 32 leaves back as they become empty, all but one, and none is made for a leaf that comes and goes", () => {
+    const tree = new IovaTree();
+    for (let leaf = 0; leaf < 5 * 32; leaf++) tree.insert(leaf * 512, 1, leaf, 3);
+    const full = tree.byteLength;
+    tree.remove(0, 4 * 32 * 512);
+    const kept = tree.byteLength;
+    expect(full - kept).toBe(3 * 32 * 4096);
+    for (let i = 0; i < 3; i++) {
+      tree.insert(5, 1, 9, 3);
+      expect(tree.byteLength).toBe(kept);
+      tree.remove(5, 1);
+      expect(tree.byteLength).toBe(kept);
+    }
+    // What is left is as it was, and what comes fills what is there before anything is made.
+    for (let leaf = 0; leaf < 32; leaf++) tree.insert(leaf * 512, 1, leaf, 3);
+    expect(tree.byteLength).toBe(kept);
+    const found = new Mapping();
+    for (const leaf of [0, 31, 128, 159]) expect(tree.find(leaf * 512, found) && found.gpaPfn).toBe(leaf);
+    tree.insert(40 * 512, 1, 40, 3);
+    expect(tree.byteLength - kept).toBe(32 * 4096);
+  });
+
+  it("takes a leaf's bytes for each of the first leaves: 1, 2, 4 and so on up to 32", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 1, 0, 3);
+    const one = tree.byteLength;
+    const sizes = Array.from({ length: 40 }, (_, leaf) => {
+      tree.insert(leaf * 512, 1, leaf, 3);
+      return 1 + (tree.byteLength - one) / 4096;
+    });
+    expect([1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33].map((leaves) => sizes[leaves - 1])).toEqual([
+      1, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64,
+    ]);
+  });
+
   it("retains at most 8.4 bytes for each densely mapped frame", () => {
     const tree = new IovaTree();
     for (let i = 0; i < 2 ** 17; i++) tree.insert(i, 1, (i * 7919) % 2 ** 20, 3);
@@ -270,8 +339,8 @@ describe("IovaTree", () => {
     const superpage = tree.byteLength;
     tree.insert(2 ** 18, 1, 5, 3);
     const withChild = tree.byteLength;
-    // Two arrays of children, and a leaf.
-    expect(withChild - superpage).toBe(3 * 4096);
+    // An array of children, a directory of leaves (their places, counts and formats), and a leaf.
+    expect(withChild - superpage).toBe(4096 + 512 * (4 + 2 + 8) + 4096);
     tree.insert(2 ** 18 + 512, 1, 6, 3);
     expect(tree.byteLength - withChild).toBe(4096);
     tree.remove(2 ** 18, 2 ** 18);

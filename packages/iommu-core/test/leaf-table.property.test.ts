@@ -38,14 +38,18 @@ class Guest implements Backend, Domain {
   readonly places: Place[] = [{ table: 0 }, undefined, undefined];
   readonly #plain: boolean;
   readonly #table = new LeafTable();
-  readonly #words = new Int32Array(1024);
+  /** Copies of tables lie this far into their array. */
+  readonly #offset: number;
+  readonly #words: Int32Array;
   /** One for each set of rules, so that going back to old rules goes back to their format. */
   readonly #formats = new Map<string, EntryFormat>();
   #rules: Rules = { rights: 3, blockedFrom: 2 ** 40 };
   #announce: Announce | undefined;
 
-  constructor(memory: FakeMemory, plain: boolean) {
+  constructor(memory: FakeMemory, plain: boolean, offset = 0) {
     this.memory = memory;
+    this.#offset = offset;
+    this.#words = new Int32Array(offset + 1024);
     this.#plain = plain;
     // Written alike, so that the host counts as many changes for each of them.
     for (let table = 0; table < TABLES; table++) {
@@ -94,9 +98,9 @@ class Guest implements Backend, Domain {
     table.generation = this.memory.generation?.(pfn) ?? -1;
     table.pfn = pfn;
     const window = this.memory.window?.(pfn);
-    if (window === undefined && !this.memory.fetch(pfn * 4096, this.#words)) return true;
+    if (window === undefined && !this.memory.fetch(pfn * 4096, this.#words.subarray(this.#offset))) return true;
     table.words = window?.words ?? this.#words;
-    table.firstWord = window === undefined ? 0 : (pfn - window.firstPfn) * 1024;
+    table.firstWord = window === undefined ? this.#offset : (pfn - window.firstPfn) * 1024;
     table.format = this.#formatOf(this.#rules);
     if (!this.#plain) return sink.table(first, table);
     return table.visit(first, WHOLE, (iova, count, gpa, access) => sink.run(iova, count, gpa, access));
@@ -207,12 +211,13 @@ describe("a leaf table handed over as it lies in memory", () => {
       fc.asyncProperty(
         fc.array(action, { minLength: 1, maxLength: 60 }),
         fc.record({ windows: fc.boolean(), generations: fc.boolean() }),
+        fc.constantFrom(0, 1024, 6),
         fc.constantFrom(1, 600, 65_536),
         fc.boolean(),
-        async (steps, host, entriesPerSlice, replace) => {
+        async (steps, host, offset, entriesPerSlice, replace) => {
           const worlds = [true, false].map((plain) => {
             const memory = new FakeMemory(plain ? {} : host);
-            const guest = new Guest(memory, plain);
+            const guest = new Guest(memory, plain, offset);
             const scheduler = new ManualScheduler();
             const unit = new BackendIommu({ backend: guest, memory, scheduler, limits: { entriesPerSlice } });
             const notifier = new RecordingNotifier({ replace });

@@ -5,30 +5,16 @@
  * Invariants: a slot and a child never stand at the same index; no node but the root is empty.
  */
 
-import { type Access, accessOf } from "../access.js";
+import type { Access } from "../access.js";
 import { IommuError } from "../errors.js";
 import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "../range.js";
-import { FANOUT, slotSpan, slotTarget } from "./slot.js";
+import { Leaf } from "./leaf.js";
+import { LeafDirectory } from "./leaf-directory.js";
+import { firstWordOf, LeafStore, type WrittenSlots } from "./leaf-store.js";
+import type { EntryFormat, LeafTable } from "./leaf-table.js";
+import { Mapping, type RunVisitor } from "./mapping.js";
+import { FANOUT, slotSpan } from "./slot.js";
 import { TreeNode } from "./tree-node.js";
-
-/** A reusable answer of `find` and `seek`. */
-export class Mapping {
-  /** First frame of the slot. */
-  firstPfn = 0;
-  /** Frames in the slot: 1, or 512, 2^18 ... for a superpage. */
-  pageCount = 0;
-  /** Target of the frame that was asked for; of the slot's first frame when that lies above it. */
-  gpaPfn = 0;
-  access: Access = 0;
-}
-
-/** Told a maximal run of frames with consecutive targets and equal rights. `false` ends the iteration. */
-export type RunVisitor = (
-  firstPfn: number,
-  pageCount: number,
-  gpaPfn: number,
-  access: Access,
-) => boolean | undefined | void;
 
 /** Superpages up to this level get a slot of their own: 2^27 frames, 512 GiB. */
 const HIGHEST_SLOT_LEVEL = 4;
@@ -39,17 +25,24 @@ const LEAF_PARENT_SPAN = FANOUT * FANOUT;
 /** Targets are below this frame. */
 const TARGET_LIMIT = 2 ** 40;
 
+/** No frame lies in a leaf or below a node that begins here. */
+const NOWHERE = -LEAF_PARENT_SPAN;
+/** Never written. */
+const NO_LEAVES = new LeafDirectory();
+
 /** A map from frames (below 2^52) to targets (frames below 2^40) and rights. */
 export class IovaTree {
   #root = new TreeNode(2);
+  readonly #store = new LeafStore();
   #slotCount = 0;
   #pageCount = 0;
+  /** Of the nodes. */
   #byteLength = this.#root.byteLength;
-  // The leaf used last and its parent: neighbouring look-ups skip the descent (bench: IOVA tree).
-  #leaf: TreeNode | undefined;
-  #leafFirstPfn = -1;
-  #parent: TreeNode | undefined;
-  #parentFirstPfn = -1;
+  // The leaf that was asked for last, and the directory used last: neighbouring look-ups skip the descent (bench: IOVA tree).
+  readonly #leaf = new Leaf();
+  #leafFirstPfn = NOWHERE;
+  #directory = NO_LEAVES;
+  #directoryFirstPfn = NOWHERE;
 
   /** Mappings held, a superpage counting as one. */
   get slotCount(): number {
@@ -63,13 +56,13 @@ export class IovaTree {
 
   /** Bytes retained by the nodes' arrays. */
   get byteLength(): number {
-    return this.#byteLength;
+    return this.#byteLength + this.#store.byteLength;
   }
 
   /** Looks up one frame. `false`, with `out` unchanged, when it is not mapped. */
   find(pfn: number, out: Mapping): boolean {
-    const leaf = this.leafAt(pfn);
-    if (leaf !== undefined) return this.#readFrame(leaf, pfn, out);
+    const place = this.#placeOf(pfn);
+    if (place !== 0) return this.#store.read(place, pfn, out);
     if (pfn >= this.#limit()) return false;
     let node = this.#root;
     for (let child = node.children[node.indexOf(pfn)]; child !== undefined; child = node.children[node.indexOf(pfn)])
@@ -117,10 +110,13 @@ export class IovaTree {
    */
   remove(firstPfn: number, pageCount: number): void {
     checkRange({ firstPfn, pageCount }, "IovaTree.remove");
-    const leaf = isInLeaf(firstPfn, pageCount) ? this.leafAt(firstPfn) : undefined;
-    if (leaf !== undefined && leaf.used > pageCount) {
-      this.#clearFrames(leaf, firstPfn, pageCount);
-      return;
+    if (isInLeaf(firstPfn, pageCount)) {
+      const place = this.#placeOf(firstPfn);
+      const index = (firstPfn - this.#directoryFirstPfn) >> 9;
+      if (place !== 0 && (this.#directory.counts[index] ?? 0) > pageCount) {
+        this.#clearFrames(place, this.#directory, index, firstPfn % FANOUT, pageCount);
+        return;
+      }
     }
     this.#removeIn(this.#root, 0, firstPfn, Math.min(firstPfn + pageCount, this.#limit()));
     this.#forgetPath();
@@ -159,45 +155,38 @@ export class IovaTree {
   /** Forgets everything. */
   clear(): void {
     this.#root = new TreeNode(2);
+    this.#store.clear();
     this.#slotCount = 0;
     this.#pageCount = 0;
     this.#byteLength = this.#root.byteLength;
     this.#forgetPath();
   }
 
-  /** @internal The leaf with the slot of this frame, if the frame has a slot of its own. Valid until the tree changes. */
-  leafAt(pfn: number): TreeNode | undefined {
+  /** @internal The leaf with the slot of this frame, if the frame has a slot of its own. */
+  leafAt(pfn: number): Leaf | undefined {
+    const leaf = this.#leaf;
     const offset = pfn - this.#leafFirstPfn;
-    if (offset >= 0 && offset < FANOUT && this.#leaf !== undefined) return this.#leaf;
-    const parent = this.#parentAt(pfn);
-    if (parent === undefined) return undefined;
-    const index = (pfn - this.#parentFirstPfn) >> 9;
-    const leaf = parent.children[index];
-    if (leaf === undefined) return undefined;
-    this.#leaf = leaf;
-    this.#leafFirstPfn = this.#parentFirstPfn + index * FANOUT;
+    if (offset >= 0 && offset < FANOUT) return leaf;
+    const place = this.#placeOf(pfn);
+    if (place === 0) return undefined;
+    leaf.words = this.#store.wordsOf(place);
+    leaf.firstWord = firstWordOf(place);
+    leaf.directory = this.#directory;
+    leaf.index = (pfn - this.#directoryFirstPfn) >> 9;
+    this.#leafFirstPfn = this.#directoryFirstPfn + leaf.index * FANOUT;
     return leaf;
   }
 
-  /** @internal Writes single-frame slots of one leaf, whose first frame is `firstPfn`: slot `index[k]` gets the pair of words at `2 * k`. Answers the leaf, if anything is left of it. */
-  writeSlots(firstPfn: number, index: Int32Array, words: Int32Array, count: number): TreeNode | undefined {
-    const leaf = this.leafAt(firstPfn) ?? this.#nodeAt(firstPfn, 1);
-    const { slots } = leaf;
-    let more = 0;
-    for (let k = 0; k < count; k++) {
-      const at = (index[k] ?? 0) * 2;
-      const low = words[k * 2] ?? 0;
-      if ((low & 3) !== 0) more += 1;
-      if (((slots[at] ?? 0) & 3) !== 0) more -= 1;
-      slots[at] = low;
-      slots[at + 1] = words[k * 2 + 1] ?? 0;
-    }
-    leaf.used += more;
-    this.#slotCount += more;
-    this.#pageCount += more;
-    if (leaf.used > 0) return leaf;
-    this.remove(firstPfn, FANOUT);
-    return undefined;
+  /**
+   * @internal Writes slots of one leaf, whose first frame is `firstPfn`: words of this format. `whole`: the table whose contents all its slots are then.
+   */
+  writeSlots(firstPfn: number, slots: WrittenSlots, format: EntryFormat, whole: LeafTable | undefined): void {
+    const more = this.#store.write(this.#placeFor(firstPfn), slots);
+    const directory = this.#directory;
+    const index = (firstPfn - this.#directoryFirstPfn) >> 9;
+    if (this.#count(directory, index, more) === 0) this.remove(firstPfn, FANOUT);
+    else if (whole !== undefined) this.#byteLength += directory.mirrors(index, whole);
+    else if (slots.count > 0) directory.departs(index, format);
   }
 
   /** @internal Makes one slot of this level (above 1) map its frames, dropping whatever was below it. */
@@ -205,7 +194,8 @@ export class IovaTree {
     const node = this.#nodeAt(firstPfn, level);
     const index = node.indexOf(firstPfn);
     const span = slotSpan(level);
-    if (node.children[index] !== undefined) this.#removeIn(node, firstPfn - index * span, firstPfn, firstPfn + span);
+    if (node.children[index] !== undefined || node.placeAt(index) !== 0)
+      this.#removeIn(node, firstPfn - index * span, firstPfn, firstPfn + span);
     this.#forgetPath();
     if (node.slots.length === 0) this.#byteLength += FANOUT * 8;
     if (node.accessAt(index) === 0) {
@@ -219,22 +209,32 @@ export class IovaTree {
     return slotSpan(this.#root.level + 1);
   }
 
-  /** The node of level 2 above this frame. */
-  #parentAt(pfn: number): TreeNode | undefined {
-    const offset = pfn - this.#parentFirstPfn;
-    if (offset >= 0 && offset < LEAF_PARENT_SPAN && this.#parent !== undefined) return this.#parent;
-    if (pfn >= this.#limit()) return undefined;
+  /** The place of the leaf with the slot of this frame, 0 if the frame has none of its own. The directory used last is this frame's then. */
+  #placeOf(pfn: number): number {
+    const offset = pfn - this.#directoryFirstPfn;
+    if (offset >= 0 && offset < LEAF_PARENT_SPAN) return this.#directory.places[offset >> 9] ?? 0;
+    return this.#useDirectory(pfn) ? this.#placeOf(pfn) : 0;
+  }
+
+  /** The same; the leaf is made if need be. */
+  #placeFor(pfn: number): number {
+    return this.#placeOf(pfn) || this.#makeLeaf(this.#nodeAt(pfn, 2), Math.floor(pfn / FANOUT) % FANOUT, pfn);
+  }
+
+  /** Goes to the directory that this frame's leaf would be in. `false`: there is none. */
+  #useDirectory(pfn: number): boolean {
+    if (pfn >= this.#limit()) return false;
     let node: TreeNode | undefined = this.#root;
     while (node !== undefined && node.level > 2) node = node.children[node.indexOf(pfn)];
-    if (node === undefined) return undefined;
-    this.#parent = node;
-    this.#parentFirstPfn = pfn - (pfn % LEAF_PARENT_SPAN);
-    return node;
+    if (node?.leaves === undefined) return false;
+    this.#directory = node.leaves;
+    this.#directoryFirstPfn = pfn - (pfn % LEAF_PARENT_SPAN);
+    return true;
   }
 
   #forgetPath(): void {
-    this.#leaf = undefined;
-    this.#parent = undefined;
+    this.#leafFirstPfn = NOWHERE;
+    this.#directoryFirstPfn = NOWHERE;
   }
 
   #read(node: TreeNode, pfn: number, index: number, out: Mapping): boolean {
@@ -249,37 +249,24 @@ export class IovaTree {
     return true;
   }
 
-  /** The frame has a slot of its own in this leaf. */
-  #readFrame(leaf: TreeNode, pfn: number, out: Mapping): boolean {
-    const at = (pfn - this.#leafFirstPfn) * 2;
-    const low = leaf.slots[at] ?? 0;
-    const access = accessOf(low);
-    if (access === 0) return false;
-    out.firstPfn = pfn;
-    out.pageCount = 1;
-    out.gpaPfn = slotTarget(low, leaf.slots[at + 1] ?? 0);
-    out.access = access;
-    return true;
-  }
-
   #seekIn(node: TreeNode, nodeFirstPfn: number, pfn: number, out: Mapping): boolean {
     const span = slotSpan(node.level);
     const from = Math.max(pfn, nodeFirstPfn);
     const { children, slots } = node;
     for (let index = Math.floor((from - nodeFirstPfn) / span); index < FANOUT; index++) {
       const child = children[index];
-      if (child === undefined && slots.length === 0) continue;
-      const first = nodeFirstPfn + index * span;
-      if (child === undefined) {
-        if (this.#read(node, Math.max(pfn, first), index, out)) return true;
-      } else if (this.#seekIn(child, first, pfn, out)) {
-        return true;
-      }
+      const place = node.placeAt(index);
+      const first = Math.max(pfn, nodeFirstPfn + index * span);
+      if (child !== undefined) {
+        if (this.#seekIn(child, nodeFirstPfn + index * span, pfn, out)) return true;
+      } else if (place !== 0) {
+        if (this.#store.seek(place, first % FANOUT, nodeFirstPfn + index * span, out)) return true;
+      } else if (slots.length > 0 && this.#read(node, first, index, out)) return true;
     }
     return false;
   }
 
-  /** The node of `level` that holds `firstPfn`, made if need be; superpages on the way are split. */
+  /** The node of `level`, above 1, that holds `firstPfn`, made if need be; superpages on the way are split. */
   #nodeAt(firstPfn: number, level: number): TreeNode {
     while (firstPfn >= this.#limit() || this.#root.level < level) this.#growRoot();
     let node = this.#root;
@@ -312,22 +299,44 @@ export class IovaTree {
     return child;
   }
 
-  #insertFrames(firstPfn: number, count: number, gpaPfn: number, access: Access): void {
-    const leaf = this.leafAt(firstPfn) ?? this.#nodeAt(firstPfn, 1);
-    const before = leaf.used;
-    const index = firstPfn % FANOUT;
-    for (let i = 0; i < count; i++) leaf.put(index + i, gpaPfn + i, access);
-    this.#slotCount += leaf.used - before;
-    this.#pageCount += leaf.used - before;
+  /** A leaf below a node of level 2, for the frames around `pfn`; it says what the superpage there said. Answers its place. */
+  #makeLeaf(node: TreeNode, index: number, pfn: number): number {
+    const place = this.#store.take();
+    const access = node.accessAt(index);
+    if (access !== 0) {
+      this.#store.fill(place, 0, FANOUT, node.targetAt(index), access);
+      node.clear(index);
+      this.#slotCount += FANOUT - 1;
+    }
+    this.#byteLength -= node.byteLength;
+    node.adoptLeaf(index, place, access === 0 ? 0 : FANOUT);
+    this.#byteLength += node.byteLength;
+    // The arrays of others may have grown.
+    this.#forgetPath();
+    this.#useDirectory(pfn);
+    return place;
   }
 
-  /** Frees slots of a leaf that others are left of. */
-  #clearFrames(leaf: TreeNode, firstPfn: number, count: number): void {
-    const before = leaf.used;
-    const index = firstPfn - this.#leafFirstPfn;
-    for (let i = index; i < index + count; i++) if (leaf.accessAt(i) !== 0) leaf.clear(i);
-    this.#slotCount += leaf.used - before;
-    this.#pageCount += leaf.used - before;
+  #insertFrames(firstPfn: number, count: number, gpaPfn: number, access: Access): void {
+    const more = this.#store.fill(this.#placeFor(firstPfn), firstPfn % FANOUT, count, gpaPfn, access);
+    const index = (firstPfn - this.#directoryFirstPfn) >> 9;
+    this.#count(this.#directory, index, more);
+    this.#directory.departs(index, undefined);
+  }
+
+  /** Counts slots that a leaf has more, or fewer; answers how many it has. */
+  #count(directory: LeafDirectory, index: number, more: number): number {
+    const count = (directory.counts[index] ?? 0) + more;
+    directory.counts[index] = count;
+    this.#slotCount += more;
+    this.#pageCount += more;
+    return count;
+  }
+
+  /** Frees slots of a leaf; answers how many are left. */
+  #clearFrames(place: number, directory: LeafDirectory, index: number, from: number, count: number): number {
+    directory.departs(index, directory.formatOf(index));
+    return this.#count(directory, index, -this.#store.clearSlots(place, from, count));
   }
 
   #removeIn(node: TreeNode, nodeFirstPfn: number, first: number, end: number): void {
@@ -343,14 +352,22 @@ export class IovaTree {
           this.#pageCount -= span;
           continue;
         }
-        this.#makeChild(node, index);
+        if (node.level > 2) this.#makeChild(node, index);
+        else this.#makeLeaf(node, index, slotFirst);
       }
       const child = node.children[index];
-      if (child === undefined) continue;
-      this.#removeIn(child, slotFirst, first, end);
-      if (child.used === 0) {
+      if (child !== undefined) {
+        this.#removeIn(child, slotFirst, first, end);
+        if (child.used > 0) continue;
         node.drop(index);
         this.#byteLength -= child.byteLength;
+      } else if (node.leaves !== undefined && node.placeAt(index) !== 0) {
+        const from = Math.max(0, first - slotFirst);
+        const count = Math.min(FANOUT, end - slotFirst) - from;
+        if (this.#clearFrames(node.placeAt(index), node.leaves, index, from, count) === 0) {
+          this.#store.release(node.placeAt(index));
+          node.dropLeaf(index);
+        }
       }
     }
   }

@@ -9,6 +9,14 @@ import { FANOUT, SLOT_HIGH, SLOT_LOW, slotTarget } from "./slot.js";
 
 // Of this module: V8 folds it into the loop, and does not do so with a constant that is imported (0.87 against 1.29 ns for each entry compared in the caches).
 const TABLE_WORDS = FANOUT * 2;
+/** The bits of an index at which tables begin that lie one behind the other in the first 8 GiB of a window. */
+const TABLE_BITS = 0x7ffffc00;
+
+/** Where 512 pairs of words are: from `firstWord`, a multiple of 1024, on. */
+export interface LeafWords {
+  readonly words: Int32Array;
+  readonly firstWord: number;
+}
 
 /** How an entry differs. `SAME`: only in bits that map nothing. A bit each, so that a set of them is a number. */
 export const Difference = { SAME: 0, REMOVED: 1, CHANGED: 2, ADDED: 4 } as const;
@@ -24,30 +32,30 @@ export class LeafDiff {
   count = 0;
 
   /** Compares entries `from` to `to - 1` with what was announced; `all` lists every one of them. */
-  compare(announced: Int32Array, table: LeafTable, from: number, to: number, all: boolean): void {
-    const { words, firstWord } = table;
-    // A table that has changed is read again: what counts is the second reading, all of it.
-    if (!all && to - from === FANOUT && isEqual(announced, words, firstWord)) {
-      this.count = 0;
-      return;
-    }
-    const { index, old, next } = this;
-    let k = 0;
-    for (let i = from; i < to; i++) {
-      const low = words[firstWord + i * 2] ?? 0;
-      const high = words[firstWord + i * 2 + 1] ?? 0;
-      const oldLow = announced[i * 2] ?? 0;
-      const oldHigh = announced[i * 2 + 1] ?? 0;
+  compare(announced: LeafWords, table: LeafTable, from: number, to: number, all: boolean): void {
+    const whole = (table.firstWord & TABLE_BITS) === table.firstWord;
+    const words = whole ? table.words : table.words.subarray(table.firstWord);
+    const firstWord = whole ? table.firstWord & TABLE_BITS : 0;
+    const { words: before, firstWord: first } = announced;
+    this.count = 0;
+    let at = from;
+    // A table as announced is nearly all that is ever seen. What counts of the entries from the first difference on is the second reading.
+    if (!all && to - from === FANOUT) at = firstDifference(before, first, words, firstWord);
+    for (; at < to; at++) {
+      const low = words[firstWord + at * 2] ?? 0;
+      const high = words[firstWord + at * 2 + 1] ?? 0;
+      const oldLow = before[first + at * 2] ?? 0;
+      const oldHigh = before[first + at * 2 + 1] ?? 0;
       if (!all && low === oldLow && high === oldHigh) continue;
-      index[k] = i;
-      old[k * 2] = oldLow;
-      old[k * 2 + 1] = oldHigh;
-      next[k * 2] = low;
-      next[k * 2 + 1] = high;
-      k += 1;
+      const k = this.count;
+      this.index[k] = at;
+      this.old[k * 2] = oldLow;
+      this.old[k * 2 + 1] = oldHigh;
+      this.next[k * 2] = low;
+      this.next[k * 2 + 1] = high;
+      this.count = k + 1;
     }
-    this.count = k;
-    if (k > 0) table.format.decode(next, k);
+    if (this.count > 0) table.format.decode(this.next, this.count);
   }
 
   /** Frames `from` to `to - 1` are not to be announced, whatever their entries say. */
@@ -108,23 +116,36 @@ export class LeafDiff {
 }
 
 /**
- * Whether a whole table reads as announced. Its own function, without calls: it keeps up with the memory. Eight comparisons and one way out take 0.6 times as long as
- * gathering differences without a way out, and 0.7 times as long as two comparisons and one (bench: domain flush).
+ * The first of the eight entries among which a table first differs from what was announced; 512 if it does not. Its own function, without calls: it keeps up with the memory.
+ *
+ * Measured in the caches (bench: domain flush), for each entry: 0.98 ns; with eight comparisons for one way out 1.17; without the masks, which tell the compiler that no
+ * sum overflows, 1.4; with indices that may be doubles 1.8; gathering differences without a way out 1.75.
  */
-function isEqual(announced: Int32Array, words: Int32Array, firstWord: number): boolean {
-  for (let i = 0; i < TABLE_WORDS; i += 8) {
-    const at = firstWord + i;
+function firstDifference(before: Int32Array, first: number, words: Int32Array, firstWord: number): number {
+  const ours = first & TABLE_BITS;
+  const theirs = firstWord & TABLE_BITS;
+  for (let i = 0; i < TABLE_WORDS; i += 16) {
+    const one = ours + i;
+    const other = theirs + i;
     if (
-      words[at] !== announced[i] ||
-      words[at + 1] !== announced[i + 1] ||
-      words[at + 2] !== announced[i + 2] ||
-      words[at + 3] !== announced[i + 3] ||
-      words[at + 4] !== announced[i + 4] ||
-      words[at + 5] !== announced[i + 5] ||
-      words[at + 6] !== announced[i + 6] ||
-      words[at + 7] !== announced[i + 7]
+      words[other] !== before[one] ||
+      words[other + 1] !== before[one + 1] ||
+      words[other + 2] !== before[one + 2] ||
+      words[other + 3] !== before[one + 3] ||
+      words[other + 4] !== before[one + 4] ||
+      words[other + 5] !== before[one + 5] ||
+      words[other + 6] !== before[one + 6] ||
+      words[other + 7] !== before[one + 7] ||
+      words[other + 8] !== before[one + 8] ||
+      words[other + 9] !== before[one + 9] ||
+      words[other + 10] !== before[one + 10] ||
+      words[other + 11] !== before[one + 11] ||
+      words[other + 12] !== before[one + 12] ||
+      words[other + 13] !== before[one + 13] ||
+      words[other + 14] !== before[one + 14] ||
+      words[other + 15] !== before[one + 15]
     )
-      return false;
+      return i / 2;
   }
-  return true;
+  return FANOUT;
 }

@@ -7,11 +7,12 @@
 
 import { type Access, accessOf } from "../access.js";
 import type { Domain, MappingSink } from "../backend.js";
-import { IovaTree, Mapping } from "./iova-tree.js";
+import { IovaTree } from "./iova-tree.js";
 import type { AnnouncedState, MapDelivery } from "../notify/map-delivery.js";
 import type { Slice } from "../notify/job-queue.js";
 import { Difference, LeafDiff } from "./leaf-diff.js";
 import { DECODED, LeafTable } from "./leaf-table.js";
+import { Mapping } from "./mapping.js";
 import { contains, endOf, type FrameRange } from "../range.js";
 import { RunGatherer } from "../notify/run-gatherer.js";
 import { FANOUT, fillSlots, slotSpan, slotTarget } from "./slot.js";
@@ -65,7 +66,7 @@ export class Transition implements MappingSink, AnnouncedState {
   readonly #diff = new LeafDiff();
   readonly #gatherer = new RunGatherer();
   /** A superpage spelled out as single frames. */
-  readonly #spelled = new Int32Array(FANOUT * 2);
+  readonly #spelled = new LeafTable();
   readonly #slot = new Mapping();
   readonly #slice: Slice;
   #plan = NO_PLAN;
@@ -85,6 +86,7 @@ export class Transition implements MappingSink, AnnouncedState {
 
   constructor(slice: Slice) {
     this.#slice = slice;
+    this.#spelled.words = new Int32Array(FANOUT * 2);
   }
 
   /** Begins a pass; `step` carries it out. */
@@ -305,20 +307,17 @@ export class Transition implements MappingSink, AnnouncedState {
       return;
     }
     const superpage = leaf === undefined && before.find(base, this.#slot);
-    if (superpage) fillSlots(this.#spelled, 0, FANOUT, this.#slot.gpaPfn, this.#slot.access);
-    const announced = leaf?.slots ?? (superpage ? this.#spelled : NOTHING.words);
+    if (superpage) fillSlots(this.#spelled.words, 0, FANOUT, this.#slot.gpaPfn, this.#slot.access);
+    const announced = leaf ?? (superpage ? this.#spelled : NOTHING);
     // Words that have been seen in this format need no second look.
     const familiar = table.format === DECODED || leaf === undefined || leaf.format === table.format;
     const diff = this.#diff;
     diff.compare(announced, table, first - base, end - base, !familiar || holed || superpage);
     if (holed) for (const hole of this.#plan.holes) diff.blank(hole.firstPfn - base, endOf(hole) - base);
     const kinds = diff.classify();
-    if (after === undefined && (kinds !== 0 || leaf !== undefined || superpage)) {
-      const written = diff.count === 0 ? leaf : before.writeSlots(base, diff.index, diff.next, diff.count);
-      // Where a hole was cut out, the slots are not the table's contents: the hole may go.
-      if (whole && !holed) written?.mirrors(table);
-      else if (diff.count > 0) written?.departs(table.format);
-    }
+    // Where a hole was cut out, the slots are not the table's contents: the hole may go.
+    if (after === undefined && (kinds !== 0 || leaf !== undefined || superpage))
+      before.writeSlots(base, diff, table.format, whole && !holed ? table : undefined);
     if (kinds === 0) return;
     let told = 0;
     if ((kinds & Difference.REMOVED) !== 0) told += this.#tell(Difference.REMOVED, base, 1, starts);
@@ -386,7 +385,8 @@ export function scanTree(tree: IovaTree, range: FrameRange, sink: MappingSink): 
       if (!sink.run(first, at - first, slot.gpaPfn, slot.access)) return;
     } else {
       const base = first - (first % FANOUT);
-      table.words = leaf.slots;
+      table.words = leaf.words;
+      table.firstWord = leaf.firstWord;
       at = base + FANOUT;
       if (!sink.reach(first, FANOUT) || !sink.table(base, table)) return;
     }

@@ -1,10 +1,10 @@
 /**
- * A node of the IOVA tree: 512 slots, and above level 1 children that may stand in a slot's place.
+ * A node of the IOVA tree above its leaves: 512 slots for superpages, and children that may stand in a slot's place; at level 2, where the children are leaves, a directory of them.
  */
 
 import { accessOf, type Access } from "../access.js";
-import type { EntryFormat, LeafTable } from "./leaf-table.js";
-import { FANOUT, fillSlots, slotHigh, slotLow, slotSpan, slotTarget } from "./slot.js";
+import { LeafDirectory } from "./leaf-directory.js";
+import { FANOUT, slotHigh, slotLow, slotSpan, slotTarget } from "./slot.js";
 
 const NO_SLOTS = new Int32Array(0);
 /** Of the same length as others, so that looking at it is nothing special. Never written. */
@@ -13,28 +13,31 @@ const NODE_ARRAY_BYTES = 4096;
 
 /** @internal */
 export class TreeNode {
+  /** 2 or above. */
   readonly level: number;
-  /** 512 pairs of words at level 1; above, empty until the first superpage. */
-  slots: Int32Array;
-  /** Made for the first child: leaves, and nodes of superpages alone, do without. */
+  /** Empty until the first superpage. */
+  slots = NO_SLOTS;
+  /** Made for the first child: nodes of superpages alone do without. */
   children = NO_CHILDREN;
   #children: (TreeNode | undefined)[] | undefined = undefined;
+  /** Level 2: made for the first leaf. */
+  leaves: LeafDirectory | undefined = undefined;
   /** Slots in use plus children. */
   used = 0;
-  /** Level 1: what the words of every slot mean, other bits included; `undefined` if that is not known. Equal words in this format are told already. */
-  format: EntryFormat | undefined = undefined;
-  /** Level 1: the table whose contents the slots are, and since when; -1 if they are not. */
-  #tablePfn = -1;
-  #generation = -1;
 
   constructor(level: number) {
     this.level = level;
-    this.slots = level === 1 ? new Int32Array(FANOUT * 2) : NO_SLOTS;
   }
 
   /** Bytes of this node's arrays, children not counted. */
   get byteLength(): number {
-    return this.slots.byteLength + (this.children === NO_CHILDREN ? 0 : NODE_ARRAY_BYTES);
+    const children = this.children === NO_CHILDREN ? 0 : NODE_ARRAY_BYTES;
+    return this.slots.byteLength + children + (this.leaves?.byteLength ?? 0);
+  }
+
+  /** The place of the leaf at `index`; 0 if there is none. */
+  placeAt(index: number): number {
+    return this.leaves?.places[index] ?? 0;
   }
 
   /** Puts a child where neither a slot nor a child stands. */
@@ -52,27 +55,21 @@ export class TreeNode {
     this.used -= 1;
   }
 
-  /** Whether the host vouches that a table still says what the slots say. */
-  isProved(table: LeafTable): boolean {
-    return (
-      this.#generation !== -1 &&
-      this.#generation === table.generation &&
-      this.#tablePfn === table.pfn &&
-      this.format === table.format
-    );
+  /** The same for a leaf at a place, with so many slots in use. */
+  adoptLeaf(index: number, place: number, count: number): void {
+    this.leaves ??= new LeafDirectory();
+    this.leaves.places[index] = place;
+    this.leaves.counts[index] = count;
+    this.leaves.departs(index, undefined);
+    this.used += 1;
   }
 
-  /** All slots are the contents of this table now. */
-  mirrors(table: LeafTable): void {
-    this.format = table.format;
-    this.#tablePfn = table.pfn;
-    this.#generation = table.generation;
-  }
-
-  /** Some slots were written in this format. */
-  departs(format: EntryFormat | undefined): void {
-    if (this.format !== format) this.format = undefined;
-    this.#generation = -1;
+  /** Forgets a leaf. */
+  dropLeaf(index: number): void {
+    if (this.leaves === undefined) return;
+    this.leaves.places[index] = 0;
+    this.leaves.counts[index] = 0;
+    this.used -= 1;
   }
 
   /** The index of the slot for `pfn`. */
@@ -96,7 +93,6 @@ export class TreeNode {
     if (this.accessAt(index) === 0) this.used += 1;
     this.slots[index * 2] = slotLow(gpaPfn, access);
     this.slots[index * 2 + 1] = slotHigh(gpaPfn);
-    this.departs(undefined);
   }
 
   /** Frees a slot in use. */
@@ -104,21 +100,15 @@ export class TreeNode {
     this.slots[index * 2] = 0;
     this.slots[index * 2 + 1] = 0;
     this.used -= 1;
-    this.departs(this.format);
   }
 
-  /** A node one level down that says what the superpage at `index` says. */
+  /** A node one level down, 2 or above, that says what the superpage at `index` says. */
   split(index: number): TreeNode {
     const child = new TreeNode(this.level - 1);
     const gpaPfn = this.targetAt(index);
     const access = this.accessAt(index);
-    if (child.level === 1) {
-      fillSlots(child.slots, 0, FANOUT, gpaPfn, access);
-      child.used = FANOUT;
-    } else {
-      const span = slotSpan(child.level);
-      for (let i = 0; i < FANOUT; i++) child.put(i, gpaPfn + i * span, access);
-    }
+    const span = slotSpan(child.level);
+    for (let i = 0; i < FANOUT; i++) child.put(i, gpaPfn + i * span, access);
     return child;
   }
 }

@@ -7,7 +7,8 @@
 
 import type { Access } from "../access.js";
 import { alignedBlock, BlockLedger } from "./block-ledger.js";
-import { type IovaTree, Mapping } from "../diff/iova-tree.js";
+import type { IovaTree } from "../diff/iova-tree.js";
+import { Mapping } from "../diff/mapping.js";
 import { type AnnouncedState, MapDelivery } from "./map-delivery.js";
 import { FANOUT } from "../diff/slot.js";
 

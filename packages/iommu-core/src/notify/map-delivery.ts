@@ -11,7 +11,8 @@ import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import { IommuError } from "../errors.js";
 import type { Slice } from "./job-queue.js";
 import { nextRefused } from "./refused-part.js";
-import { IovaTree, Mapping } from "../diff/iova-tree.js";
+import { IovaTree } from "../diff/iova-tree.js";
+import { Mapping } from "../diff/mapping.js";
 import { type MapAnswer, type MapNotifier, notifierName } from "../notifier.js";
 import { endOf, type FrameRange } from "../range.js";
 

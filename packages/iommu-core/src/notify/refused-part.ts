@@ -3,7 +3,8 @@
  */
 
 import type { Access } from "../access.js";
-import { type IovaTree, Mapping } from "../diff/iova-tree.js";
+import type { IovaTree } from "../diff/iova-tree.js";
+import { Mapping } from "../diff/mapping.js";
 import { FANOUT } from "../diff/slot.js";
 import type { FrameRange } from "../range.js";
 

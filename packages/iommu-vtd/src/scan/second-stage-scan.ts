@@ -70,7 +70,7 @@ export class SecondStageScan {
     const generation = level === 1 ? reader.generationOf(tablePfn) : -1;
     const words = reader.read(tablePfn, level, from, to);
     if (words === undefined) return true;
-    const base = reader.firstWord;
+    const base = reader.firstWord | 0;
     if (level === 1) {
       const table = this.#leafTable;
       table.words = words;

@@ -1,0 +1,61 @@
+/**
+ * The leaves below one node of level 2: where each lies, and what is known of its words.
+ *
+ * Arrays, not an object for each leaf: a look-up reads one number that is in the caches, and a tree of a million pages has no two thousand objects to trace.
+ */
+
+import type { EntryFormat, LeafTable } from "./leaf-table.js";
+import { FANOUT } from "./slot.js";
+
+const NO_PROOFS = new Float64Array(0);
+
+/** See the file's header. */
+export class LeafDirectory {
+  /** The place of each leaf in the tree's `LeafStore`; 0 where there is none. */
+  readonly places = new Int32Array(FANOUT);
+  /** Slots in use of each leaf. */
+  readonly counts = new Uint16Array(FANOUT);
+  /** What the words of every slot mean, other bits included; `undefined` if that is not known. Equal words in this format are told already. */
+  readonly #formats = new Array<EntryFormat | undefined>(FANOUT).fill(undefined);
+  /** The table whose contents the slots are, and its generation then, -1 if they are not: pairs. Empty until a host supplies generations. */
+  #proofs = NO_PROOFS;
+
+  /** Bytes of the arrays. */
+  get byteLength(): number {
+    return FANOUT * (4 + 2 + 8) + this.#proofs.byteLength;
+  }
+
+  formatOf(index: number): EntryFormat | undefined {
+    return this.#formats[index];
+  }
+
+  /** Whether the host vouches that a table still says what the slots say. */
+  isProved(index: number, table: LeafTable): boolean {
+    const { generation } = table;
+    return (
+      generation !== -1 &&
+      this.#proofs[index * 2 + 1] === generation &&
+      this.#proofs[index * 2] === table.pfn &&
+      this.#formats[index] === table.format
+    );
+  }
+
+  /** All slots are the contents of this table now. Answers the bytes that remembering it took. */
+  mirrors(index: number, table: LeafTable): number {
+    if (this.#formats[index] !== table.format) this.#formats[index] = table.format;
+    const before = this.#proofs.byteLength;
+    if (before === 0) {
+      if (table.generation === -1) return 0;
+      this.#proofs = new Float64Array(FANOUT * 2).fill(-1);
+    }
+    this.#proofs[index * 2] = table.pfn;
+    this.#proofs[index * 2 + 1] = table.generation;
+    return this.#proofs.byteLength - before;
+  }
+
+  /** Some slots were written in this format. */
+  departs(index: number, format: EntryFormat | undefined): void {
+    if (this.#formats[index] !== format) this.#formats[index] = undefined;
+    if (this.#proofs.length > 0) this.#proofs[index * 2 + 1] = -1;
+  }
+}
