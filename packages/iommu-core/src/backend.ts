@@ -17,6 +17,7 @@ import type { Translation } from "./translation.js";
 
 /** Who makes a request. The same object for the life of an address space. */
 export interface Requester {
+  /** Bus, device and function in 16 bits. */
   readonly sourceId: SourceId;
   /** The PASID of its requests (0 to 2^20 - 1), or `undefined` for requests without PASID. */
   readonly pasid: number | undefined;
@@ -67,6 +68,7 @@ export interface MappingSink {
 
 /** "This range changed": the frames, and whose. `D`: what the backend's own `domainOf` answers. */
 export interface Change<D extends Domain = Domain> {
+  /** The frames that changed, 4 KiB each. */
   readonly range: FrameRange;
   /** Whether this requester, which now sees `domain`, may see something else. It is then asked about again: `domainOf`, then `scan`. */
   concerns(requester: Requester, domain: D): boolean;
@@ -77,6 +79,7 @@ export type Announce<D extends Domain = Domain> = (change: Change<D>) => Complet
 
 /** Requests to a range that are messages and not memory (an interrupt window, a doorbell). */
 export interface MessageWindow {
+  /** The frames whose requests are messages. */
   readonly range: FrameRange;
   /** A write of `bytes` at the byte address `address`, inside the range. `false`: refused. */
   write(requester: Requester, address: number, bytes: Uint8Array): boolean;

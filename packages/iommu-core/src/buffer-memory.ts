@@ -13,7 +13,9 @@ import { sharedEntries } from "./shared-entries.js";
 
 /** A region of RAM: `bytes` hold it from frame `firstPfn` on. A whole number of pages, at an offset in its buffer that is a multiple of 8. */
 export interface RamRegion {
+  /** The guest-physical frame that it begins with. */
   readonly firstPfn: number;
+  /** The RAM itself, not copied: whole pages. */
   readonly bytes: Uint8Array;
 }
 
@@ -32,6 +34,7 @@ interface Region extends RamWindow {
 
 /** `GuestMemory` over buffers that the host owns. Nothing is copied. */
 export class BufferMemory implements GuestMemory {
+  /** The regions given, as frames. */
   readonly ram: readonly FrameRange[];
   /**
    * Devices write straight into the buffers, past `write`: a 512-byte write takes a tenth less time. Leave it `false` while somebody has to see the writes: an own `write` in a

@@ -37,6 +37,7 @@ export type IommuErrorCode =
 
 /** A host mistake: what was expected, what was got, and in `hint` what would be right. */
 export class IommuError extends Error {
+  /** Always this, for reports that print it. */
   override readonly name = "IommuError";
   /** One of those above, or a code of its own of a backend or a notifier from elsewhere. */
   readonly code: IommuErrorCode | (string & Record<never, never>);

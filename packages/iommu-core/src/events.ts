@@ -13,6 +13,7 @@ import type { Scheduler } from "./ports.js";
 
 /** A refused request. */
 export interface FaultEvent {
+  /** Whose request it was. */
   readonly space: AddressSpace;
   /** Input byte address of the request. */
   readonly address: ByteAddress;
@@ -26,8 +27,11 @@ export interface FaultEvent {
 
 /** A run of frames in the announced state of an address space. */
 export interface MappingEvent {
+  /** One of those that share the view. */
   readonly space: AddressSpace;
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
   /** First target frame; of an unmap -1, or what it was while a `DirtyTracker` of the address space runs. */
   readonly gpaPfn: number;
@@ -47,7 +51,9 @@ export interface InvalidateEvent {
 
 /** An attachment came, went or failed. */
 export interface AttachmentEvent {
+  /** Where. */
   readonly space: AddressSpace;
+  /** The one that came or went. */
   readonly attachment: Attachment;
 }
 
@@ -59,13 +65,17 @@ export interface FailedEvent extends AttachmentEvent {
 
 /** Frames that one consumer briefly did not hold although they stay mapped, because it can neither cut a block nor replace one. */
 export interface WindowEvent extends AttachmentEvent {
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
 }
 
 /** Frames that one consumer would not take. */
 export interface RefusedEvent extends AttachmentEvent {
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
   /** Where the first of them leads. */
   readonly gpaPfn: number;
@@ -75,6 +85,7 @@ export interface RefusedEvent extends AttachmentEvent {
 
 /** A view spent its budget and failed closed: nothing is announced until the guest's next invalidation finds smaller tables. */
 export interface BudgetEvent {
+  /** One of those that share the view. */
   readonly space: AddressSpace;
   /** `"mappings"`: `limits.mappingsPerView` or `bytesPerView`; `"tables"`: `limits.tablesPerView`. */
   readonly budget: "mappings" | "tables";
@@ -84,6 +95,7 @@ export interface BudgetEvent {
 
 /** An address space sees another domain. */
 export interface MoveEvent {
+  /** The device that was moved. */
   readonly space: AddressSpace;
   /** What it saw. */
   readonly from: Domain;

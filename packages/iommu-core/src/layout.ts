@@ -31,7 +31,9 @@ export const BitAccess = {
 
 /** One declared range of bits, `hi` and `lo` inclusive, as made by `bits`, `ro`, `reserved` and the others. */
 export interface Part {
+  /** Highest bit, as the specification numbers them. */
   readonly hi: number;
+  /** Lowest bit. */
   readonly lo: number;
   /** Flags of `BitAccess`. */
   readonly access: number;
@@ -192,10 +194,13 @@ export function reservedMask(structure: Layout, hostAddressWidth: number, absent
 
 /** One field of a decoded structure. */
 export interface FieldText {
+  /** The mnemonic of the specification. */
   readonly name: string;
   /** The bits as the specification prints them: `3:2`, `63`. */
   readonly bits: string;
+  /** As it stands in the register or entry. */
   readonly value: number;
+  /** What the field is, in a line. */
   readonly meaning: string;
 }
 
@@ -217,12 +222,15 @@ export function describeFields<N extends string>(
 
 /** One row of a structure's documentation table. */
 export interface TableRow {
+  /** Such as `63:12`. */
   readonly bits: string;
   /** Mnemonic, or `reserved` / `ignored`. */
   readonly name: string;
   /** Such as `RO`, `RW1CS`; empty for gaps. */
   readonly access: string;
+  /** Value after a reset. */
   readonly reset: number;
+  /** What the field is, in a line. */
   readonly meaning: string;
 }
 

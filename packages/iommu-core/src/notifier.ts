@@ -37,6 +37,7 @@ export type MapAnswer = undefined | void | "full" | "unsupported";
 
 /** A notifier that mirrors mappings. */
 export interface MapNotifier extends NotifierCommon {
+  /** Tells this kind from the others. */
   readonly kind: "map";
   /** `"page"`: any part of what was mapped may be unmapped. `"block"`: only whole blocks, exactly as they were mapped. */
   readonly granularity: "page" | "block";
@@ -56,6 +57,7 @@ export interface MapNotifier extends NotifierCommon {
 
 /** A notifier that caches translations and fills on demand. */
 export interface UnmapNotifier extends NotifierCommon {
+  /** Tells this kind from the others. */
   readonly kind: "unmap";
   /** Drop whatever is cached for these frames. Completes when no access through a dropped entry is possible or in flight. */
   unmap(iovaPfn: number, pageCount: number): Completion;
@@ -63,6 +65,7 @@ export interface UnmapNotifier extends NotifierCommon {
 
 /** The translation cache of a device that uses ATS. */
 export interface DeviceTlbNotifier extends NotifierCommon {
+  /** Tells this kind from the others. */
   readonly kind: "device-tlb";
   /**
    * Drop whatever is cached for these frames. A device that does not answer an invalidation of the guest in time gives the guest the architected time-out; on

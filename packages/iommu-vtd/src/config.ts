@@ -116,7 +116,9 @@ export interface VtdConfig {
 
 /** A checked configuration. */
 export interface ResolvedConfig extends Required<VtdConfig> {
+  /** The word of VER. */
   readonly ver: Int32Array;
+  /** CAP and ECAP, and what follows from them. */
   readonly capabilities: UnitCapabilities;
 }
 

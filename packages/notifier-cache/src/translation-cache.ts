@@ -23,10 +23,13 @@ export interface CacheShape {
 
 /** An entry: a block and where it leads. A copy, which stays what it was. */
 export interface CachedBlock {
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
   /** Target of the first frame. */
   readonly gpaPfn: number;
+  /** Rights. */
   readonly access: Access;
 }
 

@@ -30,7 +30,9 @@ export type ContainerRefusal =
 
 /** A refused call: nothing has changed in the container. */
 export interface Refused {
+  /** Tells it from what was carried out. */
   readonly ok: false;
+  /** Why. */
   readonly cause: ContainerRefusal;
 }
 

@@ -12,7 +12,9 @@ export interface PressureEvent {
   readonly level: number;
   /** True on the way up. */
   readonly rising: boolean;
+  /** Entries that the container holds. */
   readonly entriesHeld: number;
+  /** Entries that it can hold. */
   readonly entryLimit: number;
 }
 

@@ -9,8 +9,11 @@ import type { PressureEvent } from "./entry-pressure.js";
 
 /** The container would not take a run of frames. */
 export interface RefusalEvent {
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
+  /** Target of the first frame. */
   readonly gpaPfn: number;
   /** `no-space` is tried again when entries free up; every other cause is not. */
   readonly cause: ContainerRefusal;
@@ -20,6 +23,7 @@ export interface RefusalEvent {
 export interface CutEvent {
   /** The entry. */
   readonly iovaPfn: number;
+  /** Frames of the entry that was cut. */
   readonly pageCount: number;
   /** Frames of it that stay mapped. */
   readonly keptPageCount: number;

@@ -15,6 +15,7 @@ export interface ShadowBlock {
   pageCount: number;
   /** First target frame. */
   gpaPfn: number;
+  /** Rights. */
   access: Access;
 }
 
@@ -22,6 +23,7 @@ export interface ShadowBlock {
 export interface ShadowTarget {
   /** Target frame of the IOVA frame asked for. */
   gpaPfn: number;
+  /** Rights. */
   access: Access;
 }
 

@@ -26,10 +26,13 @@ const NO_WORDS = new Int32Array(0);
 export class LeafTable {
   /** Entry `i` is the pair of words from `firstWord + 2 * i` on. May be guest memory seen directly: whoever decides on an entry reads it once. */
   words: Int32Array = NO_WORDS;
+  /** Index in `words` of the low word of the first entry. */
   firstWord = 0;
+  /** What the words mean. */
   format: EntryFormat = DECODED;
   /** The frame that the table lies in, and its `GuestMemory.generation` from before the words were read; -1 where the host has none. */
   pfn = -1;
+  /** Of the frame, from before the words were read; -1 where the host has none. */
   generation = -1;
   readonly #entry = new Int32Array(2);
 

@@ -12,6 +12,7 @@ export class Mapping {
   pageCount = 0;
   /** Target of the frame that was asked for; of the slot's first frame when that lies above it. */
   gpaPfn = 0;
+  /** Rights. */
   access: Access = 0;
 }
 

@@ -15,7 +15,9 @@ import { Translation } from "../translation.js";
 
 /** One piece of a scatter list. */
 export interface ScatterPiece {
+  /** Where the piece lies, in bytes. */
   readonly iova: ByteAddress;
+  /** Filled by a read, sent by a write. */
   readonly bytes: Uint8Array;
 }
 

@@ -15,12 +15,15 @@ import { intersect } from "../range.js";
 
 /** A piece of guest memory: bytes. */
 export interface Segment {
+  /** First byte, guest-physical. */
   readonly gpa: number;
+  /** 1 or more. */
   readonly byteLength: number;
 }
 
 /** Pieces in the order of the request. */
 export interface Lease {
+  /** The pieces of memory, in the order of the buffer; neighbours are joined. */
   readonly segments: readonly Segment[];
   /** Input frames it covers. */
   readonly range: FrameRange;

@@ -6,7 +6,9 @@ import type { Access } from "../access.js";
 
 /** One rule of a contract. `run` rejects with an error that says what was broken. */
 export interface ContractCase {
+  /** What is required, as a sentence. */
   readonly name: string;
+  /** Rejects where the requirement is not met. */
   run(): Promise<void>;
 }
 

@@ -22,12 +22,15 @@ export interface FakeMemoryOptions {
 
 /** How often memory was reached. Accesses that were refused count as well. */
 export interface MemoryCounters {
+  /** Calls of `read`. */
   reads: number;
+  /** Calls of `write` and `writeWord`. */
   writes: number;
   /** Calls of `fetch`. */
   fetches: number;
   /** 32-bit words asked for by `fetch`. */
   fetchedWords: number;
+  /** Calls of `compareExchange`. */
   compareExchanges: number;
 }
 

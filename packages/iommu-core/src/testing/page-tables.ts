@@ -24,8 +24,11 @@ export interface PageTablesOptions {
 
 /** One tree of tables. */
 export class PageTables {
+  /** Where the tables lie. */
   readonly memory: FakeMemory;
+  /** 3 to 5. */
   readonly levels: number;
+  /** Frame of the top table. */
   readonly rootPfn: number;
   #nextPfn: number;
 

@@ -10,6 +10,7 @@ import { type AnswerMode, AnswerQueue } from "./answers.js";
 
 /** What a `RecordingFlushNotifier` is like. */
 export interface RecordingFlushNotifierOptions {
+  /** For messages. Default: `recording flush notifier`. */
   readonly name?: string;
   /** The range it is attached for: anything outside is a breach. Default: all frames. */
   readonly range?: FrameRange;

@@ -15,10 +15,15 @@ import { type Run, RunList } from "./run-list.js";
 
 /** One call, as it came. Fields that a call does not have are 0. */
 export interface NotifierCall {
+  /** The method that was called. */
   readonly type: "begin" | "map" | "unmap" | "replace" | "commit" | "revoke";
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames. */
   readonly pageCount: number;
+  /** Target of a map or replace. */
   readonly gpaPfn: number;
+  /** Rights of a map or replace. */
   readonly access: Access;
 }
 

@@ -6,9 +6,13 @@ import type { Access } from "../access.js";
 
 /** Consecutive frames with consecutive targets and equal rights. */
 export interface Run {
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
+  /** Target of its first frame; the others follow. */
   readonly gpaPfn: number;
+  /** Rights of all its frames. */
   readonly access: Access;
 }
 

@@ -18,7 +18,9 @@ export const SimpleReason = { blocked: 1, notMapped: 2, noRight: 3 } as const;
 
 /** What `SimpleBackend` can say of a domain. */
 export interface SimpleDomainOptions {
+  /** Default: `table`. */
   readonly kind?: Domain["kind"];
+  /** Never announced. Default: none. */
   readonly holes?: readonly FrameRange[];
 }
 

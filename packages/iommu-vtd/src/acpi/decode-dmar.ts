@@ -25,8 +25,11 @@ import type { DecodeContext, StructureLists } from "./decode-structure.js";
 
 /** A structure of a type that this decoder does not know; software must skip it by its length (§8.2). */
 export interface SkippedStructure {
+  /** The number that is not known. */
   readonly type: number;
+  /** From the start of the table. */
   readonly offsetBytes: number;
+  /** As its header says. */
   readonly byteLength: number;
 }
 
@@ -39,6 +42,7 @@ export interface DecodedDmar {
   readonly table: CompleteDmarTable | undefined;
   /** Everything that is damaged or breaks a rule: of the bytes first, then of the contents. */
   readonly problems: readonly DmarProblem[];
+  /** Structures that this revision does not know. */
   readonly skipped: readonly SkippedStructure[];
 }
 

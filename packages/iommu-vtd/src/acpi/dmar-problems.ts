@@ -37,6 +37,7 @@ export type DmarProblemCode =
 
 /** One broken rule. */
 export interface DmarProblem {
+  /** The rule that is broken. */
   readonly code: DmarProblemCode;
   /** Place in the plain table, such as "units[0].scopes[2]"; "" for the table as a whole. */
   readonly where: string;

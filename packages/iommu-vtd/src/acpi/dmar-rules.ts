@@ -35,7 +35,9 @@ export interface DmarMachine {
 
 /** A range of guest-physical bytes, half-open. */
 export interface MemoryRange {
+  /** First byte, a multiple of 4096. */
   readonly gpa: number;
+  /** Whole pages. */
   readonly byteLength: number;
 }
 

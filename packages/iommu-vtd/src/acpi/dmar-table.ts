@@ -26,6 +26,7 @@ export interface IoApicScope {
   readonly type: "io-apic";
   /** Id of the I/O APIC in the MADT, 0-255. */
   readonly ioApicId: number;
+  /** Bus, device and function, such as `f0:1f.7`. */
   readonly path: string;
 }
 
@@ -34,6 +35,7 @@ export interface HpetScope {
   readonly type: "hpet";
   /** Number of the HPET in its ACPI table, 0-255. */
   readonly hpetNumber: number;
+  /** Bus, device and function, such as `f0:1f.0`. */
   readonly path: string;
 }
 
@@ -42,6 +44,7 @@ export interface NamespaceDeviceScope {
   readonly type: "namespace-device";
   /** `deviceNumber` of an entry in `namespaceDevices`. */
   readonly deviceNumber: number;
+  /** Bus, device and function of its requests. */
   readonly path: string;
 }
 
@@ -84,6 +87,7 @@ export interface ReservedRegion {
   readonly gpa: number;
   /** A multiple of 4096, at least 4096. */
   readonly byteLength: number;
+  /** PCI segment. Default 0. */
   readonly segment?: number;
   /** At least one: endpoints, bridges or namespace devices. */
   readonly scopes: readonly DeviceScope[];
@@ -91,6 +95,7 @@ export interface ReservedRegion {
 
 /** ATSR: root ports below which devices may use ATS; one for each segment at most (§8.5). */
 export interface AtsRootPorts {
+  /** PCI segment. Default 0. */
   readonly segment?: number;
   /** All root ports of the segment; then no scopes. Default false. */
   readonly allPorts?: boolean;
@@ -116,6 +121,7 @@ export interface NamespaceDevice {
 
 /** SATC: integrated devices that cache translations; one per segment and value of `atcRequired` at most (§8.8). */
 export interface IntegratedAtcs {
+  /** PCI segment. Default 0. */
   readonly segment?: number;
   /** The devices do not work without ATS. Default false. */
   readonly atcRequired?: boolean;
@@ -125,6 +131,7 @@ export interface IntegratedAtcs {
 
 /** SIDP: properties of integrated devices; software that knows it ignores SATC (§8.9). */
 export interface DeviceProperties {
+  /** PCI segment. Default 0. */
   readonly segment?: number;
   /** At least one endpoint or namespace device on a root bus. */
   readonly scopes: readonly PropertyScope[];
@@ -132,10 +139,15 @@ export interface DeviceProperties {
 
 /** Identification in the ACPI header: printable ASCII of up to 6, 8 and 4 characters, and 32-bit revisions. */
 export interface DmarOem {
+  /** Up to 6 characters. */
   readonly oemId?: string;
+  /** Up to 8 characters. */
   readonly oemTableId?: string;
+  /** 32 bits. */
   readonly oemRevision?: number;
+  /** Up to 4 characters. */
   readonly creatorId?: string;
+  /** 32 bits. */
   readonly creatorRevision?: number;
 }
 
@@ -149,6 +161,7 @@ export interface DmarTable {
   readonly x2apicOptOut?: boolean;
   /** Firmware restricts its own DMA to reserved regions. Default false. */
   readonly dmaControlOptIn?: boolean;
+  /** What the header says of its maker. Default: that of this package. */
   readonly oem?: DmarOem;
   /** DRHD. At least one for each segment. */
   readonly units: readonly RemappingUnit[];

@@ -25,6 +25,7 @@ export interface DeviceAtsParts {
 
 /** Obtain it from `VtdIommu.ats`. */
 export class DeviceAts {
+  /** The address space whose requests these are. */
   readonly space: AddressSpace;
   readonly #parts: DeviceAtsParts;
 

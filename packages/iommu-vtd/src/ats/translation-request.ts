@@ -28,6 +28,7 @@ export type CompletionStatus = "success" | "unsupported" | "abort";
 
 /** What a device is answered for one block of pages. Valid until the unit invalidates the device TLB for it. */
 export interface TranslationCompletion {
+  /** Why there is no translation, or that there is one. */
   readonly status: CompletionStatus;
   /** First input frame of the block. */
   readonly iovaPfn: number;

@@ -13,13 +13,19 @@ export type { EntryInspection } from "./structures.js";
 
 /** A notifier. */
 export interface NotifierInspection {
+  /** As it calls itself. */
   readonly name: string;
+  /** What it is told. */
   readonly kind: "map" | "unmap" | "device-tlb";
+  /** Of its attachment. */
   readonly state: string;
+  /** First frame of the range that it was attached for. */
   readonly firstPfn: number;
+  /** Frames of that range. */
   readonly pageCount: number;
   /** MAP notifiers only. */
   readonly heldPages: number;
+  /** Frames that it did not take. */
   readonly refusedPages: number;
   /** Why it failed. */
   readonly failure: string | null;
@@ -29,7 +35,9 @@ export interface NotifierInspection {
 export interface DeviceInspection {
   /** `"00:03.0"`, or `"00:03.0 pasid 5"`. */
   readonly device: string;
+  /** Bus, device and function in 16 bits. */
   readonly sourceId: number;
+  /** `null`: its requests without PASID. */
   readonly pasid: number | null;
   /** `bypass`: input is output. `table`: see `mappings`. `blocked`: every request is refused. */
   readonly kind: "table" | "bypass" | "blocked";
@@ -37,8 +45,11 @@ export interface DeviceInspection {
   readonly domain: string;
   /** Why every request is refused: `"LCT.2: The context-entry is not present"`. */
   readonly refusal: string | null;
+  /** The entries that lead to its tables, from the root on. */
   readonly structures: readonly EntryInspection[];
+  /** What its tables map now, the first ranges. */
   readonly mappings: Mappings;
+  /** In the order in which they were attached. */
   readonly notifiers: readonly NotifierInspection[];
   /** Zero-copy leases out now. */
   readonly leases: number;
@@ -46,12 +57,19 @@ export interface DeviceInspection {
 
 /** What MAP notifiers of a domain have been told. */
 export interface ViewInspection {
+  /** Its label. */
   readonly domain: string;
+  /** Notifiers that follow it, by name. */
   readonly members: readonly string[];
+  /** Frames that are announced. */
   readonly pageCount: number;
+  /** Entries of the tree: superpages count once. */
   readonly slotCount: number;
+  /** What the host spends on it, roughly. */
   readonly byteLength: number;
+  /** It has outgrown a limit and holds nothing. */
   readonly overBudget: boolean;
+  /** What was announced, the first ranges. */
   readonly mappings: Mappings;
 }
 

@@ -9,16 +9,21 @@ import type { Unit } from "../unit.js";
 
 /** One fault recording register that has been written. */
 export interface FaultInspection {
+  /** Number of the record. */
   readonly index: number;
   /** F: software has not cleared it. */
   readonly pending: boolean;
+  /** Such as `00:03.0`. */
   readonly sourceId: string;
+  /** `null`: a request without PASID. */
   readonly pasid: number | null;
   /** Architected code. */
   readonly code: number;
   /** The conditions of that code: `"LCT.4.1, LCT.4.2"`. */
   readonly names: string;
+  /** What was wrong, as a sentence. */
   readonly meaning: string;
+  /** What was asked for, such as `read`. */
   readonly request: string;
   /** Input address, hexadecimal; of an interrupt fault the index. */
   readonly where: string;

@@ -28,6 +28,7 @@ export interface InspectOptions {
 export interface Inspection {
   /** One line: mode, what is on. */
   readonly summary: string;
+  /** As the unit goes by it: what has been latched and commanded. */
   readonly translation: {
     readonly enabled: boolean;
     readonly mode: "legacy" | "scalable" | "reserved" | "abort";
@@ -35,6 +36,7 @@ export interface Inspection {
   };
   /** As commanded through GCMD; GSTS follows when notifiers have completed. */
   readonly commanded: Readonly<Record<string, number | boolean>>;
+  /** As the unit goes by it: what has been latched and commanded. */
   readonly interruptRemapping: {
     readonly enabled: boolean;
     readonly extended: boolean;
@@ -44,14 +46,19 @@ export interface Inspection {
   };
   /** `first+count` frames each. */
   readonly protectedRegions: readonly { readonly firstPfn: number; readonly pageCount: number }[];
+  /** All registers of the block. */
   readonly registers: readonly RegisterInspection[];
+  /** How full the caches are, and how often they answered. */
   readonly caches: Readonly<
     Record<string, { readonly entries: number; readonly hits?: number; readonly misses?: number }>
   >;
+  /** The invalidation queue. */
   readonly queue: QueueInspection;
+  /** The records that hold a fault. */
   readonly faults: readonly FaultInspection[];
   /** Page requests that wait for a response. */
   readonly pageRequests: number;
+  /** Every address space that was asked for. */
   readonly devices: readonly DeviceInspection[];
   /** What MAP notifiers have been told, by domain. */
   readonly views: readonly ViewInspection[];

@@ -14,8 +14,11 @@ import {
 
 /** A run of frames. */
 export interface MappingRange {
+  /** First input frame. */
   readonly iovaPfn: number;
+  /** Frames, 1 or more. */
   readonly pageCount: number;
+  /** Target of the first frame; the others follow. */
   readonly gpaPfn: number;
   /** `"rw"`, `"r-"` or `"-w"`. */
   readonly access: string;
@@ -23,6 +26,7 @@ export interface MappingRange {
 
 /** Ranges in ascending order. */
 export interface Mappings {
+  /** Ascending; joined where targets and rights go on. */
   readonly ranges: readonly MappingRange[];
   /** There is more than was asked for. */
   readonly truncated: boolean;

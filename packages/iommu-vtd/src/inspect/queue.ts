@@ -15,19 +15,27 @@ import { hexGpa } from "./hex-text.js";
 
 /** One descriptor in memory. */
 export interface DescriptorInspection {
+  /** From the start of the queue. */
   readonly offsetBytes: number;
   /** Such as `IOTLB invalidate`; `unknown type 12`; `unreadable`. */
   readonly title: string;
+  /** Every field that the type has, with its value and meaning. */
   readonly fields: readonly FieldText[];
 }
 
 /** The queue. */
 export interface QueueInspection {
+  /** QIE, as commanded. */
   readonly enabled: boolean;
+  /** Where it lies. */
   readonly baseGpa: string;
+  /** Of the whole queue. */
   readonly sizeBytes: number;
+  /** 16 or 32. */
   readonly descriptorBytes: number;
+  /** Where the next descriptor is fetched. */
   readonly headBytes: number;
+  /** Where the guest writes the next descriptor. */
   readonly tailBytes: number;
   /** `running`: nothing to do; `waiting`: for notifiers or the next slice; `stopped`: by an error. */
   readonly state: "off" | "running" | "waiting" | "stopped";

@@ -14,6 +14,7 @@ const ECAP_WORD = 4;
 
 /** JSON-safe. */
 export interface RegisterBlockInspection {
+  /** All that a unit with these capabilities has. */
   readonly registers: readonly RegisterInspection[];
   /** Fault records that have been written. */
   readonly faults: readonly FaultInspection[];

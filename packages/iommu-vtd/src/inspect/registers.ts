@@ -10,12 +10,17 @@ import { registerTexts } from "./register-texts.js";
 
 /** One register. */
 export interface RegisterInspection {
+  /** The mnemonic of the specification. */
   readonly name: string;
+  /** What the register is, in a line. */
   readonly title: string;
+  /** Of the specification. */
   readonly section: string;
+  /** From the start of the block. */
   readonly offsetBytes: number;
   /** Hexadecimal. */
   readonly value: string;
+  /** Every field, with its value and meaning. */
   readonly fields: readonly FieldText[];
 }
 

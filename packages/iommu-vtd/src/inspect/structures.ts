@@ -24,10 +24,13 @@ import type { RootPointer } from "../translate/root-pointer.js";
 
 /** A structure where it lies in guest memory. */
 export interface EntryInspection {
+  /** Such as `context-entry`. */
   readonly title: string;
+  /** Of the specification. */
   readonly section: string;
   /** Byte address, hexadecimal. */
   readonly gpa: string;
+  /** `false`: there is no memory at its place. */
   readonly readable: boolean;
   /** Empty if it cannot be read. */
   readonly fields: readonly FieldText[];

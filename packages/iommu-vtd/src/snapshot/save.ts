@@ -11,13 +11,17 @@ export const SNAPSHOT_VERSION = 1;
 
 /** JSON-safe. Words are signed 32-bit integers. */
 export interface VtdSnapshot {
+  /** Says what the object is. */
   readonly format: "iommu-kit/vtd";
+  /** Of the format. */
   readonly version: number;
   /** What the unit was: a restore needs the same. VER, CAP (2 words), ECAP (2 words), host address width. */
   readonly identity: readonly number[];
   /** [word index, value] of every register word that is not 0. */
   readonly registers: readonly (readonly [number, number])[];
+  /** What has been latched of RTADDR, and whether translation is on. */
   readonly root: { readonly enabled: boolean; readonly mode: number; readonly rootPfn: number };
+  /** What has been latched of IRTA, and whether remapping is on. */
   readonly interrupts: {
     readonly enabled: boolean;
     readonly entryCount: number;
@@ -25,6 +29,7 @@ export interface VtdSnapshot {
     readonly tablePfn: number;
     readonly compatibility: boolean;
   };
+  /** What was commanded through GCMD. */
   readonly command: {
     readonly TE: number;
     readonly QIE: number;

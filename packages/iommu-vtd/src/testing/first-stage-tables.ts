@@ -23,7 +23,9 @@ export interface FirstStageLeafOptions {
 
 /** One tree of first-stage tables. */
 export class FirstStageTables {
+  /** Frame of the top table. */
   readonly rootPfn: number;
+  /** 4 or 5. */
   readonly levels: number;
   readonly #memory: FakeMemory;
   readonly #frames: FrameAllocator;

@@ -21,6 +21,7 @@ export type PasidFields = Parameters<typeof PasidEntry.pack>[0];
 
 /** A legacy context entry. */
 export interface GuestContext {
+  /** Domain-id, 0 to 2^16 - 1. */
   readonly did: number;
   /** Levels of the second-stage tables, 3 to 5; pass-through names them too. Default 4. */
   readonly levels?: number;
@@ -42,12 +43,15 @@ export interface GuestScalableContext {
   readonly requestPasid?: number;
   /** Requests with PASID are allowed. Default false: a unit without PASIDs reserves the bit. */
   readonly pasids?: boolean;
+  /** Other fields of the entry, by their mnemonics. */
   readonly fields?: ScalableFields;
 }
 
 /** A PASID-table entry. */
 export interface GuestPasid {
+  /** Domain-id, 0 to 2^16 - 1. */
   readonly did: number;
+  /** Translation type, PGTT. */
   readonly type: "first-stage" | "second-stage" | "nested" | "pass-through";
   /** First table of the first stage. */
   readonly firstRootPfn?: number;
@@ -55,6 +59,7 @@ export interface GuestPasid {
   readonly rootPfn?: number;
   /** Levels of the second stage. Default 4. */
   readonly levels?: number;
+  /** Other fields of the entry, by their mnemonics. */
   readonly fields?: PasidFields;
 }
 

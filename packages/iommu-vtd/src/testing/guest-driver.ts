@@ -56,9 +56,11 @@ export interface GuestOptions extends VtdConfig {
 
 /** What `GuestDriver.map` writes. */
 export interface GuestMapping {
+  /** First input frame. */
   readonly iovaPfn: number;
   /** Default: one leaf. */
   readonly pageCount?: number;
+  /** Target of the first frame. */
   readonly gpaPfn: number;
   /** Default: read and write. */
   readonly access?: Access;
@@ -70,13 +72,17 @@ export interface GuestMapping {
 export interface GuestFault {
   /** FR, 8 bits. */
   readonly reason: number;
+  /** Bus, device and function in 16 bits. */
   readonly sourceId: number;
   /** FI as a page-frame number; of interrupt faults the index is in its bits 51:36. */
   readonly page: number;
   /** T1 and T2: 0 write, 1 page request, 2 read, 3 AtomicOp. */
   readonly type: number;
+  /** `undefined`: a request without PASID. */
   readonly pasid: number | undefined;
+  /** The request asked for supervisor privilege. */
   readonly privileged: boolean;
+  /** The request asked to execute. */
   readonly execute: boolean;
 }
 
@@ -89,13 +95,19 @@ const SMALL_STRUCTURES = 0x1000;
 
 /** A whole guest for tests: `new GuestDriver(options)`, `context` and `map` edit its tables, `start` does what a driver does at boot, `device` gives the address space of a device. */
 export class GuestDriver {
+  /** Guest memory. */
   readonly memory: FakeMemory;
+  /** The host's scheduler, driven by the test. */
   readonly scheduler = new ManualScheduler();
+  /** The unit that it drives. */
   readonly unit: VtdIommu;
   /** Every message that left the unit, oldest first. */
   readonly messages: MsiMessage[] = [];
+  /** Root, context and PASID structures. */
   readonly contexts: GuestContexts;
+  /** The interrupt remapping table. */
   readonly interrupts: GuestInterrupts;
+  /** The invalidation queue. */
   readonly queue: GuestQueue;
   /** Through the queue. */
   readonly invalidate: QueuedInvalidation;

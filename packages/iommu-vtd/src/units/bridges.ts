@@ -16,6 +16,7 @@ export interface Bridge {
   readonly kind: "pcie" | "pcie-to-pci" | "pci";
   /** Buses behind it, both included. */
   readonly secondaryBus: number;
+  /** Highest bus number behind it. */
   readonly subordinateBus: number;
 }
 

@@ -25,16 +25,19 @@ import { type Bridge, Bridges, pathOf } from "./bridges.js";
 
 /** A unit and what it is responsible for. */
 export interface PlacedUnit {
+  /** The unit. */
   readonly unit: VtdIommu;
   /** Where the guest finds its registers: a multiple of the block's size. */
   readonly registerGpa: number;
   /** Serves every PCI device that no other unit names. At most one unit; its scopes are I/O APICs, HPETs and namespace devices only. */
   readonly includeAll?: boolean;
+  /** Devices that are its own. Default: none named. */
   readonly scopes?: readonly DeviceScope[];
 }
 
 /** What `VtdUnits` works with. */
 export interface VtdUnitsOptions {
+  /** All units of the machine. */
   readonly units: readonly PlacedUnit[];
   /** Default: none, every device is on its root bus. */
   readonly bridges?: readonly Bridge[];

@@ -15,6 +15,7 @@ const DEFAULT_USER_BASE = 2 ** 45;
 export interface VhostRegion {
   /** Guest-physical byte address. */
   readonly gpa: number;
+  /** Whole pages. */
   readonly byteLength: number;
   /** The file that holds it (a memfd, usually). */
   readonly fd: number;

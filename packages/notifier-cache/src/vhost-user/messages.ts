@@ -36,6 +36,7 @@ export interface VhostRing {
 
 /** An IOTLB message. */
 export interface IotlbMessage {
+  /** The number of the protocol. */
   readonly type: number;
   /** IOVA in bytes. */
   readonly iova: bigint;

@@ -48,12 +48,15 @@ export interface VhostIotlbOptions {
 
 /** Counters of a `VhostIotlb`. */
 export interface VhostIotlbStatistics {
+  /** Misses that the back-end has sent. */
   readonly misses: number;
+  /** Updates that it was sent. */
   readonly updates: number;
   /** INVALIDATE messages that the guest caused. */
   readonly invalidates: number;
   /** INVALIDATE messages before an answer that had changed. */
   readonly corrections: number;
+  /** Accesses that the back-end reported as refused. */
   readonly accessFails: number;
   /** Misses that were answered when the page got mapped. */
   readonly answeredLater: number;

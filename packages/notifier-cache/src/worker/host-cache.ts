@@ -50,6 +50,7 @@ export interface WorkerCacheOptions extends CacheShape {
 
 /** What the worker needs; send it as it is, or as `workerData`. */
 export interface WorkerSetup {
+  /** What both threads share: words, and the cache. */
   readonly buffer: SharedArrayBuffer;
 }
 
@@ -57,14 +58,19 @@ export interface WorkerSetup {
 export interface WorkerStatus {
   /** `waiting`: an invalidation was not acknowledged yet. `hung`: for too long. `revoked`: cut off. */
   readonly state: "running" | "waiting" | "hung" | "revoked";
+  /** Invalidations that the worker has not acknowledged. */
   readonly pendingInvalidations: number;
   /** Grows with every call of the device into its cache. */
   readonly heartbeat: number;
+  /** Requests answered from the cache. */
   readonly hits: number;
+  /** Requests that had to ask the host. */
   readonly misses: number;
+  /** Entries put into the cache. */
   readonly fills: number;
   /** Answers that an invalidation overtook. */
   readonly discarded: number;
+  /** Entries that invalidations have dropped. */
   readonly flushedEntries: number;
 }
 

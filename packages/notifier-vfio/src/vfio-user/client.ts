@@ -31,6 +31,7 @@ import { type Negotiated, packVersion, readVersion } from "./version.js";
 
 /** What a client works with. */
 export interface VfioUserClientOptions {
+  /** The connection, made and not yet used. */
   readonly transport: VfioUserTransport;
   /** What the device sees: its requests for memory are answered from here. */
   readonly space: AddressSpace;

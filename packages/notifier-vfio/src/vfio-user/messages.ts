@@ -7,16 +7,23 @@ import { HEADER_BYTES, UnmapFlag } from "./protocol.js";
 
 /** What DEVICE_GET_INFO tells. */
 export interface DeviceInfo {
+  /** The device takes `reset`. */
   readonly canReset: boolean;
+  /** The regions and interrupts are those of PCI. */
   readonly isPci: boolean;
+  /** Regions, the configuration space among them. */
   readonly regionCount: number;
+  /** Kinds of interrupts: INTx, MSI and so on. */
   readonly irqTypeCount: number;
 }
 
 /** What DEVICE_GET_REGION_INFO tells. */
 export interface RegionInfo {
+  /** Which region. */
   readonly index: number;
+  /** It can be read. */
   readonly readable: boolean;
+  /** It can be written. */
   readonly writable: boolean;
   /** A file descriptor came with the reply: a transport that takes none cannot map the region. */
   readonly mappable: boolean;
@@ -28,12 +35,17 @@ export interface RegionInfo {
 
 /** What DEVICE_GET_IRQ_INFO tells. */
 export interface IrqInfo {
+  /** Which kind of interrupt. */
   readonly index: number;
   /** Interrupts of this type. */
   readonly count: number;
+  /** It can be signalled through a descriptor. */
   readonly eventfd: boolean;
+  /** It can be masked. */
   readonly maskable: boolean;
+  /** A level-triggered interrupt masks itself when it fires. */
   readonly automasked: boolean;
+  /** The number of vectors cannot be changed while some are in use. */
   readonly noResize: boolean;
 }
 

@@ -16,6 +16,7 @@ export interface Capabilities {
 
 /** What the server answered. */
 export interface Negotiated extends Capabilities {
+  /** Minor version that both sides speak. */
   readonly minor: number;
 }
 

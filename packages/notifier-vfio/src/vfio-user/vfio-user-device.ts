@@ -13,10 +13,13 @@ import { VfioUserContainer, type VfioUserContainerOptions } from "./vfio-user-co
 
 /** What such a device needs. */
 export interface VfioUserDeviceOptions extends VfioUserContainerOptions {
+  /** What the device sees. */
   readonly space: AddressSpace;
   /** Opens a connection; called by every `connect`. */
   readonly open: () => Promise<VfioUserTransport>;
+  /** Limits of the protocol. */
   readonly client?: Pick<VfioUserClientOptions, "maxDataTransferBytes" | "maxInFlight" | "maxUnreadBytes">;
+  /** How its mappings are cut into regions. */
   readonly notifier?: VfioNotifierOptions;
   /**
    * Called when a connection that was in use is lost; `connect` makes another. Once more, with `notifier-failed`, if its notifier could not be detached afterwards.
@@ -26,9 +29,13 @@ export interface VfioUserDeviceOptions extends VfioUserContainerOptions {
 
 /** One connection and what hangs on it. */
 export interface VfioUserConnection {
+  /** The protocol. */
   readonly client: VfioUserClient;
+  /** The server's DMA regions. */
   readonly container: VfioUserContainer;
+  /** What keeps the container in step. */
   readonly notifier: VfioNotifier;
+  /** The notifier on the address space. */
   readonly attachment: Attachment;
 }
 
