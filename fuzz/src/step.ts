@@ -177,3 +177,6 @@ export interface Scenario {
   readonly unit: UnitPlan;
   readonly steps: readonly Step[];
 }
+
+/** The steps of one kind. */
+export type StepOf<Kind extends Step["do"]> = Extract<Step, { do: Kind }>;
