@@ -38,6 +38,8 @@ export interface Attachment {
   readonly heldPages: number;
   /** Frames a MAP notifier should hold but refused. */
   readonly refusedPages: number;
+  /** Those frames, ascending: a copy, right as of now. Neighbours that lead elsewhere or with other rights are ranges of their own. */
+  readonly refusedRanges: readonly FrameRange[];
   /** Offers again what a full consumer refused: call it when entries have freed up for reasons the unit cannot see. */
   retry(): void;
   /**

@@ -39,6 +39,7 @@ export {
   type DeviceTlbNotifier,
   type MapAnswer,
   type MapNotifier,
+  type MapReports,
   type Notifier,
   type NotifierCommon,
   notifierName,

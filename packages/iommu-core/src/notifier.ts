@@ -35,6 +35,23 @@ export interface NotifierCommon {
  */
 export type MapAnswer = undefined | void | "full" | "unsupported";
 
+/**
+ * What a MAP notifier may say of itself at any time, from inside a callback too, because the answer to a call could not say it. After its detach and once it has failed
+ * nothing of it is heeded.
+ */
+export interface MapReports {
+  /**
+   * Frames that it was given turn out not to be held: the rest of an entry that had to be cut, say, for which there was no room. They are as they were given, and not taken
+   * or changed since; of a `"block"` notifier they are whole blocks. From here on they count as if their map had been answered so: they are not unmapped any more, and with
+   * `"full"` they are mapped again when entries free up. Anything else is a breach of the contract, and ends the attachment.
+   */
+  refused(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void;
+  /** Frames that stay mapped could not be reached for a moment, by its own doing: listeners hear of it as `window`. */
+  window(iovaPfn: number, pageCount: number): void;
+  /** Entries have freed up for reasons that the unit cannot see: what was refused is offered again, at the end of the invalidation under way if there is one. As `Attachment.retry`. */
+  retry(): void;
+}
+
 /** A notifier that mirrors mappings. */
 export interface MapNotifier extends NotifierCommon {
   /** Tells this kind from the others. */
@@ -49,6 +66,8 @@ export interface MapNotifier extends NotifierCommon {
   unmap(iovaPfn: number, pageCount: number): Completion;
   /** Optional: changes target or rights of held frames as one step. Without it a change is an unmap directly followed by a map, reported as a `window`. */
   replace?(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer>;
+  /** Optional: called once for every attachment in its turn, before its first event. */
+  reportTo?(reports: MapReports): void;
   /** Optional: the events of one invalidation follow. */
   begin?(): void;
   /** Optional: the events of one invalidation have been told. A consumer that can applies them as one step now. */

@@ -58,6 +58,7 @@ const step = fc.oneof(
   { weight: 2, arbitrary: fc.record({ op: fc.constant("join" as const), device: fc.nat(2), which: fc.nat(9) }) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant("detach" as const), which: fc.nat(9) }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("unplug" as const), device: fc.nat(2) }) },
+  { weight: 2, arbitrary: fc.record({ op: fc.constant("lose" as const), which: fc.nat(9), frames }) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("regions" as const), count: fc.nat(2) }) },
 );
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
@@ -223,6 +224,11 @@ class World {
           entry.attachments.splice(0, entry.attachments.length, ...kept);
         }
         return;
+      case "lose": {
+        const entry = this.entries[action.which];
+        if (this.kinds !== pickyKinds) return;
+        return this.edit(0, action.frames, (first, count) => entry?.notifier.lose(first, count));
+      }
       case "regions":
         this.regions = regionSets[action.count]!;
         return void this.unit.setRegions(this.regions);
@@ -257,6 +263,7 @@ class World {
   /** As `quiesce`, for consumers that refuse: what they hold is right, and what is missing has been refused for a reason that still stands. */
   async quiescePicky(): Promise<void> {
     void this.backend.invalidateAll();
+    for (const { notifier } of this.entries) notifier.reports?.retry();
     await this.scheduler.idle();
     for (const { notifier, attachments, ...entry } of this.entries) {
       notifier.check();

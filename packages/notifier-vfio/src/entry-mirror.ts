@@ -1,18 +1,16 @@
 /**
  * A container's entries, made from runs of frames by a coalescing policy.
  *
- * The unit adds and removes runs; this class cuts them into entries, cuts entries that lose a part (whole entry out, the
- * rest in again), and keeps account of that rest where the container had no room for it. What the unit takes for held is
- * always held here, or owed.
+ * The unit adds and removes runs; this class cuts them into entries, and cuts entries that lose a part (whole entry out, the rest in again). Whatever of all this the
+ * container has no room for is reported to the unit, which takes it for refused and offers it again: what the unit takes for held is always held here.
  */
-import { type Access, type CompletionGroup, IommuError, isPending, type MapAnswer } from "@iommu-kit/iommu-core";
+import { type Access, CompletionGroup, IommuError, type MapAnswer, type MapReports } from "@iommu-kit/iommu-core";
 import { type Coalescing, type Piece, piecesOf } from "./coalescing.js";
 import type { Answer, ContainerRefusal, DmaContainer } from "./container.js";
 import { EntryPressure } from "./entry-pressure.js";
 import type { VfioEventEmitter } from "./events.js";
-import { Flights, restOf } from "./flights.js";
-import { HeldEntries, type Outcome, type Unmapper } from "./held-entries.js";
-import { shadowBlock, ShadowPageTable } from "./shadow-page-table.js";
+import { HeldEntries, type LateRefusal, type Unmapper } from "./held-entries.js";
+import { shadowBlock, type ShadowPageTable } from "./shadow-page-table.js";
 
 /** What an `EntryMirror` works by. */
 export interface MirrorOptions {
@@ -21,8 +19,6 @@ export interface MirrorOptions {
   /** Most frames of an entry: a power of two, or Infinity. */
   readonly largest: number;
   readonly pressureLevels: readonly number[];
-  /** Whether only whole runs are removed, as they were added. */
-  readonly exact: boolean;
   /** Whether the container applies calls as one step: then cutting an entry opens no window. */
   readonly atomic: boolean;
   readonly unmapper: Unmapper;
@@ -35,12 +31,12 @@ export class EntryMirror {
   readonly #options: MirrorOptions;
   readonly #held: HeldEntries;
   readonly #pressure: EntryPressure;
-  /** What was offered to the container and is not answered yet. */
-  readonly #offers: Flights;
-  /** The rest of a merged entry that was cut, where the container had no room to map it again. */
-  readonly #owed = new ShadowPageTable();
-  /** Entries were freed since what is owed was last tried. */
-  #roomMade = false;
+  /** Entries that were freed, counted by calls. */
+  #frees = 0;
+  /** Something found no room since entries were freed last. */
+  #short = false;
+  /** Where to report what is not an answer; `undefined` until the first event. */
+  reports: MapReports | undefined;
 
   /** @throws {IommuError} `bad-option` for pressure levels that do not ascend. */
   constructor(container: DmaContainer, events: VfioEventEmitter, options: MirrorOptions) {
@@ -48,7 +44,6 @@ export class EntryMirror {
     this.#events = events;
     this.#options = options;
     this.#pressure = new EntryPressure(options.pressureLevels, (event) => events.report("pressure", event));
-    this.#offers = new Flights(options.exact);
     this.#held = new HeldEntries(container, options.unmapper);
   }
 
@@ -57,57 +52,41 @@ export class EntryMirror {
     return this.#held.table;
   }
 
-  /** Frames that the unit takes for held, and that wait for room. */
-  get owedPages(): number {
-    return this.#owed.pageCount;
-  }
-
-  /** Notes that entries were freed, by whomever: what is owed is worth another try. */
+  /** Entries are being freed: what found no room before, in the same step even, is worth another try. */
   roomMade(): void {
-    this.#roomMade = true;
+    this.#frees += 1;
+    if (!this.#short) return;
+    this.#short = false;
+    this.reports?.retry();
   }
 
-  /** Adds a run: all of it or nothing. None of its frames is held. */
+  /** Adds a run, as far as there is room for it. None of its frames is held. */
   place(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer> {
-    const outcome = this.#put(iovaPfn, pageCount, gpaPfn, access);
-    if (!isPending(outcome)) return this.answer(outcome, iovaPfn, pageCount, gpaPfn);
-    const offer = this.#offers.start({ iovaPfn, pageCount, gpaPfn });
-    return Promise.resolve(outcome).then((cause) => {
-      this.#offers.end(offer);
-      if (cause === undefined || offer.dropped.length === 0) return this.answer(cause, iovaPfn, pageCount, gpaPfn);
-      // Part of it has been unmapped since: to the unit it was held, so the rest is this notifier's own debt.
-      this.#owe(cause, restOf(offer), access);
-      return undefined;
-    });
+    const run = { iovaPfn, pageCount, gpaPfn };
+    const group = new CompletionGroup();
+    const answer = this.#put(run, access, group);
+    const pending = group.take();
+    this.#updatePressure();
+    return pending === undefined ? answer : pending.then(() => this.#updatePressure());
   }
 
-  /** The container's outcome in the words of the notifier contract. */
-  answer(cause: ContainerRefusal | undefined, iovaPfn: number, pageCount: number, gpaPfn: number): MapAnswer {
-    this.#pressure.update(this.#container.entriesHeld, this.#container.entryLimit);
-    if (cause === undefined) return undefined;
-    if (cause === "gone") throw this.#gone();
-    this.#reportRefusal(iovaPfn, pageCount, gpaPfn, cause);
+  /** A refusal of a whole run in the words of the notifier contract. */
+  refuse({ iovaPfn, pageCount, gpaPfn }: Piece, cause: ContainerRefusal): "full" | "unsupported" {
+    if (cause === "gone")
+      throw new IommuError("notifier-failed", `${this.#options.name}: expected a container, got one that is gone`, {
+        hint: "make a new one and attach to it: it is replayed",
+      });
+    if (this.#events.listenerCount("refused") > 0)
+      this.#events.report("refused", { iovaPfn, pageCount, gpaPfn, cause });
     return cause === "no-space" ? "full" : "unsupported";
   }
 
   /** Takes a range away. */
   remove(iovaPfn: number, pageCount: number, group: CompletionGroup): void {
     const endPfn = iovaPfn + pageCount;
-    this.#offers.drop({ firstPfn: iovaPfn, pageCount });
-    if (this.#owed.blockCount > 0) this.#owed.remove(iovaPfn, pageCount);
     if (this.#container.granularity === "page") this.#removeParts(iovaPfn, endPfn, group);
     else this.#removeEntries(iovaPfn, endPfn, group);
-    this.#pressure.update(this.#container.entriesHeld, this.#container.entryLimit);
-  }
-
-  /** Tries what is owed again, if there may be room for it. */
-  payOwed(group: CompletionGroup): void {
-    if (!this.#roomMade || this.#owed.blockCount === 0) return;
-    this.#roomMade = false;
-    for (const block of [...this.#owed.blocks()]) {
-      this.#owed.removeBlock(block.iovaPfn);
-      this.#restore(block, block.access, group);
-    }
+    this.#updatePressure();
   }
 
   /** Removes every entry, one by one, and insists on removals that are not confirmed. Answers how many frames devices may reach even so. */
@@ -118,17 +97,42 @@ export class EntryMirror {
   /** Forgets everything, without a word to the container. */
   forget(): void {
     this.#held.forget();
-    this.#offers.clear();
-    this.#owed.clear();
   }
 
-  /** Puts a run into the container, as the entries of the policy: all of them or none. */
-  #put(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): Outcome | Promise<Outcome> {
-    const pieces: readonly Piece[] =
-      this.#options.policy === "aligned" || pageCount > this.#options.largest
-        ? piecesOf(this.#options.policy, iovaPfn, pageCount, gpaPfn, this.#options.largest)
-        : [{ iovaPfn, pageCount, gpaPfn }];
-    return this.#held.add(pieces, access);
+  #updatePressure(): void {
+    this.#pressure.update(this.#container.entriesHeld, this.#container.entryLimit);
+  }
+
+  /** Puts a run into the container, as the entries of the policy. Answers if all of it is refused at once; else reports what is, now or later. */
+  #put(run: Piece, access: Access, group: CompletionGroup): MapAnswer {
+    const { iovaPfn, pageCount, gpaPfn } = run;
+    const { policy, largest } = this.#options;
+    const whole = policy !== "aligned" && pageCount <= largest;
+    const frees = this.#frees;
+    const late: LateRefusal = (cause, rest) => {
+      for (const piece of rest) this.#report(piece, access, cause, frees);
+    };
+    for (const piece of whole ? [run] : piecesOf(policy, iovaPfn, pageCount, gpaPfn, largest)) {
+      const outcome = this.#held.add(piece, access, late);
+      if (typeof outcome !== "string") group.add(outcome);
+      else {
+        // Where there is no room there is none for what follows.
+        const left = outcome === "no-space" ? pageCount - (piece.iovaPfn - iovaPfn) : piece.pageCount;
+        if (left === pageCount) return this.refuse(run, outcome);
+        this.#report({ ...piece, pageCount: left }, access, outcome, frees);
+        if (outcome === "no-space") break;
+      }
+    }
+    return undefined;
+  }
+
+  /** The container does not hold what the unit takes for held. */
+  #report(piece: Piece, access: Access, cause: ContainerRefusal, frees: number): void {
+    const answer = this.refuse(piece, cause);
+    this.reports?.refused(piece.iovaPfn, piece.pageCount, piece.gpaPfn, access, answer);
+    if (answer === "unsupported") return;
+    if (frees === this.#frees) this.#short = true;
+    else this.reports?.retry();
   }
 
   /** In a container that can cut: one call for each contiguous part that is held. */
@@ -148,8 +152,6 @@ export class EntryMirror {
     for (let at = iovaPfn; this.#held.table.blockFrom(at, entry) && entry.iovaPfn < endPfn;) {
       const { iovaPfn: firstPfn, pageCount: count, gpaPfn, access } = entry;
       at = firstPfn + count;
-      // What is mapped again below is an offer of its own.
-      this.#offers.drop({ firstPfn, pageCount: count });
       group.add(this.#held.drop(firstPfn, count));
       const below = Math.max(0, iovaPfn - firstPfn);
       const above = Math.max(0, at - endPfn);
@@ -162,41 +164,13 @@ export class EntryMirror {
     }
   }
 
-  /** Maps again what is left of a cut entry. Where there is no room it is owed. */
+  /** Maps again what is left of a cut entry. */
   #restore(piece: Piece, access: Access, group: CompletionGroup): void {
-    const outcome = this.#put(piece.iovaPfn, piece.pageCount, piece.gpaPfn, access);
-    if (!isPending(outcome)) {
-      if (outcome === undefined) return;
-      // Refused at this very moment: not worth another try before entries are freed again.
-      this.#roomMade = false;
-      this.#owe(outcome, [piece], access);
-      return;
-    }
-    const offer = this.#offers.start(piece);
-    const settled = outcome.then((cause) => {
-      this.#offers.end(offer);
-      if (cause !== undefined) this.#owe(cause, restOf(offer), access);
-    });
-    group.add(settled);
-  }
-
-  /** Frames that the unit takes for held were refused. */
-  #owe(cause: ContainerRefusal, rest: readonly Piece[], access: Access): void {
-    if (cause === "gone") throw this.#gone();
-    for (const { iovaPfn, pageCount, gpaPfn } of rest) {
-      if (cause === "no-space") this.#owed.insert(iovaPfn, pageCount, gpaPfn, access);
-      this.#reportRefusal(iovaPfn, pageCount, gpaPfn, cause);
-    }
-  }
-
-  #gone(): IommuError {
-    return new IommuError("notifier-failed", `${this.#options.name}: expected a container, got one that is gone`, {
-      hint: "make a new one and attach to it: it is replayed",
-    });
-  }
-
-  #reportRefusal(iovaPfn: number, pageCount: number, gpaPfn: number, cause: ContainerRefusal): void {
-    if (this.#events.listenerCount("refused") > 0)
-      this.#events.report("refused", { iovaPfn, pageCount, gpaPfn, cause });
+    const { iovaPfn, pageCount, gpaPfn } = piece;
+    if (!this.#options.atomic) this.reports?.window(iovaPfn, pageCount);
+    const answer = this.#put(piece, access, group);
+    if (answer === undefined) return;
+    this.reports?.refused(iovaPfn, pageCount, gpaPfn, access, answer);
+    this.#short = true;
   }
 }

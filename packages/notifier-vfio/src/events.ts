@@ -35,7 +35,7 @@ export interface VfioNotifierEvents {
   pressure: (event: PressureEvent) => void;
   /** A run of frames was refused. */
   refused: (event: RefusalEvent) => void;
-  /** A merged entry was cut: a window of this notifier's own making, besides those that the address space reports. */
+  /** A merged entry was cut. The address space reports the frames of it that stay mapped as a `window` too. */
   window: (event: CutEvent) => void;
   /** The container did not let go when everything was revoked: the device behind it must be reset. */
   stuck: (event: { readonly error: IommuError }) => void;

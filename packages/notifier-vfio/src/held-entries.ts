@@ -9,7 +9,6 @@
 import {
   type Access,
   type Completion,
-  CompletionGroup,
   formatRange,
   type FrameRange,
   IommuError,
@@ -27,14 +26,8 @@ import {
 import { type Flight, Flights, type Overlap, restOf } from "./flights.js";
 import { type ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
 
-/** Why entries are not held; `undefined`: they are. */
-export type Outcome = ContainerRefusal | undefined;
-
-/** A map whose answer is not there yet. */
-interface Waiting {
-  readonly flight: Flight;
-  readonly answer: PromiseLike<MapResult>;
-}
+/** Told what of an entry the container turned out not to hold: as far as it has not been dropped since, at the moment at which it is taken off. */
+export type LateRefusal = (cause: ContainerRefusal, rest: readonly Piece[]) => void;
 
 /** Removes entries from the container. */
 export interface Unmapper {
@@ -71,29 +64,15 @@ export class HeldEntries {
     this.#flights = new Flights(container.granularity === "block");
   }
 
-  /**
-   * Adds entries, all or none: where one is refused, the others are taken back, as far as they were not dropped in the
-   * meantime. None of their frames is held.
-   */
-  add(pieces: readonly Piece[], access: Access): Outcome | Promise<Outcome> {
-    const waiting: Waiting[] = [];
-    const taken: Piece[] = [];
-    let cause: Outcome;
-    for (const piece of pieces) {
-      const answer = this.#map(piece, access);
-      if (isPending(answer)) {
-        waiting.push({ flight: this.#flights.start(piece), answer });
-        continue;
-      }
-      if (!answer.ok) {
-        this.table.removeBlock(piece.iovaPfn);
-        cause = answer.cause;
-        break;
-      }
-      taken.push(piece);
-    }
-    if (waiting.length > 0) return this.#settle(taken, waiting, cause);
-    return cause === undefined ? undefined : this.#takeBack(taken, cause);
+  /** Adds an entry, and answers why not; `undefined`: it is held. A promise is done when the container has answered. None of its frames is held before. */
+  add(piece: Piece, access: Access, late: LateRefusal): ContainerRefusal | undefined | Promise<void> {
+    const { iovaPfn, pageCount, gpaPfn } = piece;
+    if (!this.table.insert(iovaPfn, pageCount, gpaPfn, access)) throw alreadyHeld({ firstPfn: iovaPfn, pageCount });
+    const answer = this.#container.map(iovaPfn, pageCount, gpaPfn, access);
+    if (isPending(answer)) return this.#settle(this.#flights.start(piece), answer, late);
+    if (answer.ok) return undefined;
+    this.table.removeBlock(iovaPfn);
+    return answer.cause;
   }
 
   /** Removes a range: whole entries, or any part of them where the container can cut. All of it is held. */
@@ -167,45 +146,17 @@ export class HeldEntries {
     );
   }
 
-  #map(piece: Piece, access: Access): Answer<MapResult> {
-    const { iovaPfn, pageCount, gpaPfn } = piece;
-    if (!this.table.insert(iovaPfn, pageCount, gpaPfn, access)) {
-      throw new IommuError(
-        "notifier-contract",
-        `map of ${formatRange({ firstPfn: iovaPfn, pageCount })}: expected frames that are not held, got some that are`,
-        {
-          hint: "unmap or replace frames before mapping them again",
-        },
-      );
-    }
-    return this.#container.map(iovaPfn, pageCount, gpaPfn, access);
-  }
-
-  /** Waits for all answers of a group, then makes it whole: everything, or nothing. */
-  async #settle(taken: readonly Piece[], waiting: readonly Waiting[], early: Outcome): Promise<Outcome> {
-    let cause = early;
+  async #settle(flight: Flight, answer: PromiseLike<MapResult>, late: LateRefusal): Promise<void> {
     try {
-      for (const { flight, answer } of waiting) {
-        const result = await answer;
-        if (result.ok) continue;
-        flight.refused = true;
-        for (const rest of restOf(flight)) this.table.remove(rest.iovaPfn, rest.pageCount);
-        cause ??= result.cause;
-      }
+      const result = await answer;
+      if (result.ok) return;
+      flight.refused = true;
+      const rest = restOf(flight);
+      for (const { iovaPfn, pageCount } of rest) this.table.remove(iovaPfn, pageCount);
+      late(result.cause, rest);
     } finally {
-      for (const { flight } of waiting) this.#flights.end(flight);
+      this.#flights.end(flight);
     }
-    if (cause === undefined) return undefined;
-    const accepted = waiting.filter(({ flight }) => !flight.refused).flatMap(({ flight }) => restOf(flight));
-    return this.#takeBack([...taken, ...accepted], cause);
-  }
-
-  /** Takes entries back, then answers why. */
-  #takeBack(pieces: readonly Piece[], cause: ContainerRefusal): Outcome | Promise<Outcome> {
-    const group = new CompletionGroup();
-    for (const { iovaPfn, pageCount } of pieces) group.add(this.drop(iovaPfn, pageCount));
-    const pending = group.take();
-    return pending === undefined ? cause : pending.then(() => cause);
   }
 }
 
@@ -214,6 +165,14 @@ function heldPagesOf({ range, overlaps }: Removal): number {
   let pages = range.pageCount;
   for (const { flight, pageCount } of overlaps) if (flight.refused) pages -= pageCount;
   return pages;
+}
+
+function alreadyHeld(range: FrameRange): IommuError {
+  return new IommuError(
+    "notifier-contract",
+    `map of ${formatRange(range)}: expected frames that are not held, got some that are`,
+    { hint: "unmap or replace frames before mapping them again" },
+  );
 }
 
 function notRemoved(range: FrameRange, expected: number, answer: UnmapResult): IommuError {

@@ -18,6 +18,7 @@ import {
   isPending,
   type MapAnswer,
   type MapNotifier,
+  type MapReports,
 } from "@iommu-kit/iommu-core";
 import type { Coalescing } from "./coalescing.js";
 import type { Answer, DmaContainer, UnmapResult } from "./container.js";
@@ -74,7 +75,6 @@ export class VfioNotifier implements MapNotifier {
     const atomic = container.begin !== undefined && container.commit !== undefined;
     if (atomic)
       this.replace = (iovaPfn, pageCount, gpaPfn, access) => this.#replace(iovaPfn, pageCount, gpaPfn, access);
-    const exact = this.granularity === "block";
     const unmapper: Unmapper = {
       unmap: (range, blocks) => this.#unmapInContainer(range, blocks),
       insist: (range, blocks) => this.#dirty.insist(range, blocks),
@@ -84,7 +84,6 @@ export class VfioNotifier implements MapNotifier {
       policy,
       largest,
       pressureLevels,
-      exact,
       atomic,
       unmapper,
     });
@@ -99,11 +98,6 @@ export class VfioNotifier implements MapNotifier {
   /** Frames that the device can reach through this notifier. */
   get pagesHeld(): number {
     return this.#mirror.table.pageCount;
-  }
-
-  /** Frames that stay mapped, but found no room again after their merged entry was cut. Tried again as entries free up. */
-  get owedPages(): number {
-    return this.#mirror.owedPages;
   }
 
   /** The entries, ascending; each a copy. */
@@ -154,6 +148,11 @@ export class VfioNotifier implements MapNotifier {
     return this.#dirty.collect(visit);
   }
 
+  /** Called by the unit. */
+  reportTo(reports: MapReports): void {
+    this.#mirror.reports = reports;
+  }
+
   /** Called by the unit: the events of one invalidation follow. */
   begin(): void {
     this.#stepOpen = true;
@@ -163,7 +162,7 @@ export class VfioNotifier implements MapNotifier {
   /** Called by the unit. With the `free` policy the answer comes when the step ends. */
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer> {
     if (this.#acceptsTarget?.(gpaPfn, pageCount) === false)
-      return this.#mirror.answer("bad-target", iovaPfn, pageCount, gpaPfn);
+      return this.#mirror.refuse({ iovaPfn, pageCount, gpaPfn }, "bad-target");
     if (this.#policy === "free" && this.#stepOpen) return this.#extend(iovaPfn, pageCount, gpaPfn, access);
     return this.#mirror.place(iovaPfn, pageCount, gpaPfn, access);
   }
@@ -180,7 +179,6 @@ export class VfioNotifier implements MapNotifier {
   commit(): Completion {
     const group = new CompletionGroup();
     this.#closeRun();
-    this.#mirror.payOwed(group);
     this.#stepOpen = false;
     const closed = this.container.commit?.();
     if (isPending(closed)) group.add(closed.then(() => this.#dirty.closeStep()));
@@ -246,29 +244,11 @@ export class VfioNotifier implements MapNotifier {
   /** Entries were freed by somebody else: what was refused is offered again, outside of whatever is going on now. */
   #planRetry(): void {
     if (this.#ownCalls > 0 || this.#retryPlanned) return;
-    this.#mirror.roomMade();
     this.#retryPlanned = true;
     void Promise.resolve().then(() => {
       this.#retryPlanned = false;
-      this.#retry();
+      this.#mirror.reports?.retry();
     });
-  }
-
-  #retry(): void {
-    if (!this.#stepOpen) this.#payOwed();
-    for (const attachment of this.#attachments) {
-      if (attachment.state === "active" && attachment.refusedPages > 0) attachment.retry();
-    }
-  }
-
-  #payOwed(): void {
-    const group = new CompletionGroup();
-    try {
-      this.#mirror.payOwed(group);
-    } catch (cause) {
-      this.#stuck(cause);
-    }
-    group.take()?.then(undefined, (cause: unknown) => this.#stuck(cause));
   }
 
   /** The step ends with the attachment, and what was unmapped in it is read even if closing it fails. */

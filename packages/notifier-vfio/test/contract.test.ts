@@ -16,8 +16,10 @@ import { PlainContainer } from "./containers.js";
 
 const coalescings: readonly VfioNotifierOptions[] = [{}, { coalescing: "aligned" }, { coalescing: "free" }];
 
-for (const profile of [type1v2, type1, iommufd, vfioUser, shadow]) {
-  for (const options of profile === type1v2 ? coalescings : coalescings.slice(0, 1)) {
+const small = { ...type1v2, name: "type1v2 of 12 entries", entryLimit: 12 };
+
+for (const profile of [type1v2, type1, iommufd, vfioUser, shadow, small]) {
+  for (const options of profile === type1v2 || profile === small ? coalescings : coalescings.slice(0, 1)) {
     for (const kind of ["memory", "plain"] as const) {
       const title = `contract of the notifier: ${profile.name}, ${options.coalescing ?? "leaf"}, ${kind} container`;
       describeNotifierContract(

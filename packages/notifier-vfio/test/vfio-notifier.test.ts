@@ -317,45 +317,82 @@ describe("a container that is full", () => {
     expect(container.entriesHeld).toBe(8);
   });
 
-  it("takes a run of merged entries whole or not at all", () => {
-    const { guest, attachment, container, notifier } = machine(
+  it("takes as many merged entries of a run as there is room for, and the address space says what is missing", () => {
+    const { guest, space, attachment, container } = machine(
       { coalescing: "aligned" },
       { ...type1v2, entryLimit: 3 },
       "plain",
+    );
+    const told: string[] = [];
+    space.events.on("refused", ({ iovaPfn, pageCount, gpaPfn, answer }) =>
+      told.push(`${iovaPfn}+${pageCount} -> ${gpaPfn} ${answer}`),
     );
     guest.table.map(1, 30, 100);
 
     void guest.flush();
 
-    expect(attachment.refusedPages).toBeGreaterThan(0);
-    expect(container.pagesHeld + attachment.refusedPages).toBe(30);
-    expect(notifier.pagesHeld).toBe(container.pagesHeld);
+    expect(entriesOf(container)).toEqual(["1+1", "2+2", "4+4"]);
+    expect(told).toEqual(["8+23 -> 107 full"]);
+    expect(attachment).toMatchObject({
+      heldPages: 7,
+      refusedPages: 23,
+      refusedRanges: [{ firstPfn: 8, pageCount: 23 }],
+    });
   });
 
-  it("owes the rest of a merged entry that it has no room for, says so, and pays when it can", () => {
-    const { guest, notifier, container } = machine({ coalescing: "aligned" }, { ...type1v2, entryLimit: 4 }, "plain");
+  it("that has no room for the rest of a merged entry says so through the address space, and is offered it again", () => {
+    const { guest, space, attachment, notifier, container } = machine(
+      { coalescing: "aligned" },
+      { ...type1v2, entryLimit: 3 },
+      "plain",
+    );
     guest.table.map(0, 16, 100);
     guest.table.map(32, 2, 200);
     void guest.flush();
+    const told: string[] = [];
     const refused: RefusalEvent[] = [];
     notifier.events.on("refused", (event) => refused.push(event));
+    space.events.on("refused", ({ iovaPfn, pageCount, gpaPfn, answer }) =>
+      told.push(`refused ${iovaPfn}+${pageCount} -> ${gpaPfn} ${answer}`),
+    );
+    space.events.on("window", ({ iovaPfn, pageCount }) => told.push(`window ${iovaPfn}+${pageCount}`));
 
     guest.table.unmap(5, 1);
     void guest.flush();
-    expect(notifier.owedPages).toBe(10);
+    expect(entriesOf(container)).toEqual(["0+4", "4+1", "32+2"]);
+    expect(told).toEqual(["window 0+5", "window 6+10", "refused 6+10 -> 106 full"]);
     expect(refused).toEqual([{ iovaPfn: 6, pageCount: 10, gpaPfn: 106, cause: "no-space" }]);
-    expect(notifier.pagesHeld).toBe(5 + 2);
+    expect(attachment).toMatchObject({
+      heldPages: 7,
+      refusedPages: 10,
+      refusedRanges: [{ firstPfn: 6, pageCount: 10 }],
+    });
+    guest.table.unmap(0, 4);
     guest.table.unmap(32, 2);
     void guest.flush();
 
-    expect(notifier.owedPages).toBe(0);
+    expect(attachment).toMatchObject({ heldPages: 11, refusedPages: 0, refusedRanges: [] });
     expect(pagesOf(container)).toEqual(guest.table.pages());
   });
 
-  it("pays what it owes when somebody else frees entries, and forgets what the guest has unmapped", async () => {
-    const { guest, notifier, container } = machine(
+  it("is offered the rest of a cut entry again in the same invalidation, if what follows makes room for it", () => {
+    const { guest, attachment, container } = machine({ coalescing: "aligned" }, { ...type1v2, entryLimit: 2 }, "plain");
+    guest.table.map(0, 32, 100);
+    guest.table.map(32, 16, 132);
+    void guest.flush();
+    expect(entriesOf(container)).toEqual(["0+32", "32+16"]);
+
+    guest.table.unmap(5, 43);
+    void guest.flush();
+
+    expect(entriesOf(container)).toEqual(["0+4", "4+1"]);
+    expect(attachment).toMatchObject({ heldPages: 5, refusedPages: 0 });
+  });
+
+  it("is offered the rest again when somebody else frees entries, but not what the guest has unmapped since", async () => {
+    const { guest, attachment, container } = machine(
       { coalescing: "aligned", exclusive: false },
-      { ...type1v2, entryLimit: 4 },
+      { ...type1v2, entryLimit: 3 },
       "plain",
     );
     container.map(5000, 1, 1, Access.read);
@@ -363,14 +400,14 @@ describe("a container that is full", () => {
     void guest.flush();
     guest.table.unmap(5, 1);
     void guest.flush();
-    expect(notifier.owedPages).toBe(10);
+    expect(attachment.refusedPages).toBe(10);
 
     guest.table.unmap(6, 2);
     void guest.flush();
     container.unmap(5000, 1);
     await Promise.resolve();
 
-    expect(notifier.owedPages).toBe(0);
+    expect(attachment.refusedPages).toBe(0);
     expect(pagesOf(container)).toEqual(guest.table.pages());
   });
 });
@@ -589,7 +626,7 @@ describe("a container behind a pipe", () => {
             expect(attachment.state).toBe("active");
             const wanted = new Set(guest.table.pages());
             expect(pagesOf(remote.inner).filter((page) => !wanted.has(page))).toEqual([]);
-            expect(remote.inner.pagesHeld + attachment.refusedPages + notifier.owedPages).toBe(wanted.size);
+            expect(remote.inner.pagesHeld + attachment.refusedPages).toBe(wanted.size);
           },
         ),
         { numRuns: 20 },
@@ -616,6 +653,25 @@ describe("a container behind a pipe", () => {
     void guest.flush();
     await remote.answer();
 
+    expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
+  });
+
+  it("that has no room for the rest of a cut entry is offered it again, if entries were freed while it answered", async () => {
+    const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 2 }));
+    const guest = new Guest();
+    const attachment = new VfioNotifier(remote, { coalescing: "aligned" }).attachTo(guest.device(3));
+    guest.table.map(0, 16, 100);
+    guest.table.map(32, 1, 500);
+    void guest.flush();
+    await remote.answer();
+
+    guest.table.unmap(5, 11);
+    void guest.flush();
+    guest.table.unmap(32, 1);
+    void guest.flush();
+    await remote.answer();
+
+    expect(attachment).toMatchObject({ heldPages: 5, refusedPages: 0 });
     expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
   });
 

@@ -13,7 +13,7 @@ import { checkRange, type FrameRange } from "../range.js";
 const METHODS: Readonly<
   Record<string, { readonly required: readonly string[]; readonly optional: readonly string[] }>
 > = {
-  map: { required: ["map", "unmap"], optional: ["replace", "begin", "commit", "revoke"] },
+  map: { required: ["map", "unmap"], optional: ["replace", "begin", "commit", "revoke", "reportTo"] },
   unmap: { required: ["unmap"], optional: ["revoke"] },
   "device-tlb": { required: ["invalidate"], optional: ["revoke"] },
 };

@@ -57,7 +57,11 @@ export class AttachmentRecord implements Attachment {
   }
 
   get refusedPages(): number {
-    return this.member?.delivery.refusedPages ?? 0;
+    return this.member?.delivery.refusals.pageCount ?? 0;
+  }
+
+  get refusedRanges(): readonly FrameRange[] {
+    return this.member?.delivery.refusals.ranges ?? [];
   }
 
   retry(): void {

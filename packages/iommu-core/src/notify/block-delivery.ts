@@ -38,12 +38,14 @@ export class BlockDelivery extends MapDelivery {
   protected override removePart(iovaPfn: number, pageCount: number, state: AnnouncedState): void {
     for (const first of this.#ledger.touching(iovaPfn, pageCount)) {
       const pages = this.#ledger.pagesAt(first);
+      // It may have been reported as refused in the meantime.
+      if (pages === 0) continue;
       if (first >= iovaPfn && first + pages <= iovaPfn + pageCount) {
         this.#ledger.remove(first);
         this.tellUnmap(first, pages);
       } else this.#rebuild(first, state);
     }
-    this.dropUnheld(iovaPfn, pageCount);
+    this.refusals.drop(iovaPfn, pageCount);
   }
 
   protected override changePart(
@@ -56,8 +58,9 @@ export class BlockDelivery extends MapDelivery {
     const end = iovaPfn + pageCount;
     let at = iovaPfn;
     for (const first of this.#ledger.touching(iovaPfn, pageCount)) {
-      if (first > at) this.#offerAnew(at, first, state);
       const pages = this.#ledger.pagesAt(first);
+      if (pages === 0) continue;
+      if (first > at) this.#offerAnew(at, first, state);
       at = first + pages;
       if (this.#freshAt(state).has(first)) continue;
       const whole = first >= iovaPfn && at <= end;
@@ -77,8 +80,12 @@ export class BlockDelivery extends MapDelivery {
     this.#ledger.add(iovaPfn, pageCount);
   }
 
-  protected override unhold(iovaPfn: number): void {
-    this.#ledger.remove(iovaPfn);
+  protected override unhold(iovaPfn: number, pageCount: number): void {
+    for (const first of this.#ledger.touching(iovaPfn, pageCount)) {
+      const pages = this.#ledger.pagesAt(first);
+      if (first >= iovaPfn && first + pages <= iovaPfn + pageCount) this.#ledger.remove(first);
+      else this.misreported({ firstPfn: iovaPfn, pageCount });
+    }
   }
 
   protected override forget(): void {
@@ -88,7 +95,7 @@ export class BlockDelivery extends MapDelivery {
 
   /** Frames that change and that the consumer had refused. */
   #offerAnew(firstPfn: number, end: number, state: AnnouncedState): void {
-    this.dropUnheld(firstPfn, end - firstPfn);
+    this.refusals.drop(firstPfn, end - firstPfn);
     this.#putBack(firstPfn, end, state, false);
   }
 

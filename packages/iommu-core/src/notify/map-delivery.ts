@@ -10,11 +10,11 @@ import { threw } from "./consumer-guard.js";
 import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import { IommuError } from "../errors.js";
 import type { Slice } from "./job-queue.js";
-import { nextRefused } from "./refused-part.js";
-import { IovaTree } from "../diff/iova-tree.js";
-import { Mapping } from "../diff/mapping.js";
-import { type MapAnswer, type MapNotifier, notifierName } from "../notifier.js";
-import { endOf, type FrameRange } from "../range.js";
+import { Refusals, slotPagesOf } from "./refusals.js";
+import type { IovaTree } from "../diff/iova-tree.js";
+import { type MapAnswer, type MapNotifier, type MapReports, notifierName } from "../notifier.js";
+import { OffersUnderWay } from "./offers-under-way.js";
+import { endOf, type FrameRange, formatRange } from "../range.js";
 
 /** What is announced at this moment of a pass: new below the cursor, old from there on. */
 export interface AnnouncedState {
@@ -38,9 +38,6 @@ export interface DeliveryReports {
   retryLater(): void;
 }
 
-/** Targets of the IOVA tree are below this. */
-const TICKET_LIMIT = 2 ** 39;
-
 /** Base of both granularities. Methods are no-ops once the notifier has failed. */
 export abstract class MapDelivery {
   readonly notifier: MapNotifier;
@@ -49,19 +46,16 @@ export abstract class MapDelivery {
   readonly largestBlock: number;
   protected readonly reports: DeliveryReports;
   /** What the consumer would not take, as it should be. Empty for nearly all. */
-  protected readonly unheld = new IovaTree();
-  readonly #unsupported = new IovaTree();
-  /** Offered, not answered yet: each frame's "target" is a number of its own, so a late answer finds the frames that are still its own. */
-  readonly #asked = new IovaTree();
-  #nextTicket = 0;
+  readonly refusals = new Refusals();
+  readonly #asked = new OffersUnderWay();
   #unmaps = 0;
   readonly #pending = new CompletionGroup();
+  #introduced = false;
   #begun = false;
   #failed = false;
   #retryWanted = false;
   /** The block offered last found no room. */
   #noRoom = false;
-  readonly #slot = new Mapping();
   readonly #firstPfn: number;
   readonly #endPfn: number;
   /** Where the present round of offers goes on. */
@@ -85,11 +79,6 @@ export abstract class MapDelivery {
 
   get failed(): boolean {
     return this.#failed;
-  }
-
-  /** Frames the consumer refused and that are still wanted. */
-  get refusedPages(): number {
-    return this.unheld.pageCount;
   }
 
   /** These frames are not mapped any more; all of them were. */
@@ -136,8 +125,9 @@ export abstract class MapDelivery {
   finish(group: CompletionGroup, tree: IovaTree | undefined, slice: Slice): boolean {
     if (this.#retryWanted && tree !== undefined && !this.#offerUnheld(tree, slice)) return false;
     this.#retryWanted = false;
-    if (this.#begun && !this.#failed) this.#commit();
+    const begun = this.#begun;
     this.#begun = false;
+    if (begun && !this.#failed) this.#commit();
     group.add(this.#pending.take());
     return true;
   }
@@ -153,8 +143,7 @@ export abstract class MapDelivery {
     if (this.#failed) return;
     this.#failed = true;
     this.heldPages = 0;
-    this.unheld.clear();
-    this.#unsupported.clear();
+    this.refusals.clear();
     this.#asked.clear();
     this.forget();
     try {
@@ -189,8 +178,8 @@ export abstract class MapDelivery {
   protected abstract pieceAt(pfn: number, left: number, slotPages: number): number;
   /** A block is about to be offered. */
   protected abstract hold(iovaPfn: number, pageCount: number): void;
-  /** The consumer turned out not to hold these frames after all: all that is left of one offer. */
-  protected abstract unhold(iovaPfn: number): void;
+  /** The consumer turned out not to hold these frames after all: whole blocks. */
+  protected abstract unhold(iovaPfn: number, pageCount: number): void;
   protected abstract forget(): void;
 
   /**
@@ -217,19 +206,13 @@ export abstract class MapDelivery {
     this.#noRoom = false;
   }
 
-  /** These frames are not wanted any more, or are offered anew. */
-  protected dropUnheld(iovaPfn: number, pageCount: number): void {
-    if (this.unheld.slotCount > 0) this.unheld.remove(iovaPfn, pageCount);
-    if (this.#unsupported.slotCount > 0) this.#unsupported.remove(iovaPfn, pageCount);
-  }
-
   protected tellUnmap(iovaPfn: number, pageCount: number): void {
     if (this.#failed) return;
     this.heldPages -= pageCount;
     this.#unmaps += 1;
     this.#calls += 1;
-    if (this.unheld.slotCount > 0) this.#retryWanted = true;
-    if (this.#asked.slotCount > 0) this.#asked.remove(iovaPfn, pageCount);
+    if (!this.refusals.isEmpty) this.#retryWanted = true;
+    this.#asked.drop(iovaPfn, pageCount);
     let answer: Completion;
     try {
       this.#begin();
@@ -255,6 +238,7 @@ export abstract class MapDelivery {
   #offer(held: boolean, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
     const { notifier } = this;
     this.#calls += 1;
+    if (held) this.#asked.drop(iovaPfn, pageCount);
     let answer: MapAnswer | Promise<MapAnswer>;
     try {
       this.#begin();
@@ -283,11 +267,11 @@ export abstract class MapDelivery {
       this.#noRoom = answer === "full";
       return false;
     }
-    const ticket = this.#ticketFor(range);
+    const ticket = this.#asked.add(range);
     const unmaps = this.#unmaps;
     this.#pending.add(
       this.reports.guard(Promise.resolve(answer), (late) => {
-        const left = this.#redeem(ticket, range);
+        const left = this.#asked.take(ticket, range);
         if (late === undefined || this.#failed || !this.#isRefusal(late)) return;
         for (const part of left) this.#refused(part, gpaPfn + (part.firstPfn - range.firstPfn), access, late);
         if (late === "full" && left.length > 0 && unmaps !== this.#unmaps) this.reports.retryLater();
@@ -309,28 +293,53 @@ export abstract class MapDelivery {
     return false;
   }
 
-  #refused(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
-    this.heldPages -= range.pageCount;
-    this.unhold(range.firstPfn);
-    this.#keepBack(range, gpaPfn, access, answer);
+  /** What the consumer holds is not known any more. */
+  protected misreported(range: FrameRange): void {
+    this.fail(
+      new IommuError(
+        "notifier-contract",
+        `${notifierName(this.notifier)}: expected reports of frames as they were given, in whole blocks, got ${formatRange(range)} as refused`,
+        { hint: "see MapReports.refused" },
+      ),
+    );
   }
 
-  /** Offers what is unheld, in blocks no larger than the mappings in `tree`. `false`: the slice is spent, there is more. */
+  /** The consumer does not hold what it was given: as it answers, or as it reports later. Of a part it may have said so before. */
+  #refused(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
+    const end = endOf(range);
+    for (let at = range.firstPfn; at < end && !this.#failed;) {
+      const stop = this.refusals.firstIn(at, end);
+      if (stop === at) {
+        at = this.refusals.endOfRun(at, end);
+        continue;
+      }
+      this.heldPages -= stop - at;
+      this.unhold(at, stop - at);
+      if (this.#failed) return;
+      this.#keepBack({ firstPfn: at, pageCount: stop - at }, gpaPfn + (at - range.firstPfn), access, answer);
+      at = stop;
+    }
+  }
+
+  /** Offers what was refused, in blocks no larger than the mappings in `tree`. `false`: the slice is spent, there is more. */
   #offerUnheld(tree: IovaTree, slice: Slice): boolean {
-    const slot = this.#slot;
     while (!this.#failed) {
-      const part = nextRefused(this.unheld, this.#unsupported, this.#retryFrom, this.largestBlock);
+      const part = this.refusals.next(this.#retryFrom, this.largestBlock);
       if (part === undefined) break;
       if (slice.mappingsLeft <= 0) return false;
       const { firstPfn, pageCount } = part;
       this.#retryFrom = firstPfn + pageCount;
-      if (this.#unsupported.find(firstPfn, slot)) continue;
-      this.unheld.remove(firstPfn, pageCount);
-      const slotPages = tree.find(firstPfn, slot) ? slot.pageCount : 1;
+      // What a consumer says of itself must not make it map more than the guest does.
+      const slotPages = slotPagesOf(tree, part);
+      if (slotPages === 0) {
+        this.misreported(part);
+        break;
+      }
+      this.refusals.drop(firstPfn, pageCount);
       this.addPart(firstPfn, pageCount, part.gpaPfn, part.access, slotPages);
       slice.mappingsLeft -= Math.max(1, this.takeCalls());
       // Still full: the rest would be refused as well.
-      if (this.unheld.find(firstPfn, slot) && !this.#unsupported.find(firstPfn, slot)) break;
+      if (this.refusals.isFull(firstPfn)) break;
     }
     this.#retryFrom = 0;
     return true;
@@ -338,28 +347,8 @@ export abstract class MapDelivery {
 
   /** Remembers what the consumer does not hold although it should. */
   #keepBack(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
-    const { firstPfn, pageCount } = range;
-    this.unheld.insert(firstPfn, pageCount, gpaPfn, access);
-    if (answer === "unsupported") this.#unsupported.insert(firstPfn, pageCount, gpaPfn, access);
-    this.reports.refused(firstPfn, pageCount, gpaPfn, answer);
-  }
-
-  #ticketFor(range: FrameRange): number {
-    if (this.#nextTicket + range.pageCount > TICKET_LIMIT) this.#nextTicket = 0;
-    const ticket = this.#nextTicket;
-    this.#nextTicket += range.pageCount;
-    this.#asked.insert(range.firstPfn, range.pageCount, ticket, 1);
-    return ticket;
-  }
-
-  /** The frames of an offer that have been neither unmapped nor offered anew since. */
-  #redeem(ticket: number, range: FrameRange): FrameRange[] {
-    const left: FrameRange[] = [];
-    this.#asked.runs((firstPfn, pageCount, tag) => {
-      if (tag - ticket === firstPfn - range.firstPfn) left.push({ firstPfn, pageCount });
-    }, range);
-    for (const part of left) this.#asked.remove(part.firstPfn, part.pageCount);
-    return left;
+    this.refusals.add(range, gpaPfn, access, answer);
+    this.reports.refused(range.firstPfn, range.pageCount, gpaPfn, answer);
   }
 
   #commit(): void {
@@ -380,7 +369,29 @@ export abstract class MapDelivery {
   #begin(): void {
     if (this.#begun) return;
     this.#begun = true;
+    if (!this.#introduced) {
+      this.#introduced = true;
+      this.notifier.reportTo?.(this.#reportsOfConsumer());
+    }
     this.notifier.begin?.();
+  }
+
+  /** What the consumer may say of itself. Detached or failed it holds nothing: then it comes too late. */
+  #reportsOfConsumer(): MapReports {
+    return {
+      refused: (iovaPfn, pageCount, gpaPfn, access, answer) => {
+        if (this.heldPages === 0 || !this.#isRefusal(answer)) return;
+        this.#asked.drop(iovaPfn, pageCount);
+        this.#refused({ firstPfn: iovaPfn, pageCount }, gpaPfn, access, answer);
+      },
+      window: (iovaPfn, pageCount) => {
+        if (this.heldPages > 0) this.reports.window(iovaPfn, pageCount);
+      },
+      retry: () => {
+        if (this.#begun) this.retry();
+        else if (!this.refusals.isEmpty) this.reports.retryLater();
+      },
+    };
   }
 }
 

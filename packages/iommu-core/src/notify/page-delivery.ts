@@ -5,54 +5,48 @@
 import type { Access } from "../access.js";
 import { alignedBlock } from "./block-ledger.js";
 import { MapDelivery } from "./map-delivery.js";
-import type { FrameRange } from "../range.js";
-
-interface Part extends FrameRange {
-  readonly held: boolean;
-}
 
 /** What one `page` consumer is told. */
 export class PageDelivery extends MapDelivery {
   protected override framesOfPart(iovaPfn: number, pageCount: number, most: number): number {
     let frames = pageCount;
     let runs = 0;
-    if (this.unheld.slotCount > 0)
-      this.unheld.runs(
-        (firstPfn) => {
-          // Each refused run, and what is held in front of it.
-          runs += 2;
-          if (runs < most) return true;
-          frames = Math.max(1, firstPfn - iovaPfn);
-          return false;
-        },
-        { firstPfn: iovaPfn, pageCount },
-      );
+    this.refusals.runs(
+      (firstPfn) => {
+        // Each refused run, and what is held in front of it.
+        runs += 2;
+        if (runs < most) return true;
+        frames = Math.max(1, firstPfn - iovaPfn);
+        return false;
+      },
+      { firstPfn: iovaPfn, pageCount },
+    );
     return frames;
   }
 
   protected override removePart(iovaPfn: number, pageCount: number): void {
-    if (this.unheld.slotCount === 0) {
-      this.tellUnmap(iovaPfn, pageCount);
-      return;
+    const end = iovaPfn + pageCount;
+    for (let at = iovaPfn; at < end;) {
+      const stop = this.refusals.firstIn(at, end);
+      if (stop > at) this.tellUnmap(at, stop - at);
+      at = stop < end ? this.refusals.endOfRun(stop, end) : end;
     }
-    for (const { firstPfn, pageCount: count, held } of this.#partsOf(iovaPfn, pageCount))
-      if (held) this.tellUnmap(firstPfn, count);
-    this.dropUnheld(iovaPfn, pageCount);
+    this.refusals.drop(iovaPfn, pageCount);
   }
 
+  /** In pieces that the consumer takes at once. What it refuses, it may say after each of them. */
   protected override changePart(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
-    if (this.unheld.slotCount === 0) {
-      this.#changeHeld(iovaPfn, pageCount, gpaPfn, access);
-      return;
-    }
-    for (const { firstPfn, pageCount: count, held } of this.#partsOf(iovaPfn, pageCount)) {
-      const target = gpaPfn + (firstPfn - iovaPfn);
-      if (held) {
-        this.#changeHeld(firstPfn, count, target, access);
-      } else {
-        this.dropUnheld(firstPfn, count);
-        this.addPart(firstPfn, count, target, access, count);
+    const end = iovaPfn + pageCount;
+    for (let at = iovaPfn; at < end && !this.failed;) {
+      const target = gpaPfn + (at - iovaPfn);
+      const held = this.refusals.firstIn(at, end) - at;
+      const count = held > 0 ? this.pieceAt(at, held) : this.refusals.endOfRun(at, end) - at;
+      if (held > 0) this.#change(at, count, target, access);
+      else {
+        this.refusals.drop(at, count);
+        this.addPart(at, count, target, access, count);
       }
+      at += count;
     }
   }
 
@@ -62,15 +56,15 @@ export class PageDelivery extends MapDelivery {
   }
 
   protected override hold(): void {
-    // What is not in `unheld` is held.
+    // What is not refused is held.
   }
 
   protected override unhold(): void {
-    // `unheld` says it all.
+    // The refusals say it all.
   }
 
   protected override forget(): void {
-    // Nothing but `unheld` is kept.
+    // Nothing but the refusals is kept.
   }
 
   #change(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
@@ -80,32 +74,5 @@ export class PageDelivery extends MapDelivery {
     }
     this.tellUnmap(iovaPfn, pageCount);
     if (this.tellMap(iovaPfn, pageCount, gpaPfn, access)) this.reports.window(iovaPfn, pageCount);
-  }
-
-  /** In pieces that the consumer takes at once. */
-  #changeHeld(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
-    const end = iovaPfn + pageCount;
-    for (let at = iovaPfn; at < end;) {
-      const pages = this.pieceAt(at, end - at);
-      this.#change(at, pages, gpaPfn + (at - iovaPfn), access);
-      at += pages;
-    }
-  }
-
-  /** Splits a range into what the consumer holds and what it refused. */
-  #partsOf(iovaPfn: number, pageCount: number): Part[] {
-    const parts: Part[] = [];
-    let at = iovaPfn;
-    this.unheld.runs(
-      (firstPfn, count) => {
-        if (firstPfn > at) parts.push({ firstPfn: at, pageCount: firstPfn - at, held: true });
-        parts.push({ firstPfn, pageCount: count, held: false });
-        at = firstPfn + count;
-      },
-      { firstPfn: iovaPfn, pageCount },
-    );
-    const end = iovaPfn + pageCount;
-    if (at < end) parts.push({ firstPfn: at, pageCount: end - at, held: true });
-    return parts;
   }
 }

@@ -7,7 +7,7 @@ import type { AddressSpace } from "../address-space.js";
 import type { Attachment } from "../attachment.js";
 import { BackendIommu } from "../iommu.js";
 import type { MapNotifier, UnmapNotifier } from "../notifier.js";
-import { ALL_FRAMES, endOf, type FrameRange } from "../range.js";
+import { ALL_FRAMES, contains, endOf, type FrameRange } from "../range.js";
 import { check, checkTarget, type Target } from "./contract.js";
 import { FakeMemory } from "./fake-memory.js";
 import { SimpleBackend, SimpleDomain } from "./simple-backend.js";
@@ -108,13 +108,21 @@ export class NotifierRig {
     );
   }
 
-  /** MAP: holds exactly what is mapped. UNMAP-only: what is cached is right. */
+  /** MAP: holds exactly what is mapped and it has not refused. UNMAP-only: what is cached is right. */
   checkAll(): void {
     const isMap = this.fixture.notifier.kind === "map";
+    const refused = this.attachment?.refusedRanges ?? [];
     for (const pfn of this.#watched) {
       const got = this.fixture.lookup(pfn);
-      if (isMap || got !== undefined) checkTarget(isMap ? "held" : "cached", pfn, got, this.domain.lookup(pfn));
+      const expected = refused.some((range) => contains(range, pfn)) ? undefined : this.domain.lookup(pfn);
+      if (isMap || got !== undefined) checkTarget(isMap ? "held" : "cached", pfn, got, expected);
     }
+  }
+
+  /** Whether the notifier has refused a frame of the playground. */
+  hasRefused(iovaPfn: number): boolean {
+    const pfn = this.first + iovaPfn;
+    return this.attachment?.refusedRanges.some((range) => contains(range, pfn)) ?? true;
   }
 
   checkEmpty(what: string): void {

@@ -8,7 +8,7 @@
 import type { Access } from "../access.js";
 import type { Completion } from "../completion.js";
 import type { IommuError } from "../errors.js";
-import type { MapAnswer, MapNotifier } from "../notifier.js";
+import type { MapAnswer, MapNotifier, MapReports } from "../notifier.js";
 import { ALL_FRAMES, endOf, type FrameRange } from "../range.js";
 import { type AnswerMode, AnswerQueue } from "./answers.js";
 import { type Run, RunList } from "./run-list.js";
@@ -77,6 +77,8 @@ export class RecordingNotifier implements MapNotifier {
   readonly answers: AnswerQueue;
   /** Entries that it can hold. */
   capacity: number;
+  /** What it may say of itself: from its first event on. */
+  reports: MapReports | undefined;
   /** Why it was cut off. */
   revoked: IommuError | undefined;
   readonly #options: RecordingNotifierOptions;
@@ -134,9 +136,25 @@ export class RecordingNotifier implements MapNotifier {
     if (this.#inStep) this.#breach("a step was begun and never committed");
   }
 
+  /** Gives up what it holds of these frames, of a `"block"` notifier the blocks that they touch, and reports it as refused. */
+  lose(iovaPfn: number, pageCount: number, answer: "full" | "unsupported" = "full"): void {
+    const lost =
+      this.granularity === "block" ? this.#held.touching(iovaPfn, pageCount) : this.#held.joined(iovaPfn, pageCount);
+    for (const run of lost) {
+      this.#held.delete(run.iovaPfn, run.pageCount);
+      this.reports?.refused(run.iovaPfn, run.pageCount, run.gpaPfn, run.access, answer);
+    }
+  }
+
   /** @throws {Error} with the first breach, if there was one. */
   check(): void {
     if (this.breaches.length > 0) throw new Error(this.breaches.join("\n"));
+  }
+
+  /** Called by the unit. */
+  reportTo(reports: MapReports): void {
+    if (this.#over) this.#breach("reportTo after the end of its attachment");
+    this.reports = reports;
   }
 
   map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer | Promise<MapAnswer> {
