@@ -82,6 +82,16 @@ export class Attachments {
     machine.space(who);
   }
 
+  /** The machine goes. */
+  allLeave(): void {
+    const { consumers } = this.#machine;
+    for (const consumer of consumers.values()) {
+      consumer.leaving = true;
+      this.ended.push(consumer);
+    }
+    consumers.clear();
+  }
+
   /** Nobody was told anything against the contract. */
   checkBreaches(): void {
     for (const { notifier } of [...this.#machine.consumers.values(), ...this.ended])

@@ -4,6 +4,7 @@
  * What a host may do wrong (attaching what cannot be served) is answered with an error that is taken note of; anything else that throws is a failure.
  */
 
+import { whenDone } from "@iommu-kit/iommu-core";
 import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { restore, save, type VtdSnapshot } from "@iommu-kit/iommu-vtd/snapshot";
 import { Attachments } from "./attachments.js";
@@ -12,7 +13,7 @@ import { checkRegisters } from "./checks.js";
 import { CoveredPage } from "./covered-page.js";
 import { Devices } from "./devices.js";
 import { Driver } from "./driver.js";
-import { Failure } from "./failure.js";
+import { demand, Failure } from "./failure.js";
 import { Judge } from "./judge.js";
 import { Machine, Offset } from "./machine.js";
 import type { Latched } from "./model/facts.js";
@@ -23,22 +24,21 @@ import type { Scenario, Step } from "./step.js";
 /** Runs a scenario. @throws {Failure} for a broken invariant. Answers how many requests were judged, and what was in them. */
 export async function runScenario(scenario: Scenario): Promise<Pick<Judge, "judged" | "open" | "census">> {
   const round = new Round(scenario);
-  for (const [index, step] of scenario.steps.entries()) {
-    try {
-      await round.perform(step);
-    } catch (error) {
-      const where = `step ${index} (${step.do})`;
-      if (error instanceof Failure) throw new Failure(error.kind, `${where}: ${error.message}`, { cause: error });
-      throw new Failure(
-        "threw",
-        `${where}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
-        {
-          cause: error,
-        },
-      );
-    }
-  }
+  for (const [index, step] of scenario.steps.entries())
+    await within(`step ${index} (${step.do})`, () => round.perform(step));
+  await within("the end", () => round.end());
   return round.judge;
+}
+
+/** Says where a failure happened; whatever else throws there is one. */
+async function within(where: string, act: () => Promise<void>): Promise<void> {
+  try {
+    await act();
+  } catch (error) {
+    if (error instanceof Failure) throw new Failure(error.kind, `${where}: ${error.message}`, { cause: error });
+    const what = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    throw new Failure("threw", `${where}: ${what}`, { cause: error });
+  }
 }
 
 class Round {
@@ -77,6 +77,21 @@ class Round {
     await this.#act(step);
     checkRegisters(this.#machine);
     this.#attachments.checkBreaches();
+  }
+
+  /** The machine goes, in the middle of whatever is under way: nobody holds anything, and nothing is planned any more. */
+  async end(): Promise<void> {
+    const { unit, memory, scheduler } = this.#machine;
+    memory.disarm();
+    this.#attachments.allLeave();
+    let done = false;
+    whenDone(unit.destroy(), () => (done = true));
+    await this.#rest.quiesce();
+    this.#attachments.checkBreaches();
+    demand(done, "completion", () => "the unit is not destroyed, and everybody has answered");
+    const { deferredCount, timerCount } = scheduler;
+    const left = (): string => `${deferredCount} tasks and ${timerCount} time-outs are left of a destroyed unit`;
+    demand(deferredCount === 0 && timerCount === 0, "busy", left);
   }
 
   async #act(step: Step): Promise<void> {

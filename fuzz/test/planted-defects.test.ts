@@ -14,6 +14,7 @@ import { Descriptors } from "../../packages/iommu-vtd/src/invalidate/descriptors
 import { RegisterFile } from "../../packages/iommu-vtd/src/registers/register-file.js";
 import { Iotlb } from "../../packages/iommu-vtd/src/translate/iotlb.js";
 import { OutputFilter } from "../../packages/iommu-vtd/src/translate/output-filter.js";
+import { Unit } from "../../packages/iommu-vtd/src/unit.js";
 import { SecondStageWalk } from "../../packages/iommu-vtd/src/translate/second-stage-walk.js";
 import { INVARIANTS, type Invariant } from "../src/failure.js";
 import { randomScenario } from "../src/generate.js";
@@ -112,6 +113,32 @@ const DEFECTS: readonly Defect[] = [
     method: "settle",
     make: () => () => undefined,
     seed: 2,
+  },
+  {
+    what: "a time-out that outlives its unit",
+    breaks: "busy",
+    says: /left of a destroyed unit/,
+    of: Unit,
+    method: "destroy",
+    make: (original) =>
+      function destroy(this: Unit) {
+        this.iommu.hub.scheduler.after(1000, () => undefined);
+        return original.call(this);
+      } as Method,
+    seed: 1,
+  },
+  {
+    what: "a unit that is never said to be destroyed",
+    breaks: "completion",
+    says: /is not destroyed/,
+    of: Unit,
+    method: "destroy",
+    make: (original) =>
+      function destroy(this: Unit) {
+        void original.call(this);
+        return new Promise(() => undefined);
+      } as Method,
+    seed: 1,
   },
   {
     what: "a page-selective descriptor that is taken for one of an unknown type",
