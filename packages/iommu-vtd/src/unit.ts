@@ -122,7 +122,12 @@ export class Unit {
     this.translationRequests = new TranslationRequests({ capabilities, root, bindings, translator });
 
     // The views of notifiers.
-    const invalidator = new Invalidator(iotlb, bindings, 2 ** (config.maximumGuestAddressWidth - 12));
+    const invalidator = new Invalidator(
+      iotlb,
+      bindings,
+      2 ** (config.maximumGuestAddressWidth - 12),
+      config.firstStage !== false,
+    );
     this.invalidator = invalidator;
     const { regions, limits } = options;
     const backend = this.#makeBackend(this.#makeDomains());

@@ -2,6 +2,7 @@
  * Commands that have to wait: asynchronous notifiers and work in slices delay the wait descriptor, ICC, IVT and GSTS, and nothing else (design D7, D9).
  */
 
+import { byteAddress } from "@iommu-kit/iommu-core";
 import { RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { Command, descriptor, GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
@@ -264,5 +265,35 @@ describe("tables that describe more than they are", () => {
     expect(guest.memory.peek(guest.queue.statusGpa)).toBe(0);
     await guest.scheduler.idle();
     expect(guest.memory.peek(guest.queue.statusGpa)).toBe(3);
+  });
+});
+
+describe("a lease of a device that nothing is attached to", () => {
+  it.each([
+    ["without first-stage tables", {}, false],
+    [
+      "with first-stage tables, which a page-selective invalidation reaches whole",
+      { firstStage: "4-level", scalableMode: true },
+      true,
+    ],
+  ] as const)("is recalled by an invalidation of its pages, and in a unit %s", (_unit, config, everyLease) => {
+    const guest = new GuestDriver(config);
+    guest.context(NIC, { did: 5 });
+    guest.map(5, { iovaPfn: 1, gpaPfn: 0x100 });
+    guest.map(5, { iovaPfn: 2, gpaPfn: 0x200 });
+    guest.setRoot();
+    guest.enableQueue();
+    guest.enable();
+    const lease = guest.device(NIC).dma.segments(byteAddress(1), 4096, 3);
+    let recalled = 0;
+    if (lease !== undefined)
+      lease.onRecall = () => {
+        recalled += 1;
+        lease.release();
+      };
+    guest.invalidate.page(5, 2);
+    expect(recalled).toBe(everyLease ? 1 : 0);
+    guest.invalidate.page(5, 1);
+    expect([recalled, lease?.valid]).toEqual([1, false]);
   });
 });

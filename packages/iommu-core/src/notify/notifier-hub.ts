@@ -166,12 +166,13 @@ export class NotifierHub {
     return concerned.length === 0 ? undefined : this.#backlog.add(concerned, change.range);
   }
 
-  #carryOut(named: readonly SpaceRecord[], range: FrameRange): Completion {
-    const concerned = named.filter((record) => this.#records.get(record.space) === record);
-    for (const record of concerned) if (record.domain !== undefined) this.#rebound(record);
+  #carryOut(concerned: readonly SpaceRecord[], range: FrameRange): Completion {
+    // Those that were unplugged meanwhile have no attachments any more.
+    for (const record of concerned) if (record.domain !== undefined && record.space.plugged) this.#rebound(record);
     const group = new CompletionGroup();
     let mapped = false;
     for (const record of concerned) {
+      if (!record.space.plugged) continue;
       this.#flushRecord(record, range, group);
       for (const attachment of record.attachments) if (attachment.member !== undefined) mapped = true;
     }

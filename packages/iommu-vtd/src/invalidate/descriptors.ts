@@ -53,9 +53,17 @@ export interface DescriptorTargets {
 /** Carries out one descriptor at a time, whose reserved bits have been checked. Answers what it has to wait for, or why the descriptor is invalid. */
 export class Descriptors implements DescriptorHandler {
   readonly #targets: DescriptorTargets;
+  /** The bits of domain-ids that the unit has; in commands others are ignored. */
+  readonly #domainIds: number;
+  readonly #pageSelective: boolean;
+  readonly #largestOrder: number;
 
   constructor(targets: DescriptorTargets) {
     this.#targets = targets;
+    const { cap } = targets.capabilities;
+    this.#domainIds = 2 ** domainIdBits(cap) - 1;
+    this.#pageSelective = CAP.fields.PSI.get(cap, 0) === 1;
+    this.#largestOrder = CAP.fields.MAMV.get(cap, 0);
   }
 
   isWait(type: number): boolean {
@@ -118,8 +126,8 @@ export class Descriptors implements DescriptorHandler {
 
   #iotlb(words: Int32Array): Completion | QueueError {
     const { G, DID, AM, ADDR } = IotlbDescriptor.fields;
-    const { invalidator, capabilities } = this.#targets;
-    const domainId = this.#domainId(DID.get(words, 0));
+    const { invalidator } = this.#targets;
+    const domainId = DID.get(words, 0) & this.#domainIds;
     const order = AM.get(words, 0);
     switch (G.get(words, 0)) {
       case IotlbGranularity.GLOBAL:
@@ -127,8 +135,8 @@ export class Descriptors implements DescriptorHandler {
       case IotlbGranularity.DOMAIN:
         return invalidator.translationsOfDomain(domainId);
       case IotlbGranularity.PAGE:
-        if (CAP.fields.PSI.get(capabilities.cap, 0) === 0) return QueueError.TYPE;
-        if (order > CAP.fields.MAMV.get(capabilities.cap, 0)) return QueueError.RESERVED_FIELD;
+        if (!this.#pageSelective) return QueueError.TYPE;
+        if (order > this.#largestOrder) return QueueError.RESERVED_FIELD;
         return invalidator.translationsOfPages(domainId, maskedRange(ADDR.get(words, 0), order));
       default:
         return QueueError.TYPE;
@@ -138,7 +146,7 @@ export class Descriptors implements DescriptorHandler {
   #pasidIotlb(words: Int32Array): Completion | QueueError {
     const { G, DID, PASID, AM, ADDR } = PasidIotlbDescriptor.fields;
     const { invalidator } = this.#targets;
-    const domainId = this.#domainId(DID.get(words, 0));
+    const domainId = DID.get(words, 0) & this.#domainIds;
     const pasid = PASID.get(words, 0);
     switch (G.get(words, 0)) {
       case PasidIotlbGranularity.PASID:
@@ -166,7 +174,7 @@ export class Descriptors implements DescriptorHandler {
   #pasidCache(words: Int32Array): Completion | QueueError {
     const { G, DID, PASID } = PasidCacheDescriptor.fields;
     const { invalidator } = this.#targets;
-    const domainId = this.#domainId(DID.get(words, 0));
+    const domainId = DID.get(words, 0) & this.#domainIds;
     switch (G.get(words, 0)) {
       case PasidCacheGranularity.DOMAIN:
         return invalidator.pasidsOfDomain(domainId);
@@ -189,9 +197,5 @@ export class Descriptors implements DescriptorHandler {
       this.#targets.interrupts({ first: index - (index % count), count });
     }
     return undefined;
-  }
-
-  #domainId(value: number): number {
-    return value % 2 ** domainIdBits(this.#targets.capabilities.cap);
   }
 }

@@ -27,6 +27,11 @@ const MOST_PENDING = 64;
 const NARROW_BYTES = 16;
 const WIDE_BYTES = 32;
 
+const { QH } = IQH.fields;
+const { QT } = IQT.fields;
+const { DW, QS, IQA: QUEUE } = IQA.fields;
+const STOPPED = FSTS.fields.IQE.mask | FSTS.fields.ITE.mask;
+
 /** Carries out one valid descriptor. A `QueueError` refuses it after all. */
 export interface DescriptorHandler {
   handle(type: number, words: Int32Array): Completion | QueueError;
@@ -58,7 +63,13 @@ export interface QueueParts {
 /** The queue of one unit. Registers say where it lies and how far it is; `run` goes on from there. */
 export class InvalidationQueue {
   readonly #parts: QueueParts;
-  readonly #reserved: (Int32Array | undefined)[];
+  /** Of descriptors of 256 bits, and of 128. */
+  readonly #reserved: readonly (Int32Array | undefined)[];
+  readonly #narrowReserved: readonly (Int32Array | undefined)[];
+  /** The register block, and the words of those registers that are read for each descriptor. */
+  readonly #words: Int32Array;
+  readonly #at: { readonly head: number; readonly tail: number; readonly address: number; readonly status: number };
+  readonly #hostFrames: number;
   readonly #narrow = new Int32Array(NARROW_BYTES / 4);
   readonly #wide = new Int32Array(WIDE_BYTES / 4);
   #pending = new CompletionGroup();
@@ -75,6 +86,16 @@ export class InvalidationQueue {
   constructor(parts: QueueParts) {
     this.#parts = parts;
     this.#reserved = descriptorReserved(parts.capabilities.ecap);
+    this.#narrowReserved = this.#reserved.map((mask) => mask?.subarray(0, NARROW_BYTES / 4));
+    const { file } = parts;
+    this.#words = file.words;
+    this.#at = {
+      head: file.wordOf("IQH"),
+      tail: file.wordOf("IQT"),
+      address: file.wordOf("IQA"),
+      status: file.wordOf("FSTS"),
+    };
+    this.#hostFrames = 2 ** (parts.capabilities.hostAddressWidth - 12);
   }
 
   /** Whether descriptors are being waited for. */
@@ -97,7 +118,7 @@ export class InvalidationQueue {
   disable(): void {
     this.#enabled = false;
     this.#abandon();
-    this.#parts.file.set("IQH", IQH.fields.QH, 0);
+    QH.set(this.#words, this.#at.head, 0);
   }
 
   /** Takes up the state of a snapshot: registers are in place, `waiting` had been fetched. Goes on when `completion` is done. */
@@ -137,10 +158,10 @@ export class InvalidationQueue {
 
   /** Carries out descriptors until the queue is empty, an error stands, or something has to be waited for. */
   run(): void {
-    const { file, pace } = this.#parts;
+    const { pace } = this.#parts;
     while (this.#enabled && !this.#suspended && !this.#stopped()) {
-      const head = file.get("IQH", IQH.fields.QH) * NARROW_BYTES;
-      if (head === file.get("IQT", IQT.fields.QT) * NARROW_BYTES) return;
+      const head = this.#head();
+      if (head === this.#tail()) return;
       if (this.#pending.size >= MOST_PENDING) {
         const pending = this.#pending.take();
         this.#awaited = pending;
@@ -157,15 +178,17 @@ export class InvalidationQueue {
   }
 
   #step(head: number): QueueError {
-    const { memory, file, capabilities, root, handler } = this.#parts;
-    const wide = file.get("IQA", IQA.fields.DW) === 1;
+    const { memory, root, handler } = this.#parts;
+    const wide = DW.get(this.#words, this.#at.address) === 1;
     const setup = this.#checkSetup(wide, head);
     if (setup !== QueueError.NONE) return setup;
     const words = wide ? this.#wide : this.#narrow;
-    const base = file.get("IQA", IQA.fields.IQA) % 2 ** (capabilities.hostAddressWidth - 12);
+    const queue = QUEUE.get(this.#words, this.#at.address);
+    // Address bits above the host's are ignored. Nearly no guest sets any, and the remainder of a double is a call.
+    const base = queue < this.#hostFrames ? queue : queue % this.#hostFrames;
     if (!memory.fetch(base * PAGE_BYTES + head, words)) return QueueError.FETCH;
     const type = descriptorType(words, 0);
-    const reserved = this.#reserved[type];
+    const reserved = (wide ? this.#reserved : this.#narrowReserved)[type];
     if (type > largestDescriptorType(root.mode, wide) || reserved === undefined) return QueueError.TYPE;
     if (anyBit(words, reserved)) return QueueError.RESERVED_FIELD;
     if (handler.isWait(type)) return this.#wait(head, words);
@@ -200,7 +223,7 @@ export class InvalidationQueue {
     this.#awaited = undefined;
     const error = this.#parts.handler.wait(waiting);
     if (error === QueueError.NONE) return;
-    this.#parts.file.set("IQH", IQH.fields.QH, head / NARROW_BYTES);
+    QH.set(this.#words, this.#at.head, head / NARROW_BYTES);
     this.#fail(error);
   }
 
@@ -226,28 +249,38 @@ export class InvalidationQueue {
 
   /** Errors that lie in the registers, not in a descriptor (§11.4.9.9). */
   #checkSetup(wide: boolean, head: number): QueueError {
-    const { file, root } = this.#parts;
-    const tail = file.get("IQT", IQT.fields.QT) * NARROW_BYTES;
+    const { root } = this.#parts;
+    const tail = this.#tail();
     if (root.mode !== TableMode.LEGACY && root.mode !== TableMode.SCALABLE && root.mode !== TableMode.ABORT)
       return QueueError.TABLE_MODE;
     if (root.mode !== TableMode.LEGACY && !wide) return QueueError.DESCRIPTOR_WIDTH;
     // A head that is not aligned, because the width changed under it, would never meet the tail.
     if (wide && (tail % WIDE_BYTES !== 0 || head % WIDE_BYTES !== 0)) return QueueError.TAIL_ALIGNMENT;
-    if (tail >= queueBytes(file.get("IQA", IQA.fields.QS))) return QueueError.TAIL_BEYOND_QUEUE;
+    if (tail >= this.#queueBytes()) return QueueError.TAIL_BEYOND_QUEUE;
     return QueueError.NONE;
   }
 
   /** Where the descriptor of this size in front of the head lies. */
   #before(byteLength: number): number {
-    const { file } = this.#parts;
-    const size = queueBytes(file.get("IQA", IQA.fields.QS));
-    return (file.get("IQH", IQH.fields.QH) * NARROW_BYTES + size - byteLength) % size;
+    const size = this.#queueBytes();
+    return (this.#head() + size - byteLength) % size;
   }
 
   #advance(head: number, byteLength: number): void {
-    const { file } = this.#parts;
-    const next = (head + byteLength) % queueBytes(file.get("IQA", IQA.fields.QS));
-    file.set("IQH", IQH.fields.QH, next / NARROW_BYTES);
+    QH.set(this.#words, this.#at.head, ((head + byteLength) % this.#queueBytes()) / NARROW_BYTES);
+  }
+
+  /** Bytes from the start of the queue to the next descriptor to fetch. */
+  #head(): number {
+    return QH.get(this.#words, this.#at.head) * NARROW_BYTES;
+  }
+
+  #tail(): number {
+    return QT.get(this.#words, this.#at.tail) * NARROW_BYTES;
+  }
+
+  #queueBytes(): number {
+    return queueBytes(QS.get(this.#words, this.#at.address));
   }
 
   #fail(error: QueueError): void {
@@ -256,7 +289,6 @@ export class InvalidationQueue {
   }
 
   #stopped(): boolean {
-    const { file } = this.#parts;
-    return file.get("FSTS", FSTS.fields.IQE) === 1 || file.get("FSTS", FSTS.fields.ITE) === 1;
+    return ((this.#words[this.#at.status] ?? 0) & STOPPED) !== 0;
   }
 }

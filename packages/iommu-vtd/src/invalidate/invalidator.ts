@@ -24,13 +24,17 @@ export class Invalidator {
   readonly #iotlb: Iotlb;
   readonly #bindings: Bindings;
   readonly #inputFrames: number;
+  readonly #hasFirstStage: boolean;
   #announce: Announce<VtdDomain> = () => undefined;
 
-  /** `inputFrames`: how many frames second-stage inputs can have. Default: all. */
-  constructor(iotlb: Iotlb, bindings: Bindings, inputFrames: number = 2 ** 52) {
+  /**
+   * `inputFrames`: how many frames second-stage inputs can have. Default: all. `firstStage`: whether the unit has first-stage tables: without them nobody needs to be asked for theirs.
+   */
+  constructor(iotlb: Iotlb, bindings: Bindings, inputFrames: number = 2 ** 52, firstStage = true) {
     this.#iotlb = iotlb;
     this.#bindings = bindings;
     this.#inputFrames = inputFrames;
+    this.#hasFirstStage = firstStage;
   }
 
   /** Says where changes are announced. */
@@ -109,8 +113,9 @@ export class Invalidator {
   /** IOTLB, pages of a domain: the range of its second-stage mappings, everything of its first-stage and nested ones. */
   translationsOfPages(domainId: number, named: FrameRange): Completion {
     // Address bits above the unit's address width are ignored (§6.5.2.3).
-    const range = { firstPfn: named.firstPfn % this.#inputFrames, pageCount: named.pageCount };
-    this.#iotlb.invalidatePages(domainId, range.firstPfn, range.pageCount);
+    const { firstPfn, pageCount } = named;
+    const range = { firstPfn: firstPfn < this.#inputFrames ? firstPfn : firstPfn % this.#inputFrames, pageCount };
+    this.#iotlb.invalidatePages(domainId, range.firstPfn, pageCount);
     this.#iotlb.invalidateFirstStage(domainId);
     const concerns =
       (firstStage: boolean) =>
@@ -118,8 +123,10 @@ export class Invalidator {
         const seen = this.#seen(requester, domain);
         return seen.domainId === domainId && seen.firstStage === firstStage;
       };
+    const done = this.#announce({ range, concerns: concerns(false) });
+    if (!this.#hasFirstStage) return done;
     const group = new CompletionGroup();
-    group.add(this.#announce({ range, concerns: concerns(false) }));
+    group.add(done);
     group.add(this.#announce({ range: ALL_FRAMES, concerns: concerns(true) }));
     return group.take();
   }

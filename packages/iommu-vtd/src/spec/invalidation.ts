@@ -110,11 +110,12 @@ export function descriptorReserved(ecap: Int32Array): (Int32Array | undefined)[]
 
 /** Bytes of a queue with this IQA.QS (0 to 7): 2^QS pages, whatever the descriptor width. */
 export function queueBytes(qs: number): number {
-  return 4096 * 2 ** qs;
+  return 4096 << qs;
 }
 
 /** The frames that ADDR and AM (0 to 63) name: aligned to their number, the low AM bits of ADDR are ignored (§6.5.2.3). */
 export function maskedRange(addrPfn: number, am: number): FrameRange {
+  if (am === 0) return { firstPfn: addrPfn, pageCount: 1 };
   const pageCount = 2 ** Math.min(am, 52);
   return { firstPfn: addrPfn - (addrPfn % pageCount), pageCount };
 }
