@@ -37,8 +37,9 @@ export class LeafDiff {
     const words = whole ? table.words : table.words.subarray(table.firstWord);
     const firstWord = whole ? table.firstWord & TABLE_BITS : 0;
     const { words: before, firstWord: first } = announced;
-    this.count = 0;
+    const { index, old, next } = this;
     let at = from;
+    let k = 0;
     // A table as announced is nearly all that is ever seen. What counts of the entries from the first difference on is the second reading.
     if (!all && to - from === FANOUT) at = firstDifference(before, first, words, firstWord);
     for (; at < to; at++) {
@@ -47,15 +48,15 @@ export class LeafDiff {
       const oldLow = before[first + at * 2] ?? 0;
       const oldHigh = before[first + at * 2 + 1] ?? 0;
       if (!all && low === oldLow && high === oldHigh) continue;
-      const k = this.count;
-      this.index[k] = at;
-      this.old[k * 2] = oldLow;
-      this.old[k * 2 + 1] = oldHigh;
-      this.next[k * 2] = low;
-      this.next[k * 2 + 1] = high;
-      this.count = k + 1;
+      index[k] = at;
+      old[k * 2] = oldLow;
+      old[k * 2 + 1] = oldHigh;
+      next[k * 2] = low;
+      next[k * 2 + 1] = high;
+      k += 1;
     }
-    if (this.count > 0) table.format.decode(this.next, this.count);
+    this.count = k;
+    if (k > 0) table.format.decode(next, k);
   }
 
   /** Frames `from` to `to - 1` are not to be announced, whatever their entries say. */
@@ -108,10 +109,9 @@ export class LeafDiff {
   #continues(words: Int32Array, k: number, j: number): boolean {
     const low = words[k * 2] ?? 0;
     const next = words[j * 2] ?? 0;
-    return (
-      ((low ^ next) & 3) === 0 &&
-      slotTarget(next, words[j * 2 + 1] ?? 0) === slotTarget(low, words[k * 2 + 1] ?? 0) + (j - k)
-    );
+    // Scattered pages, by integers: frames that continue do so in the low word, whatever is carried.
+    if ((((low + ((j - k) << 12)) ^ next) & SLOT_LOW) !== 0) return false;
+    return slotTarget(next, words[j * 2 + 1] ?? 0) === slotTarget(low, words[k * 2 + 1] ?? 0) + (j - k);
   }
 }
 
