@@ -76,9 +76,7 @@ export class Judge {
     const before = pfns.map((page) => this.#ask(who, page, wanted));
     const bytes = new Uint8Array(byteLength).fill(0x5a);
     const done =
-      how === "read"
-        ? space.dma.read(byteAddress(pfn, offset), bytes)
-        : space.dma.write(byteAddress(pfn, offset), bytes);
+      how === "read" ? space.dma.read(addressOf(pfn, offset), bytes) : space.dma.write(addressOf(pfn, offset), bytes);
     const where = (): string => `${space.label} ${how} of ${byteLength} bytes at ${pfn.toString(16)}+${offset}`;
     this.judged += 1;
     if (this.#isCertain(false) && (how === "read" || pages === 1)) {
@@ -260,6 +258,12 @@ export class Judge {
       demand(explained, "write", () => `${where()}: frame ${frame.toString(16)} was written`);
     }
   }
+}
+
+/** A number where one is exact, as devices use it. */
+function addressOf(pfn: number, offset: number): number | bigint {
+  const exact = byteAddress(pfn, offset);
+  return pfn < 2 ** 41 ? Number(exact) : exact;
 }
 
 /** A walk that a guest spoiled again and again is given up with these. */

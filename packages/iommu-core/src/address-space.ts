@@ -8,6 +8,7 @@ import type { AttachOptions, Attachment } from "./attachment.js";
 import type { Backend, Domain, Requester } from "./backend.js";
 import type { Completion } from "./completion.js";
 import { DmaPort } from "./dma/dma-port.js";
+import type { KnownPages } from "./dma/known-pages.js";
 import { IommuEventEmitter, type Observers } from "./events.js";
 import { LeaseTable, type WriteObserver } from "./dma/lease.js";
 import { LocalReason } from "./local-reason.js";
@@ -26,6 +27,8 @@ export interface SpaceOwner {
   readonly scheduler: Scheduler;
   readonly limits: Limits;
   readonly observers: Observers;
+  /** Where pages lie that its devices were allowed to reach. */
+  readonly known: KnownPages;
   attachmentsOf(space: AddressSpace): readonly Attachment[];
   attach(space: AddressSpace, notifier: Notifier, options: AttachOptions): Attachment;
   resync(space: AddressSpace, range: FrameRange): Completion;
@@ -67,7 +70,12 @@ export class AddressSpace implements Requester {
     this.#owner = owner;
     const written: WriteObserver = (iovaPfn, gpaPfn, pageCount) => this.onWrite?.(iovaPfn, gpaPfn, pageCount);
     this.leases = new LeaseTable(owner.scheduler, owner.limits.leaseDeadlineMilliseconds, written);
-    this.dma = new DmaPort(this, memory, backend.messageWindowOf?.(this), this.leases);
+    this.dma = new DmaPort(this, {
+      memory,
+      window: backend.messageWindowOf?.(this),
+      leases: this.leases,
+      known: backend.keepsAnswers === true ? owner.known : undefined,
+    });
   }
 
   /** `"00:03.0"`, or `"00:03.0 pasid 5"`. */

@@ -92,6 +92,11 @@ export interface Backend {
   /** The `BACKEND_CONTRACT` that it was written for, as a literal. Another one is refused when the unit is made. Default: 1. */
   readonly contract?: typeof BACKEND_CONTRACT;
   /**
+   * Optional: an answer that allowed a request holds for the same request until the backend announces a change, of whatever: it keeps answers itself, as an IOTLB does, and
+   * announces every time that it drops one. Devices may then repeat requests without asking. Default: no, every request is asked about.
+   */
+  readonly keepsAnswers?: boolean;
+  /**
    * Answers a request for `access` to `iovaPfn`; `Access.none` is a zero-length read. Never throws: a refusal is `out.refuse(reason, cause)`.
    * `address` is the byte where the request begins, for architectures that report it; `undefined` where only the page is known.
    */

@@ -37,7 +37,7 @@ export class BufferMemory implements GuestMemory {
   /** The regions given, as frames. */
   readonly ram: readonly FrameRange[];
   /**
-   * Devices write straight into the buffers, past `write`: a 512-byte write takes a tenth less time. Leave it `false` while somebody has to see the writes: an own `write` in a
+   * Devices write straight into the buffers, past `write`: a 512-byte write takes half the time. Leave it `false` while somebody has to see the writes: an own `write` in a
    * class that extends this one, compiled guest code, a log of dirty pages. May be changed at any time.
    */
   directWrites: boolean;

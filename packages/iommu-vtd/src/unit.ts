@@ -264,6 +264,7 @@ export class Unit {
     const messages = new MessagePort(interrupts);
     return {
       contract: 1,
+      keepsAnswers: config.iotlbEntries > 0,
       messageWindowOf: ({ pasid }) => (pasid === undefined ? messages : undefined),
       connect: (announce) => invalidator.connect(announce),
       translate: (requester, iovaPfn, access, out) => translator.translate(requester, iovaPfn, access, out),

@@ -12,10 +12,13 @@ import type { GuestMemory, RamWindow } from "../ports.js";
 export class DirectRam {
   readonly #memory: GuestMemory;
   #window: RamWindow | undefined;
-  /** The same bytes as `#words`, the words of the window when it was found. */
+  /** The words of the window when it was found, and the same bytes: other words in the window, and these are no longer RAM. */
   #words: Int32Array | undefined;
   #bytes: Uint8Array = new Uint8Array(0);
+  // Kept beside it: to ask a typed array for its buffer is a call out of compiled code (bench dma).
+  #buffer: ArrayBufferLike = this.#bytes.buffer;
   #firstGpa = 0;
+  #byteOffset = 0;
   /** The host counts changes (`generation`): its windows are not written. */
   #counted = false;
 
@@ -25,19 +28,29 @@ export class DirectRam {
 
   /** Copies `byteLength` bytes from `gpa` on to offset `at` of `into`. `false` if any byte is not RAM. */
   read(gpa: number, into: Uint8Array, at: number, byteLength: number): boolean {
-    if (!this.#shows(gpa, byteLength) && !this.#seek(gpa, byteLength))
-      return this.#memory.read(gpa, part(into, at, byteLength));
-    into.set(view(this.#bytes, gpa - this.#firstGpa, byteLength), at);
+    if (this.readShown(gpa, into, at, byteLength)) return true;
+    if (this.#seek(gpa, byteLength)) return this.readShown(gpa, into, at, byteLength);
+    return this.#memory.read(gpa, byteLength === into.length ? into : into.subarray(at, at + byteLength));
+  }
+
+  /** The same, if the window used last holds all of the bytes. `false`: it does not, and nothing happened. */
+  readShown(gpa: number, into: Uint8Array, at: number, byteLength: number): boolean {
+    if (!this.#shows(gpa, byteLength)) return false;
+    into.set(new Uint8Array(this.#buffer, gpa - this.#firstGpa + this.#byteOffset, byteLength), at);
     return true;
   }
 
-  /** Copies `byteLength` bytes at offset `at` of `from` to `gpa`. `false` if any byte is not RAM; bytes before it may have been written. */
-  write(gpa: number, from: Uint8Array, at: number, byteLength: number): boolean {
-    const bytes = part(from, at, byteLength);
-    const memory = this.#memory;
-    const direct = memory.directWrites === true && (this.#shows(gpa, byteLength) || this.#seek(gpa, byteLength));
-    if (!direct || this.#counted) return memory.write(gpa, bytes);
-    this.#bytes.set(bytes, gpa - this.#firstGpa);
+  /** Copies `from` to `gpa`. `false` if any byte is not RAM; bytes before it may have been written. */
+  write(gpa: number, from: Uint8Array): boolean {
+    if (this.writeShown(gpa, from)) return true;
+    if (this.#memory.directWrites === true && this.#seek(gpa, from.length) && this.writeShown(gpa, from)) return true;
+    return this.#memory.write(gpa, from);
+  }
+
+  /** The same, if the window used last holds all of the bytes and may be written. `false`: nothing happened. */
+  writeShown(gpa: number, from: Uint8Array): boolean {
+    if (this.#memory.directWrites !== true || this.#counted || !this.#shows(gpa, from.length)) return false;
+    this.#bytes.set(from, gpa - this.#firstGpa);
     return true;
   }
 
@@ -54,17 +67,10 @@ export class DirectRam {
     this.#window = window;
     this.#counted = this.#memory.generation !== undefined;
     this.#words = words;
+    this.#buffer = words.buffer;
+    this.#byteOffset = words.byteOffset;
     this.#bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
     this.#firstGpa = firstPfn * PAGE_BYTES;
     return this.#shows(gpa, byteLength);
   }
-}
-
-function part(bytes: Uint8Array, at: number, byteLength: number): Uint8Array {
-  return byteLength === bytes.length ? bytes : view(bytes, at, byteLength);
-}
-
-/** As `subarray`, which takes twice the time: it has to ask for the class of its result. */
-function view(bytes: Uint8Array, at: number, byteLength: number): Uint8Array {
-  return new Uint8Array(bytes.buffer, bytes.byteOffset + at, byteLength);
 }

@@ -12,6 +12,7 @@ import { AttachmentRecord } from "./attachment-record.js";
 import { Backlog } from "./backlog.js";
 import type { Backend, Change, Domain } from "../backend.js";
 import { type Completion, CompletionGroup, isPending } from "../completion.js";
+import { KnownPages } from "../dma/known-pages.js";
 import { ConsumerGuard, isolate, threw } from "./consumer-guard.js";
 import { IommuError } from "../errors.js";
 import type { Observers } from "../events.js";
@@ -49,6 +50,7 @@ export class NotifierHub {
   readonly limits: Limits;
   readonly observers: Observers;
   readonly queue: JobQueue;
+  readonly known = new KnownPages();
   readonly #backend: Backend;
   readonly #sync: ViewSync;
   readonly #jobs: ViewJobs;
@@ -149,6 +151,7 @@ export class NotifierHub {
     const record = this.#records.get(space);
     if (record === undefined) return undefined;
     this.#records.delete(space);
+    this.known.forget();
     this.#backend.unplugged?.(space);
     const group = new CompletionGroup();
     group.add(space.leases.recall(ALL_FRAMES));
@@ -158,6 +161,7 @@ export class NotifierHub {
 
   /** "This range changed": see the file's header. */
   announce(change: Change): Completion {
+    this.known.forget();
     const concerned: SpaceRecord[] = [];
     for (const record of this.#records.values()) {
       if (record.domain === undefined ? record.space.leases.size > 0 : change.concerns(record.space, record.domain))

@@ -1,0 +1,230 @@
+/** What a device may reach again without the backend being asked, and when it is asked again. */
+
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { KnownPages } from "../src/dma/known-pages.js";
+import {
+  Access,
+  BackendIommu,
+  BufferMemory,
+  type GuestMemory,
+  type Requester,
+  type Translation,
+} from "../src/index.js";
+import { SimpleBackend, SimpleDomain } from "../src/testing/index.js";
+import { range } from "./support/machine.js";
+
+const RAM_PAGES = 4096;
+
+/** Promises that its answers hold until it announces, and notes what it is asked. */
+class KeepingBackend extends SimpleBackend {
+  readonly keepsAnswers: boolean;
+  readonly asked: string[] = [];
+
+  constructor(keepsAnswers = true) {
+    super();
+    this.keepsAnswers = keepsAnswers;
+  }
+
+  override translate(requester: Requester, iovaPfn: number, access: Access, out: Translation): void {
+    this.asked.push(`${requester.sourceId} ${iovaPfn} ${access}`);
+    super.translate(requester, iovaPfn, access, out);
+  }
+}
+
+function machine(backend = new KeepingBackend(), makeMemory = (memory: BufferMemory): GuestMemory => memory) {
+  const bytes = new Uint8Array(RAM_PAGES * 4096);
+  const memory = makeMemory(new BufferMemory([{ firstPfn: 0, bytes }], { directWrites: true }));
+  const unit = new BackendIommu({ backend, memory });
+  const tables = new SimpleDomain("tables");
+  const other = new SimpleDomain("other");
+  for (const device of [1, 2]) void backend.assign(device, tables);
+  void backend.assign(3, other);
+  tables.map(0, 2048, 2048);
+  /** What the backend is asked while this happens. */
+  const askedFor = (work: () => void): readonly string[] => {
+    backend.asked.length = 0;
+    work();
+    return [...backend.asked];
+  };
+  return { bytes, unit, backend, tables, other, askedFor, dma: unit.addressSpace(1).dma };
+}
+
+const word = (): Uint8Array => Uint8Array.of(1, 2, 3, 4);
+
+describe("a page that a device was allowed to reach", () => {
+  it("is not asked about again, for the same device and the same kind of access, until an announcement", () => {
+    const { unit, backend, tables, askedFor, dma } = machine();
+    expect(askedFor(() => dma.read(8, word()))).toEqual(["1 0 1"]);
+    expect(askedFor(() => dma.read(4092, word()))).toEqual([]);
+    expect(askedFor(() => dma.write(8, word()))).toEqual(["1 0 2"]);
+    expect(askedFor(() => dma.write(16, word()))).toEqual([]);
+    expect(askedFor(() => unit.addressSpace(2).dma.read(8, word()))).toEqual(["2 0 1"]);
+    void backend.invalidate(tables, range(500, 1));
+    expect(askedFor(() => dma.read(8, word()))).toEqual(["1 0 1"]);
+    expect(askedFor(() => dma.write(8, word()))).toEqual(["1 0 2"]);
+    expect(askedFor(() => dma.read(8, word()))).toEqual([]);
+  });
+
+  it("is asked about again after an announcement that concerns nobody who attached anything, or another domain", () => {
+    const { backend, other, askedFor, dma } = machine();
+    dma.read(0, word());
+    void backend.invalidate(other, range(0, 1));
+    expect(askedFor(() => dma.read(0, word()))).toEqual(["1 0 1"]);
+  });
+
+  it("goes where the tables say after the guest has changed and invalidated them, and nowhere when they say nothing", () => {
+    const { bytes, backend, tables, dma } = machine();
+    dma.write(0, word());
+    tables.map(0, 1, 3000);
+    void backend.invalidate(tables, range(0, 1));
+    expect(dma.write(0, Uint8Array.of(9))).toBe(true);
+    expect([bytes[2048 * 4096], bytes[3000 * 4096]]).toEqual([1, 9]);
+    tables.unmap(0, 1);
+    void backend.invalidate(tables, range(0, 1));
+    expect(dma.write(0, Uint8Array.of(7))).toBe(false);
+    expect(dma.failure?.cause).toBe("not mapped");
+    expect(bytes[3000 * 4096]).toBe(9);
+  });
+
+  it("is refused once the device is unplugged", () => {
+    const { unit, dma } = machine();
+    dma.read(0, word());
+    void unit.addressSpace(1).unplug();
+    expect(dma.read(0, word())).toBe(false);
+    expect(dma.failure?.cause).toBe("unplugged");
+  });
+
+  it("is asked about page by page where a transfer is longer than a page, each once", () => {
+    const { askedFor, dma } = machine();
+    const long = new Uint8Array(3 * 4096);
+    expect(askedFor(() => dma.read(4000, long))).toEqual(["1 0 1", "1 1 1", "1 2 1", "1 3 1"]);
+    expect(askedFor(() => dma.read(4000, long))).toEqual([]);
+    expect(askedFor(() => dma.read(2 * 4096, long))).toEqual(["1 4 1"]);
+  });
+
+  it("is asked about again while a transfer is under way that makes the guest change its tables", () => {
+    let written = (): void => undefined;
+    const { backend, tables, bytes, askedFor, dma } = machine(new KeepingBackend(), (memory) => {
+      memory.directWrites = false;
+      const write = memory.write.bind(memory);
+      memory.write = (gpa, from) => {
+        const done = write(gpa, from);
+        written();
+        return done;
+      };
+      return memory;
+    });
+    const data = new Uint8Array(2 * 4096).fill(5);
+    dma.write(0, data);
+    written = () => {
+      written = () => undefined;
+      tables.map(1, 1, 3000);
+      void backend.invalidate(tables, range(1, 1));
+    };
+    expect(askedFor(() => dma.write(0, data))).toEqual(["1 1 2"]);
+    expect(bytes[3000 * 4096]).toBe(5);
+    expect(askedFor(() => dma.write(0, data))).toEqual(["1 0 2", "1 1 2"]);
+  });
+
+  it("does not stand for a zero-length read, an exchange or a lease: these are asked about every time", () => {
+    const { askedFor, dma } = machine();
+    dma.read(0, word());
+    dma.write(0, word());
+    expect(askedFor(() => dma.read(0, new Uint8Array(0)))).toEqual(["1 0 0"]);
+    expect(askedFor(() => dma.compareExchange(0, 0, 1))).toEqual(["1 0 3"]);
+    expect(askedFor(() => dma.segments(0, 4, Access.read)?.release())).toEqual(["1 0 1"]);
+  });
+
+  it("is asked about every time where the backend promises nothing", () => {
+    const { askedFor, dma } = machine(new KeepingBackend(false));
+    expect(askedFor(() => [1, 2].forEach(() => dma.read(0, word())))).toEqual(["1 0 1", "1 0 1"]);
+  });
+
+  it("is copied in one piece with the rest of its block, whether it was known or not", () => {
+    const backend = new KeepingBackend();
+    const translate = backend.translate.bind(backend);
+    backend.translate = (requester, iovaPfn, access, out) => {
+      translate(requester, iovaPfn, access, out);
+      out.pageCount = 4;
+    };
+    const lengths: number[] = [];
+    const { dma } = machine(backend, (memory) => {
+      memory.directWrites = false;
+      const write = memory.write.bind(memory);
+      memory.write = (gpa, from) => {
+        lengths.push(from.length);
+        return write(gpa, from);
+      };
+      return memory;
+    });
+    const long = new Uint8Array(4 * 4096);
+    dma.write(4100, long);
+    dma.write(4100, long);
+    expect(lengths).toEqual([3 * 4096 - 4, 4096 + 4, 3 * 4096 - 4, 4096 + 4]);
+  });
+
+  it("stays known while as many pages as the ports remember are in use, and may be forgotten beyond", () => {
+    const { askedFor, dma } = machine();
+    const all = (): void => Array.from({ length: 2048 }, (_, page) => dma.write(page * 4096, word())).forEach(Boolean);
+    expect(askedFor(all).length).toBe(2048);
+    expect(askedFor(all)).toEqual([]);
+  });
+});
+
+describe("known pages", () => {
+  const step = fc.oneof(
+    {
+      weight: 10,
+      arbitrary: fc.record({
+        do: fc.constant("note" as const),
+        holder: fc.nat(3),
+        pfn: fc.oneof(
+          fc.nat(5),
+          fc.nat(3).map((n) => n * 2048),
+          fc.constantFrom(2 ** 31, 2 ** 40 + 1, 2 ** 52 - 1),
+        ),
+        gpaPfn: fc.nat(2 ** 20),
+        block: fc.constantFrom(1, 512, 2 ** 18),
+      }),
+    },
+    { weight: 1, arbitrary: fc.record({ do: fc.constant("forget" as const) }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant("stamps" as const), count: fc.nat(3000) }) },
+  );
+
+  it("answer what was noted last for this page under this stamp, or that they do not know", () => {
+    let answers = 0;
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), (steps) => {
+        const known = new KnownPages();
+        let stamps = [0, 0, 0, 0];
+        const model = new Map<string, string>();
+        for (const one of steps) {
+          if (one.do === "forget") {
+            known.forget();
+            model.clear();
+          } else if (one.do === "stamps") {
+            // Other ports take some: stamps far apart share places.
+            for (let i = 0; i < one.count; i++) known.stamp();
+          } else {
+            stamps = stamps.map((stamp) => (known.holds(stamp) ? stamp : known.stamp()));
+            const stamp = stamps[one.holder] ?? 0;
+            known.note(one.pfn, stamp, one.gpaPfn * 4096, one.block);
+            model.set(`${one.pfn} ${stamp}`, `${one.gpaPfn * 4096} ${one.block}`);
+            expect(known.find(one.pfn, stamp)).toBeGreaterThanOrEqual(0);
+          }
+          for (const pfn of [0, 1, 2, 3, 4, 5, 2048, 4096, 6144, 2 ** 31, 2 ** 40 + 1, 2 ** 52 - 1]) {
+            for (const stamp of stamps) {
+              const record = known.find(pfn, stamp);
+              if (record < 0) continue;
+              answers += 1;
+              expect(`${known.gpaOf(record)} ${known.blockOf(record)}`).toBe(model.get(`${pfn} ${stamp}`));
+            }
+          }
+        }
+      }),
+      { numRuns: 100 },
+    );
+    expect(answers).toBeGreaterThan(400);
+  });
+});
