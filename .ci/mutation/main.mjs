@@ -53,7 +53,7 @@ async function judge(name, mutate) {
     tempDirName: `.cache/mutation/${name}`,
     incremental: true,
     incrementalFile: `.cache/mutation/${createHash("sha256").update(mutate.join()).digest("hex").slice(0, 16)}.json`,
-    timeoutMS: 60_000,
+    timeoutMS: 120_000,
     timeoutFactor: 0.01,
     dryRunTimeoutMinutes: 30,
     testRunnerNodeArgs: ["--max-old-space-size=1500"],

@@ -10,6 +10,7 @@ import { readdirSync, writeFileSync } from "node:fs";
 import { basename, relative, resolve } from "node:path";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
 import { INSTRUMENTER_CONSTANTS } from "@stryker-mutator/api/core";
 import { PluginKind, commonTokens, declareClassPlugin, declareValuePlugin, tokens } from "@stryker-mutator/api/plugin";
 import {
@@ -66,11 +67,12 @@ const TIMES = "mutation-times.json";
 const SLOWEST_MS = 1_000;
 /**
  * When a test does not end. One that waits for what never comes leaves the process idle: three looks in a row, a second apart and in time, find
- * that nothing was done. One that goes round and round spends processor time. A machine that is busy with something else does neither.
+ * that nothing was done. One that goes round and round spends processor time, ten times what the slowest test may; where it never gives way, `watch.mjs`
+ * stops it. A machine that is busy with something else does neither.
  */
 const LOOK_MS = 1_000;
 const IDLE_LOOKS = 3;
-const ENDLESS_MS = 20_000;
+const ENDLESS_MS = 10 * SLOWEST_MS;
 /** Code that runs this many times as often in one test as in all tests without the mutant never stops. Stryker's own limit, 100 times, takes minutes to reach in an inner loop. */
 const HIT_FACTOR = 5;
 const STRYKERS_HIT_FACTOR = 100;
@@ -117,6 +119,9 @@ class Runner {
   #stale = false;
   /** How many mutants of a source file each test has killed: those come first. @readonly @type {Map<string, Map<string, number>>} */
   #kills = new Map();
+  /** The number of the test that runs, 0 between two: for the thread that watches. @readonly */
+  #running = new Int32Array(new SharedArrayBuffer(4));
+  #runs = 0;
 
   /** @param {object} options */
   constructor(options) {
@@ -131,6 +136,9 @@ class Runner {
     process.env["IOMMU_KIT_FEW_RUNS"] = "1";
     process.on("unhandledRejection", (cause) => this.#fail(cause));
     process.on("uncaughtException", (cause) => this.#fail(cause));
+    const workerData = { running: this.#running.buffer, endlessMs: ENDLESS_MS };
+    this.watch = new Worker(new URL("watch.mjs", import.meta.url), { workerData });
+    this.watch.unref();
     this.server = await createServer({
       configFile: false,
       root: process.cwd(),
@@ -145,6 +153,7 @@ class Runner {
   }
 
   async dispose() {
+    await this.watch?.terminate();
     await this.modules?.close();
     await this.server?.close();
   }
@@ -276,6 +285,7 @@ class Runner {
     if (test === undefined) throw new Error(`no test ${id}`);
     const abort = new AbortController();
     const started = performance.now();
+    Atomics.store(this.#running, 0, ++this.#runs);
     const spent = () => performance.now() - started;
     try {
       await Promise.race([
@@ -287,6 +297,7 @@ class Runner {
     } catch (error) {
       return { ...failed(id, spent(), error), name: test.name, fileName: resolve(test.file) };
     } finally {
+      Atomics.store(this.#running, 0, 0);
       abort.abort();
       // What the test left behind fails itself, not the next one.
       await nextTurn();
@@ -327,6 +338,8 @@ async function endlessness(signal) {
 
 /** @param {CollectedTest} test */
 async function perform({ suite, body }) {
+  // In a turn of its own: where it has to be stopped, nothing of the runner is on the stack.
+  await nextTurn();
   for (const hook of suite.before) await hook();
   try {
     await body({ skip: () => undefined });
