@@ -78,12 +78,11 @@ export function fdStream(
       }
       waiting.shift();
       waitingBytes -= message.length;
-      if (sent < message.length) socket.write(sent === 0 ? message : message.subarray(sent), written);
+      if (sent < message.length) socket.write(message.subarray(sent), written);
     }
   };
   /** As `flush`, where nobody would hear of an error. */
   const written = (): void => {
-    if (waiting.length === 0) return;
     try {
       flush();
     } catch (error) {

@@ -188,6 +188,55 @@ describe("completion", () => {
   });
 });
 
+describe("what a consumer owes", () => {
+  it("keeps nobody waiting once it has failed, however many answers these are", async () => {
+    const machine = new Machine();
+    const bad = new RecordingNotifier({ answers: "manual" });
+    const attachment = machine.nicSpace.attach(bad);
+    const slow = new RecordingNotifier({ answers: "manual" });
+    machine.diskSpace.attach(slow);
+    for (let pfn = 0; pfn < 50; pfn += 10) machine.tables.map(pfn, 1, 100);
+    const completion = machine.invalidate();
+    expect(machine.scheduler.timerCount).toBe(12);
+    bad.unmap = () => {
+      throw new Error("no");
+    };
+    machine.tables.unmap(0, 1);
+    const second = machine.invalidate();
+    expect(attachment.state).toBe("failed");
+    // What is left is owed by the other one.
+    expect(machine.scheduler.timerCount).toBe(8);
+    expect([await isDone(completion), await isDone(second)]).toEqual([false, false]);
+    slow.answers.settle();
+    expect([await isDone(completion), await isDone(second)]).toEqual([true, true]);
+    expect(machine.scheduler.timerCount).toBe(0);
+  });
+
+  it("is counted once, whether the answer or the deadline comes first", async () => {
+    const machine = new Machine({ limits: { callsInFlight: 1, consumerDeadlineMilliseconds: 100 } });
+    const late = new RecordingNotifier({ answers: "manual", steps: false });
+    const attachment = machine.nicSpace.attach(late);
+    machine.tables.map(0, 1, 1);
+    void machine.invalidate();
+    machine.scheduler.advance(100);
+    expect(attachment.state).toBe("failed");
+    late.answers.settle();
+    await machine.scheduler.idle();
+    const next = new RecordingNotifier({ answers: "manual", steps: false });
+    machine.diskSpace.attach(next);
+    await machine.scheduler.idle();
+    expect(next.calls).toHaveLength(1);
+    // One call is in flight: the next invalidation has to wait.
+    machine.tables.map(10, 1, 1);
+    void machine.invalidate();
+    await machine.scheduler.idle();
+    expect(next.calls).toHaveLength(1);
+    next.answers.settle();
+    await machine.scheduler.idle();
+    expect(next.calls).toHaveLength(2);
+  });
+});
+
 describe("a notifier that throws", () => {
   const thrower = (when: keyof MapNotifier): MapNotifier & { revoked: number } => {
     const notifier: MapNotifier & { revoked: number } = {

@@ -122,10 +122,48 @@ describe("a stream on a UNIX socket", () => {
     expect(calls).toBe(1);
   });
 
+  it("leaves a full socket alone until it is time to try again, however much is sent meanwhile", () => {
+    let calls = 0;
+    const { scheduler, stream } = fdSocket((message) => {
+      calls += 1;
+      return calls === 1 ? 0 : message.length;
+    });
+
+    stream.send(Uint8Array.of(1), [7]);
+    stream.send(Uint8Array.of(2), [8]);
+    expect(calls).toBe(1);
+    scheduler.advance(1);
+
+    expect(calls).toBe(3);
+    expect(scheduler.timerCount).toBe(0);
+  });
+
   it("refuses what a native call cannot have answered, and descriptors where there is no such call", () => {
-    const { stream } = fdSocket(() => -1);
-    expect(() => stream.send(Uint8Array.of(1), [7])).toThrow(/from 0 to 1, got -1/);
-    expect(() => fdStream(new FakeSocket()).send(Uint8Array.of(1), [7])).toThrow(/not-supported|without file/);
+    for (const answer of [-1, 2, 0.5, Number.NaN]) {
+      const { stream } = fdSocket(() => answer);
+      expect(() => stream.send(Uint8Array.of(1), [7])).toThrow(
+        expect.objectContaining({
+          code: "bad-option",
+          message: expect.stringContaining(`from 0 to 1, got ${answer}`) as unknown,
+        }),
+      );
+    }
+    const socket = new FakeSocket();
+    const stream = fdStream(socket);
+    expect(() => stream.send(Uint8Array.of(1), [7])).toThrow(expect.objectContaining({ code: "not-supported" }));
+    stream.send(Uint8Array.of(2), []);
+    expect(socket.sent).toEqual(["bytes 2"]);
+  });
+
+  it("hands bytes that come in to its user, if there is one", () => {
+    const { socket, stream } = fdSocket();
+    const seen: Uint8Array[] = [];
+
+    socket.tell("data", Uint8Array.of(1));
+    stream.onBytes = (bytes) => seen.push(bytes);
+    socket.tell("data", Uint8Array.of(2, 3));
+
+    expect(seen).toEqual([Uint8Array.of(2, 3)]);
   });
 
   it("says whether it carries descriptors", () => {

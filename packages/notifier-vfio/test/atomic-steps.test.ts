@@ -62,7 +62,7 @@ class ListReader {
 
 /** Lets the unit work, a slice at a time, with the device reading before each. */
 async function settle(guest: ListGuest, reader: ListReader): Promise<void> {
-  for (let quiet = 0; quiet < 3; quiet++) {
+  for (let quiet = 0; quiet < 10; quiet++) {
     reader.read();
     if (guest.scheduler.turn() > 0) quiet = -1;
     await Promise.resolve();

@@ -26,11 +26,6 @@ export class BlockDelivery extends MapDelivery {
   #freshCursor = -1;
   #freshIn = -1;
 
-  /** Blocks the consumer holds. */
-  get blockCount(): number {
-    return this.#ledger.blockCount;
-  }
-
   protected override framesOfPart(iovaPfn: number, pageCount: number, most: number): number {
     return this.#ledger.framesOf(iovaPfn, pageCount, most);
   }
@@ -90,7 +85,6 @@ export class BlockDelivery extends MapDelivery {
 
   protected override forget(): void {
     this.#ledger.clear();
-    this.#freshIn = -1;
   }
 
   /** Frames that change and that the consumer had refused. */

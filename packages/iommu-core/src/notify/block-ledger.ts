@@ -61,43 +61,15 @@ export class BlockLedger {
 
   /** First frames of the blocks that touch these frames, ascending. */
   touching(firstPfn: number, pageCount: number): number[] {
-    const starts: number[] = [];
-    const end = firstPfn + pageCount;
-    const pages = this.pagesAt(firstPfn);
-    let from = firstPfn;
-    if (pages > 0) {
-      starts.push(firstPfn - (firstPfn % pages));
-      from = firstPfn - (firstPfn % pages) + pages;
-    }
-    for (const index of this.#leavesIn(from, end)) {
-      const codes = this.#leaves.get(index)?.codes;
-      const base = index * FANOUT;
-      for (let pfn = Math.max(from, base); pfn < Math.min(end, base + FANOUT); pfn++) {
-        if ((codes?.[pfn - base] ?? 0) !== 0) starts.push(pfn);
-      }
-    }
-    return starts;
+    return [...this.#starts(firstPfn, firstPfn + pageCount)];
   }
 
-  /** How many of these frames, from the first one on, are touched by no more than `most` blocks. */
+  /** How many of these frames, from the first one on, are touched by no more than `most` blocks, at least 1. */
   framesOf(firstPfn: number, pageCount: number, most: number): number {
-    const end = firstPfn + pageCount;
-    const pages = this.pagesAt(firstPfn);
-    const from = pages === 0 ? firstPfn : firstPfn - (firstPfn % pages) + pages;
-    let left = pages === 0 ? most : most - 1;
-    for (const index of this.#leavesIn(from, end)) {
-      const leaf = this.#leaves.get(index);
-      const base = index * FANOUT;
-      if (leaf === undefined) continue;
-      if (leaf.used <= left && base >= from && base + FANOUT <= end) {
-        left -= leaf.used;
-        continue;
-      }
-      for (let pfn = Math.max(from, base); pfn < Math.min(end, base + FANOUT); pfn++) {
-        if (leaf.codes[pfn - base] === 0) continue;
-        if (left === 0) return pfn - firstPfn;
-        left -= 1;
-      }
+    let left = most;
+    for (const start of this.#starts(firstPfn, firstPfn + pageCount)) {
+      if (left === 0) return start - firstPfn;
+      left -= 1;
     }
     return pageCount;
   }
@@ -109,15 +81,25 @@ export class BlockLedger {
     this.#blockCount = 0;
   }
 
-  /** Indices of the leaves in a range, ascending. A range may be far larger than all that is held. */
-  *#leavesIn(from: number, end: number): Generator<number, void, void> {
+  *#starts(firstPfn: number, end: number): Generator<number, void, void> {
+    const pages = this.pagesAt(firstPfn);
+    if (pages > 0) yield firstPfn - (firstPfn % pages);
+    // The block that holds the first frame is the only one that starts there or before.
+    const from = firstPfn + 1;
+    for (const index of this.#leavesIn(from, end)) {
+      const codes = this.#leaves.get(index)?.codes;
+      const base = index * FANOUT;
+      for (let pfn = Math.max(from, base); pfn < Math.min(end, base + FANOUT); pfn++)
+        if (codes?.[pfn - base]) yield pfn;
+    }
+  }
+
+  /** Indices of leaves, ascending, at least those in a range. It may be far larger than all that is held. */
+  #leavesIn(from: number, end: number): number[] {
     const first = Math.floor(from / FANOUT);
     const last = Math.ceil(end / FANOUT);
-    if (last - first > this.#leaves.size) {
-      yield* [...this.#leaves.keys()].filter((index) => index >= first && index < last).sort((a, b) => a - b);
-      return;
-    }
-    for (let index = first; index < last; index++) if (this.#leaves.has(index)) yield index;
+    if (last - first > this.#leaves.size) return [...this.#leaves.keys()].sort((a, b) => a - b);
+    return Array.from({ length: last - first }, (_, index) => first + index);
   }
 }
 

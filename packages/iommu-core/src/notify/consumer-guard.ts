@@ -11,7 +11,7 @@ export class ConsumerGuard {
   readonly #scheduler: Scheduler;
   readonly #deadlineMilliseconds: number;
   /** What each notifier still has to answer: ends of waiting. */
-  readonly #owed = new Map<Notifier, Set<() => void>>();
+  readonly #owed = new WeakMap<Notifier, Set<() => void>>();
   #unanswered = 0;
   #roomMade: (() => void) | undefined;
 
@@ -43,7 +43,6 @@ export class ConsumerGuard {
       const end = (): void => {
         if (!owed.delete(end)) return;
         cancel();
-        if (owed.size === 0 && this.#owed.get(notifier) === owed) this.#owed.delete(notifier);
         this.#answered();
         done();
       };
@@ -66,7 +65,7 @@ export class ConsumerGuard {
 
   /** The notifier has failed and holds nothing any more: nobody waits for what it still owes. */
   release(notifier: Notifier): void {
-    for (const end of [...(this.#owed.get(notifier) ?? [])]) end();
+    for (const end of this.#owedBy(notifier)) end();
   }
 
   #owedBy(notifier: Notifier): Set<() => void> {

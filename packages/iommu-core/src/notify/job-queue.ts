@@ -33,8 +33,10 @@ interface Entry {
   readonly group: CompletionGroup;
   /** Once it has begun. */
   rest: Rest;
-  done: (() => void) | undefined;
+  done: () => void;
 }
+
+const NOBODY_WAITS = (): void => undefined;
 
 /** Runs jobs one after the other. */
 export class JobQueue {
@@ -83,7 +85,7 @@ export class JobQueue {
   /** Runs a job, now if nothing waits. Done when the job and all that it left with consumers is done. */
   run(job: Job): Completion {
     const group = new CompletionGroup();
-    const entry: Entry = { job, group, rest: undefined, done: undefined };
+    const entry: Entry = { job, group, rest: undefined, done: NOBODY_WAITS };
     if (this.#waiting.length === 0 && !this.#running && !this.#gate.closed) {
       if (!this.#paced) this.#renew();
       if (this.#step(entry)) return group.take();
@@ -113,7 +115,6 @@ export class JobQueue {
       return entry.rest === undefined || entry.rest.next().done === true;
     } finally {
       this.#running = false;
-      if (this.#waiting.length > 0) this.#schedule();
     }
   }
 
@@ -131,14 +132,21 @@ export class JobQueue {
   /** One slice of the first job, and of those behind it if it finishes early. */
   #pump(): void {
     this.#renew();
-    while (this.#waiting.length > 0 && !this.spent && !this.#gate.closed) {
-      const entry = this.#waiting[0];
-      if (entry === undefined || !this.#step(entry)) break;
-      this.#waiting.shift();
-      const pending = entry.group.take();
-      if (pending === undefined) entry.done?.();
-      else void pending.then(entry.done);
+    try {
+      for (
+        let [entry] = this.#waiting;
+        entry !== undefined && !this.spent && !this.#gate.closed;
+        [entry] = this.#waiting
+      ) {
+        if (!this.#step(entry)) break;
+        this.#waiting.shift();
+        const pending = entry.group.take();
+        if (pending === undefined) entry.done();
+        else void pending.then(entry.done);
+      }
+    } finally {
+      // Whatever a job throws, it and those behind it go on.
+      if (this.#waiting.length > 0) this.#schedule();
     }
-    if (this.#waiting.length > 0) this.#schedule();
   }
 }
