@@ -380,7 +380,9 @@ describe("address spaces", () => {
       [{ consumerDeadlineMilliseconds: Number.NaN }, /limits.consumerDeadlineMilliseconds/],
       [{ consumerDeadline: 5 } as object, /limits: expected entriesPerSlice, .*, got consumerDeadline/],
     ] as const) {
-      expect(() => new BackendIommu({ ...options, limits })).toThrow(message);
+      expect(() => new BackendIommu({ ...options, limits })).toThrow(
+        expect.objectContaining({ code: "bad-option", message: expect.stringMatching(message) as unknown }),
+      );
     }
   });
 });
