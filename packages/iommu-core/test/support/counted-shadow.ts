@@ -37,6 +37,11 @@ export class CountedShadow implements MapNotifier {
     return this.#blockCount;
   }
 
+  /** Frames that it holds. */
+  get heldPages(): number {
+    return this.pages.reduce((held, page) => held + (page === 0 ? 0 : 1), 0);
+  }
+
   /** Calls since they were last asked for. */
   takeCalls(): number {
     const calls = this.#calls;

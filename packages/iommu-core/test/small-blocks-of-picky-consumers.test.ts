@@ -1,0 +1,70 @@
+import { describe, expect, it } from "vitest";
+import type { Access, MapAnswer } from "../src/index.js";
+import { CountedShadow } from "./support/counted-shadow.js";
+import { Machine, range } from "./support/machine.js";
+
+const GIB = 2 ** 18;
+const BLOCK = 32;
+const SLICE = 100;
+/** Begins and ends within a block. */
+const RANGE = range(1000, 2 ** 15 + 500);
+
+/** Takes every other block only, by where it goes. */
+class PickyShadow extends CountedShadow {
+  odd = false;
+
+  override map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer {
+    const answer = super.map(iovaPfn, pageCount, gpaPfn, access);
+    if ((Math.floor(gpaPfn / BLOCK) % 2 === 1) === this.odd) return answer;
+    super.unmap(iovaPfn, pageCount);
+    return "unsupported";
+  }
+}
+
+describe("a consumer that refuses every other block of a superpage", () => {
+  for (const granularity of ["page", "block"] as const) {
+    it(`is told in slices, neither longer nor many more than it takes, that all of it changes and goes (${granularity})`, async () => {
+      const machine = new Machine({ limits: { mappingsPerSlice: SLICE } });
+      const shadow = new PickyShadow({ granularity, largestBlock: BLOCK }, GIB);
+      const turns = async (act: () => unknown): Promise<number[]> => {
+        machine.unit.hub.queue.beginSlice();
+        act();
+        const calls = [shadow.takeCalls()];
+        while (machine.scheduler.turn() > 0) calls.push(shadow.takeCalls());
+        await machine.scheduler.idle();
+        return calls;
+      };
+      const held = (target: number): number => {
+        let pages = 0;
+        for (let pfn = 0; pfn < GIB; pfn++) {
+          const inRange = pfn >= RANGE.firstPfn && pfn < RANGE.firstPfn + RANGE.pageCount;
+          const isTaken = (Math.floor((target + pfn) / BLOCK) % 2 === 1) === shadow.odd;
+          const wanted = inRange && isTaken ? (target + pfn) * 4 + 3 : 0;
+          if (wanted !== 0) pages += 1;
+          if (shadow.pages[pfn] !== wanted) return -pfn;
+        }
+        return pages;
+      };
+      machine.tables.map(0, GIB, GIB);
+      let attachment = machine.nicSpace.attachments[0];
+      await turns(() => (attachment = machine.nicSpace.attach(shadow, { range: RANGE })));
+      expect(held(GIB)).toBe(attachment?.heldPages);
+      expect(attachment?.refusedPages).toBe(RANGE.pageCount - shadow.heldPages);
+
+      // What was refused is offered, and the other half is refused: those it holds go one by one, and so do those it gets.
+      shadow.odd = true;
+      machine.tables.map(0, GIB, 2 * GIB);
+      const changed = await turns(() => machine.invalidate());
+      expect(held(2 * GIB)).toBe(attachment?.heldPages);
+      expect(Math.max(...changed)).toBeLessThanOrEqual(SLICE + 4 * 512);
+
+      machine.tables.unmap(0, GIB);
+      const gone = await turns(() => machine.invalidate());
+      expect([shadow.heldPages, attachment?.heldPages, attachment?.refusedPages]).toEqual([0, 0, 0]);
+      expect(Math.max(...gone)).toBeLessThanOrEqual(SLICE + 512);
+      // Half a thousand blocks go, a hundred or more in each turn.
+      expect(gone.filter((calls) => calls > 0).length).toBeLessThanOrEqual(8);
+      expect(shadow.breaches).toEqual([]);
+    });
+  }
+});
