@@ -169,7 +169,7 @@ export class TranslationRequests {
     const { bindings, root } = this.#parts;
     if (root.mode === TableMode.SCALABLE && bindings.refusalOfRegisters(requester) === 0) {
       const { reason, deviceTlb, faultsDisabled } = bindings.contextOf(requester.sourceId);
-      if (reason === 0 && !deviceTlb) return refusedBinding(FaultReason.SCT_5, faultsDisabled, true);
+      if (reason === 0 && !deviceTlb) return refusedBinding(FaultReason.SCT_5, faultsDisabled);
     }
     const binding = bindings.of(requester);
     if (binding.scalable || binding.kind === "refused" || binding.deviceTlb) return binding;

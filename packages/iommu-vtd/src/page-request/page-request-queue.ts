@@ -161,12 +161,11 @@ export class PageRequestQueue {
   /** How the requested page would be translated, or why the request is refused. */
   #check(requester: Requester): Binding {
     const { root, bindings } = this.#parts;
-    if (!this.#listens || root.mode === TableMode.LEGACY) return refusedBinding(FaultReason.RTA_3, false);
+    if (!this.#listens || root.mode === TableMode.LEGACY) return refusedBinding(FaultReason.RTA_3);
     const mode = bindings.refusalOfMode();
-    if (mode !== 0) return refusedBinding(mode, false, true);
+    if (mode !== 0) return refusedBinding(mode);
     const context = bindings.contextOf(requester.sourceId);
-    if (context.reason === 0 && !context.pageRequests)
-      return refusedBinding(FaultReason.SCT_8, context.faultsDisabled, true);
+    if (context.reason === 0 && !context.pageRequests) return refusedBinding(FaultReason.SCT_8, context.faultsDisabled);
     return bindings.ofPageRequest(requester);
   }
 

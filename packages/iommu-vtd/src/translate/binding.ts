@@ -70,7 +70,7 @@ export function bindingOf(given: Partial<Binding> & Pick<Binding, "kind">): Bind
   return { ...NOTHING, firstStage: given.kind === "first-stage" || given.kind === "nested", ...given };
 }
 
-/** A refusal. */
-export function refusedBinding(reason: number, faultsDisabled: boolean, scalable = false): Binding {
-  return { ...NOTHING, reason, faultsDisabled, scalable };
+/** A refusal. No entry that could disable faults has been read where nothing is said of them. */
+export function refusedBinding(reason: number, faultsDisabled = false): Binding {
+  return { ...NOTHING, reason, faultsDisabled };
 }

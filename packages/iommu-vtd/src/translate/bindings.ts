@@ -64,7 +64,7 @@ export class Bindings {
     // Most requests: nothing that the registers could refuse.
     if (legacy && requester.pasid === undefined && !requester.execute) return this.#legacyOf(requester.sourceId);
     const refusal = this.refusalOfRegisters(requester);
-    if (refusal !== 0) return refusedBinding(refusal, false, !legacy);
+    if (refusal !== 0) return refusedBinding(refusal);
     return legacy ? this.#legacyOf(requester.sourceId) : this.#scalableOf(requester, true);
   }
 
@@ -131,10 +131,10 @@ export class Bindings {
   #scalableOf(requester: Requester, withAttributes: boolean): Binding {
     const { sourceId, pasid, key } = requester;
     const context = this.contextOf(sourceId);
-    if (context.reason !== 0) return refusedBinding(context.reason, context.faultsDisabled, true);
+    if (context.reason !== 0) return refusedBinding(context.reason, context.faultsDisabled);
     if (pasid !== undefined) {
       const refusal = context.pasidEnabled ? this.refusalOfPasid(context, pasid) : FaultReason.SCT_6;
-      if (refusal !== 0) return refusedBinding(refusal, context.faultsDisabled, true);
+      if (refusal !== 0) return refusedBinding(refusal, context.faultsDisabled);
     }
     const cached = this.pasids.lookup(key);
     if (cached !== undefined) return cached;

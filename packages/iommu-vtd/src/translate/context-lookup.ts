@@ -35,11 +35,11 @@ export class ContextLookup {
   /** The binding of requests without PASID. */
   lookup(rootPfn: number, sourceId: number): Binding {
     const entry = this.#entry;
-    if (!this.#fetch(rootPfn, sourceId >> 8)) return refusedBinding(FaultReason.LRT_1, false);
-    if (RootEntry.fields.P.get(entry, 0) === 0) return refusedBinding(FaultReason.LRT_2, false);
-    if (anyBit(entry, this.#rootReserved)) return refusedBinding(FaultReason.LRT_3, false);
+    if (!this.#fetch(rootPfn, sourceId >> 8)) return refusedBinding(FaultReason.LRT_1);
+    if (RootEntry.fields.P.get(entry, 0) === 0) return refusedBinding(FaultReason.LRT_2);
+    if (anyBit(entry, this.#rootReserved)) return refusedBinding(FaultReason.LRT_3);
     const tablePfn = RootEntry.fields.CTP.get(entry, 0);
-    if (!this.#fetch(tablePfn, sourceId & 0xff)) return refusedBinding(FaultReason.LCT_1, false);
+    if (!this.#fetch(tablePfn, sourceId & 0xff)) return refusedBinding(FaultReason.LCT_1);
     return this.#decode();
   }
 

@@ -53,23 +53,23 @@ export class PasidLookup {
     const directory = this.#directory;
     const directoryGpa = context.directoryPfn * PAGE_BYTES + Math.floor(pasid / TABLE_ENTRIES) * DIRECTORY_ENTRY_BYTES;
     let disabled = context.faultsDisabled;
-    if (!this.#memory.fetch(directoryGpa, directory)) return refusedBinding(FaultReason.SPD_1, disabled, true);
+    if (!this.#memory.fetch(directoryGpa, directory)) return refusedBinding(FaultReason.SPD_1, disabled);
     disabled ||= PasidDirectoryEntry.fields.FPD.get(directory, 0) === 1;
-    if (PasidDirectoryEntry.fields.P.get(directory, 0) === 0) return refusedBinding(FaultReason.SPD_2, disabled, true);
-    if (anyBit(directory, this.#directoryReserved)) return refusedBinding(FaultReason.SPD_3, disabled, true);
+    if (PasidDirectoryEntry.fields.P.get(directory, 0) === 0) return refusedBinding(FaultReason.SPD_2, disabled);
+    if (anyBit(directory, this.#directoryReserved)) return refusedBinding(FaultReason.SPD_3, disabled);
     const tablePfn = PasidDirectoryEntry.fields.SMPTBLPTR.get(directory, 0);
     const gpa = tablePfn * PAGE_BYTES + (pasid % TABLE_ENTRIES) * TABLE_ENTRY_BYTES;
-    if (!this.#memory.fetch(gpa, this.#entry)) return refusedBinding(FaultReason.SPT_1, disabled, true);
+    if (!this.#memory.fetch(gpa, this.#entry)) return refusedBinding(FaultReason.SPT_1, disabled);
     disabled ||= entryFields.FPD.get(this.#entry, 0) === 1;
-    if (entryFields.P.get(this.#entry, 0) === 0) return refusedBinding(FaultReason.SPT_2, disabled, true);
-    if (anyBit(this.#entry, this.#entryReserved)) return refusedBinding(FaultReason.SPT_3, disabled, true);
+    if (entryFields.P.get(this.#entry, 0) === 0) return refusedBinding(FaultReason.SPT_2, disabled);
+    if (anyBit(this.#entry, this.#entryReserved)) return refusedBinding(FaultReason.SPT_3, disabled);
     return this.#decode(request, disabled);
   }
 
   #decode(request: PasidRequest, faultsDisabled: boolean): Binding {
     const entry = this.#entry;
     const get = (field: keyof typeof entryFields): number => entryFields[field].get(entry, 0);
-    const refuse = (reason: number): Binding => refusedBinding(reason, faultsDisabled, true);
+    const refuse = (reason: number): Binding => refusedBinding(reason, faultsDisabled);
     const kind = this.#kindOf(get("PGTT"));
     if (kind === "refused") return refuse(FaultReason.SPT_4_2);
     const { cap, ecap, hostAddressWidth } = this.#capabilities;
