@@ -119,6 +119,39 @@ describe("a dirty tracker", () => {
     expect(second.running).toBe(true);
   });
 
+  it("leaves another tracker of the address space alone when it is stopped, or asked, without having been started", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    const { space, take } = tracked(machine);
+    const idle = new DirtyTracker(space);
+    idle.stop();
+    space.dma.write(0, Uint8Array.of(1));
+    const seen: number[] = [];
+    idle.collect({ iova: (firstPfn) => seen.push(firstPfn), gpa: (firstPfn) => seen.push(firstPfn) });
+    expect([idle.running, seen]).toEqual([false, []]);
+    expect(take()).toEqual({ iova: ["0+1"], gpa: ["50+1"] });
+  });
+
+  it("tells each kind of page only to whoever asks for it, and counts translated writes by where they go", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    const space = machine.nicSpace;
+    const tracker = new DirtyTracker(space);
+    space.wroteTranslated(6);
+    tracker.start();
+    space.wroteTranslated(7);
+    space.dma.write(0, Uint8Array.of(1));
+    const iova: number[] = [];
+    tracker.collect({ iova: (firstPfn, pageCount) => iova.push(firstPfn, pageCount) });
+    expect(iova).toEqual([0, 1]);
+    space.wroteTranslated(8);
+    space.dma.write(0, Uint8Array.of(1));
+    const gpa: number[] = [];
+    tracker.collect({ gpa: (firstPfn, pageCount) => gpa.push(firstPfn, pageCount) });
+    expect(gpa).toEqual([8, 1, 50, 1]);
+    expect([tracker.running, (tracker.stop(), tracker.running)]).toEqual([true, false]);
+  });
+
   it("lets unmap events say where the pages went, run by run, and only while it runs", () => {
     const machine = new Machine();
     machine.nicSpace.attach(new RecordingNotifier());

@@ -254,6 +254,24 @@ describe("large pages", () => {
     expect(notifier.take()).toEqual(["replace 0x0+1 -> 0x100005 rw"]);
   });
 
+  it("hears of a change in either word of any one entry of a table, and in no other", () => {
+    const { tables, backend, space } = tableMachine();
+    tables.map(0, 512, 5000);
+    const notifier = new RecordingNotifier({ replace: true });
+    space.attach(notifier);
+    notifier.take();
+    const entries = [...Array.from({ length: 18 }, (_, i) => i), 100, 495, 496, 503, 510, 511];
+    for (const pfn of entries) {
+      for (const target of [5000 + pfn + 1, 5000 + pfn + 1 + 2 ** 20]) {
+        tables.map(pfn, 1, target);
+        void backend.invalidate(range(0, 512));
+        expect(notifier.take()).toEqual([`replace 0x${pfn.toString(16)}+1 -> 0x${target.toString(16)} rw`]);
+      }
+    }
+    void backend.invalidate(range(0, 512));
+    expect(notifier.take()).toEqual([]);
+  });
+
   it("is told neighbouring leaves in one event only if their targets are consecutive and their rights equal", () => {
     const { tables, space } = tableMachine();
     tables.map(0, 2, 100);

@@ -16,7 +16,7 @@ class PickyShadow extends CountedShadow {
   override map(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): MapAnswer {
     const answer = super.map(iovaPfn, pageCount, gpaPfn, access);
     if ((Math.floor(gpaPfn / BLOCK) % 2 === 1) === this.odd) return answer;
-    super.unmap(iovaPfn, pageCount);
+    void super.unmap(iovaPfn, pageCount);
     return "unsupported";
   }
 }
