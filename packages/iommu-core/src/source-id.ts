@@ -24,9 +24,9 @@ export function sourceId(bus: number, device: number, fn: number): SourceId {
  * @throws {IommuError} `bad-source-id` for any other text.
  */
 export function parseSourceId(text: string): SourceId {
-  const match = /^([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-7])$/i.exec(text);
-  if (match === null) throw badSourceId(text);
-  return sourceId(Number.parseInt(match[1] ?? "", 16), Number.parseInt(match[2] ?? "", 16), Number(match[3]));
+  if (!/^[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-7]$/i.test(text)) throw badSourceId(text);
+  const [bus = 0, device = 0, fn = 0] = text.split(/[:.]/).map((part) => Number.parseInt(part, 16));
+  return sourceId(bus, device, fn);
 }
 
 /** `"bb:dd.f"`, as lspci prints it. */
