@@ -9,6 +9,7 @@ import type { Backend, Domain, Requester } from "./backend.js";
 import type { Completion } from "./completion.js";
 import { DmaPort } from "./dma/dma-port.js";
 import type { KnownPages } from "./dma/known-pages.js";
+import { IommuError } from "./errors.js";
 import { IommuEventEmitter, type Observers } from "./events.js";
 import { LeaseTable, type WriteObserver } from "./dma/lease.js";
 import { LocalReason } from "./local-reason.js";
@@ -103,6 +104,8 @@ export class AddressSpace implements Requester {
   /**
    * Translates one page for a request of the device: may fill caches, may record a fault. `false`: refused, `out.reason` says why.
    * `out` is valid until the next invalidation that covers the page.
+   * @param iovaPfn A whole frame, 0 to 2^52 - 1. What lies above is refused: a buffer may end beyond the 64-bit space.
+   * @throws {IommuError} `bad-range` for a negative number or NaN.
    */
   translate(iovaPfn: number, access: Access, out: Translation): boolean {
     return this.request(iovaPfn, access, out, undefined);
@@ -138,8 +141,10 @@ export class AddressSpace implements Requester {
 
   /** @internal As `translate`; `address` is what a fault reports. */
   request(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): boolean {
-    if (this.#plugged) this.#backend.translate(this, iovaPfn, access, out, address);
-    else out.refuse(UNPLUGGED, "unplugged");
+    if (!this.#plugged) out.refuse(UNPLUGGED, "unplugged");
+    // One comparison, which NaN fails too.
+    else if (iovaPfn >= 0) this.#backend.translate(this, iovaPfn, access, out, address);
+    else throw notAFrame(this.label, iovaPfn);
     return out.reason === 0 || this.#refused(iovaPfn, access, out, address);
   }
 
@@ -168,4 +173,11 @@ export class AddressSpace implements Requester {
 
   /** @internal Set while dirty pages are tracked (`DirtyTracker`). The input frame is -1 where it is not known. */
   onWrite: WriteObserver | undefined = undefined;
+}
+
+/** A guest cannot name such an address; a device model makes it of one. */
+function notAFrame(label: string, iovaPfn: number): IommuError {
+  return new IommuError("bad-range", `a request of ${label}: expected an address of 0 or above, got frame ${iovaPfn}`, {
+    hint: "addresses are unsigned: write `>>> 0` after bit operations on 32-bit words",
+  });
 }

@@ -103,6 +103,37 @@ describe("the DMA port", () => {
     expect(Buffer.compare(behind, data.subarray(2 * 4096))).toBe(0);
   });
 
+  it("takes a negative address, as bit operations on a high one make it, for a mistake of the device model: nothing is asked, and the error says what to write", () => {
+    const machine = new Machine();
+    const { nicSpace } = machine;
+    machine.tables.map(0, 4, 0x10);
+    const { dma } = nicSpace;
+    const mistake = expect.objectContaining({
+      code: "bad-range",
+      message: expect.stringContaining("00:03.0") as string,
+      hint: expect.stringContaining(">>> 0") as string,
+    }) as Error;
+    for (const iova of [-1, -4096, 0xfee0_0000 | 0, Number.NaN, Number.NEGATIVE_INFINITY]) {
+      expect(() => dma.read(iova, new Uint8Array(4))).toThrow(mistake);
+      expect(() => dma.read(iova, new Uint8Array(0))).toThrow(mistake);
+      expect(() => dma.write(iova, new Uint8Array(4))).toThrow(mistake);
+      expect(() => dma.segments(iova, 64, Access.read)).toThrow(mistake);
+      expect(() => nicSpace.translate(Math.floor(iova / 4096), Access.read, new Translation())).toThrow(mistake);
+    }
+    expect(() => dma.compareExchange(-4096, 0, 1)).toThrow(mistake);
+    expect(dma.failure).toBeUndefined();
+  });
+
+  it("refuses what lies beyond the 64-bit space: a guest's buffer may end there", () => {
+    const machine = new Machine();
+    const { dma } = machine.nicSpace;
+    machine.tables.map(2 ** 52 - 1, 1, 0x10);
+    expect(dma.write(2n ** 64n - 16n, new Uint8Array(16))).toBe(true);
+    expect(dma.write(2n ** 64n - 16n, new Uint8Array(32))).toBe(false);
+    expect(dma.failure?.iovaPfn).toBe(2 ** 52);
+    expect(dma.read(2 ** 64, new Uint8Array(4))).toBe(false);
+  });
+
   it("tells the backend the byte where a request begins, and of further pages only the page", () => {
     const machine = new Machine();
     machine.tables.map(0, 2, 50);
