@@ -10,7 +10,6 @@ import {
   BackendIommu,
   type Completion,
   type Domain,
-  formatSourceId,
   type GuestMemory,
   IommuError,
   type MsiSink,
@@ -18,6 +17,7 @@ import {
   type Scheduler,
   timerScheduler,
 } from "@iommu-kit/iommu-core";
+import { admitNotifier } from "./admit-notifier.js";
 import { TranslationRequests } from "./ats/translation-request.js";
 import { resolveConfig, type ResolvedConfig } from "./config.js";
 import { COMPLETION_EVENT, type EventDelivery, EventMessage, PAGE_REQUEST_EVENT } from "./fault/event-message.js";
@@ -26,11 +26,13 @@ import { InterruptRemap } from "./interrupt/interrupt-remap.js";
 import { MessagePort } from "./interrupt/message-port.js";
 import { Descriptors } from "./invalidate/descriptors.js";
 import { DeviceTlbInvalidation } from "./invalidate/device-tlb-invalidation.js";
-import { InvalidationQueue, type QueuePace } from "./invalidate/invalidation-queue.js";
+import { InvalidationQueue } from "./invalidate/invalidation-queue.js";
 import { Invalidator } from "./invalidate/invalidator.js";
+import { queuePace } from "./invalidate/queue-pace.js";
 import { RegisterInvalidation } from "./invalidate/register-invalidation.js";
 import { PageRequestQueue } from "./page-request/page-request-queue.js";
-import { type CommandTargets, GlobalCommand } from "./registers/global-command.js";
+import { commandTargets } from "./registers/command-targets.js";
+import { GlobalCommand } from "./registers/global-command.js";
 import { MmioPort } from "./registers/mmio-port.js";
 import { ProtectedMemory } from "./registers/protected-memory.js";
 import { RegisterFile } from "./registers/register-file.js";
@@ -39,7 +41,7 @@ import { Domains } from "./scan/domains.js";
 import { FirstStageScan } from "./scan/first-stage-scan.js";
 import { SecondStageScan } from "./scan/second-stage-scan.js";
 import { TableMode } from "./spec/encodings.js";
-import { GCMD, IRTA, RTADDR } from "./spec/registers-command.js";
+import { GCMD } from "./spec/registers-command.js";
 import { Bindings } from "./translate/bindings.js";
 import { Iotlb } from "./translate/iotlb.js";
 import { OutputFilter } from "./translate/output-filter.js";
@@ -143,27 +145,9 @@ export class Unit {
     this.protectedMemory = new ProtectedMemory(file, filter, () => invalidator.everything());
     const completionEvent = new EventMessage(file, COMPLETION_EVENT, events);
     const pageRequestEvent = new EventMessage(file, PAGE_REQUEST_EVENT, events);
-    this.pageRequests = new PageRequestQueue({
-      memory,
-      file,
-      root,
-      bindings,
-      translator,
-      invalidator,
-      event: pageRequestEvent,
-      enabled: config.pageRequests,
-    });
+    this.pageRequests = this.#makePageRequests(pageRequestEvent);
     this.deviceTlb = this.#makeDeviceTlb(scheduler);
-    const handler = new Descriptors({
-      memory,
-      file,
-      capabilities,
-      invalidator,
-      interrupts: (range) => interrupts.cache.invalidate(range),
-      completionEvent,
-      deviceTlb: this.deviceTlb,
-      pageRequests: this.pageRequests,
-    });
+    const handler = this.#makeDescriptors(completionEvent);
     this.queue = new InvalidationQueue({
       memory,
       file,
@@ -171,10 +155,10 @@ export class Unit {
       root,
       faults,
       handler,
-      pace: this.#makePace(scheduler),
+      pace: queuePace(this.iommu, scheduler),
     });
     this.registerInvalidation = new RegisterInvalidation(file, invalidator, capabilities, root);
-    this.command = new GlobalCommand(file, this.#makeTargets(), writableCommands(file, config));
+    this.command = new GlobalCommand(file, commandTargets(this), writableCommands(file, config));
     const { command, queue, registerInvalidation, pageRequests, protectedMemory } = this;
     const effects = sideEffects(file, {
       command,
@@ -273,7 +257,7 @@ export class Unit {
         return domains.of(bindings.of(requester), requester.pasid !== undefined);
       },
       namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
-      admit: (requester, kind) => admit(requester, kind, config),
+      admit: (requester, kind) => admitNotifier(requester, kind, config),
       unplugged: (requester) => this.pageRequests.unplugged(requester),
     };
   }
@@ -294,6 +278,27 @@ export class Unit {
     };
   }
 
+  #makePageRequests(event: EventMessage): PageRequestQueue {
+    const { memory, file, root, bindings, translator, invalidator, config } = this;
+    const enabled = config.pageRequests;
+    return new PageRequestQueue({ memory, file, root, bindings, translator, invalidator, event, enabled });
+  }
+
+  #makeDescriptors(completionEvent: EventMessage): Descriptors {
+    const { memory, file, config, invalidator, interrupts, deviceTlb, pageRequests } = this;
+    const { capabilities } = config;
+    return new Descriptors({
+      memory,
+      file,
+      capabilities,
+      invalidator,
+      interrupts: (range) => interrupts.cache.invalidate(range),
+      completionEvent,
+      deviceTlb,
+      pageRequests,
+    });
+  }
+
   #makeDeviceTlb(scheduler: Scheduler): DeviceTlbInvalidation {
     const { iommu, config } = this;
     return new DeviceTlbInvalidation({
@@ -303,63 +308,6 @@ export class Unit {
       invalidate: (space, range) => iommu.hub.invalidateDeviceTlb(space, range),
       timedOut: (sourceId) => this.queue.timedOut(sourceId),
     });
-  }
-
-  #makePace(scheduler: Scheduler): QueuePace {
-    const { iommu } = this;
-    let resumed: (() => void) | undefined;
-    return {
-      take: () => iommu.spend(),
-      defer: (resume) => {
-        // One that was abandoned when the queue was switched off leaves its turn to the next.
-        const planned = resumed !== undefined;
-        resumed = resume;
-        if (planned) return;
-        scheduler.defer(() => {
-          const next = resumed;
-          resumed = undefined;
-          iommu.enter();
-          next?.();
-        });
-      },
-    };
-  }
-
-  #makeTargets(): CommandTargets {
-    const { root, file, interrupts, faults, queue, invalidator, config } = this;
-    const { pointer, cache } = interrupts;
-    const settle = (): void => {
-      // §7.2.1: the record to be written next starts over when nothing can fault any more.
-      if (!root.enabled && !pointer.enabled) faults.next = 0;
-    };
-    const hostFrames = 2 ** (config.hostAddressWidth - 12);
-    return {
-      enableQueue: (on) => (on ? queue.enable() : queue.disable()),
-      latchRoot: () => {
-        root.mode = file.get("RTADDR", RTADDR.fields.TTM);
-        root.rootPfn = file.get("RTADDR", RTADDR.fields.RTA) % hostFrames;
-        return invalidator.everything();
-      },
-      latchInterruptTable: () => {
-        pointer.entryCount = 2 ** (file.get("IRTA", IRTA.fields.S) + 1);
-        pointer.extended = file.get("IRTA", IRTA.fields.EIME) === 1;
-        pointer.tablePfn = file.get("IRTA", IRTA.fields.IRTA);
-        cache.invalidate(undefined);
-      },
-      enableInterruptRemapping: (on) => {
-        pointer.enabled = on;
-        cache.invalidate(undefined);
-        settle();
-      },
-      passCompatibilityInterrupts: (on) => {
-        pointer.compatibility = on;
-      },
-      enableTranslation: (on) => {
-        root.enabled = on;
-        settle();
-        return invalidator.everything();
-      },
-    };
   }
 }
 
@@ -373,26 +321,4 @@ function writableCommands(file: RegisterFile, config: ResolvedConfig): Int32Arra
   const commands = Int32Array.of(file.writableBits("GCMD"));
   if (!config.compatibilityInterrupts) GCMD.fields.CFI.set(commands, 0, 0);
   return commands;
-}
-
-function admit(requester: Requester, kind: "map" | "unmap" | "device-tlb", config: ResolvedConfig): void {
-  const who = formatSourceId(requester.sourceId);
-  if (kind === "map" && !config.cachingMode) {
-    throw new IommuError(
-      "caching-mode-required",
-      `map notifier on ${who}: expected a unit with caching mode, got one without`,
-      {
-        hint: "pass cachingMode: true, or the guest need not announce what it maps",
-      },
-    );
-  }
-  if (kind === "device-tlb" && !config.deviceTlb) {
-    throw new IommuError(
-      "not-supported",
-      `device-TLB notifier on ${who}: expected a unit with device TLBs, got one without`,
-      {
-        hint: "pass deviceTlb: true",
-      },
-    );
-  }
 }
