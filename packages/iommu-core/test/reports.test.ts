@@ -214,6 +214,40 @@ describe("a report that cannot be true", () => {
     expect(notifier.take()).toEqual(["revoke"]);
   });
 
+  it.each(["page", "block"] as const)(
+    "of frames that it was not given ends the attachment before the guest uses them: their unmap would be kept from it (%s)",
+    (granularity) => {
+      for (const answer of ["full", "unsupported"] as const) {
+        const { machine, notifier, attachment } = attached({ granularity, largestBlock: 4 });
+        notifier.reports?.refused(100, 2, 200, 3, answer);
+        machine.tables.map(100, 2, 200);
+        void machine.invalidate();
+        machine.tables.unmap(100, 2);
+        void machine.invalidate();
+
+        expect(attachment.state).toBe("failed");
+        expect(attachment.failure?.message).toMatch(/expected reports of frames as they were given, .* as refused/);
+        expect(notifier.held()).toEqual([]);
+      }
+    },
+  );
+
+  it.each([
+    ["no frames", 4, 0],
+    ["half a frame", 4.5, 1],
+    ["frames outside of its range", 16, 2],
+  ])("of %s ends the attachment, and its account is not touched by it", (_what, iovaPfn, pageCount) => {
+    const machine = new Machine();
+    const notifier = new RecordingNotifier({ range: range(0, 16) });
+    const attachment = machine.nicSpace.attach(notifier, { range: range(0, 16) });
+    machine.tables.map(0, 32, 100);
+    void machine.invalidate();
+    notifier.reports?.refused(iovaPfn, pageCount, 100 + iovaPfn, 3, "full");
+
+    expect([attachment.state, attachment.heldPages, attachment.refusedPages]).toEqual(["failed", 0, 0]);
+    expect(attachment.failure?.message).toMatch(/expected reports of frames as they were given, .* as refused/);
+  });
+
   it("of a part of a block ends the attachment: the rest of it might stay reachable", () => {
     const { notifier, attachment } = attached({ granularity: "block", largestBlock: 4 });
     notifier.reports?.refused(4, 2, 104, 3, "full");

@@ -76,11 +76,15 @@ export class BlockDelivery extends MapDelivery {
   }
 
   protected override unhold(iovaPfn: number, pageCount: number): void {
+    let left = pageCount;
     for (const first of this.#ledger.touching(iovaPfn, pageCount)) {
       const pages = this.#ledger.pagesAt(first);
-      if (first >= iovaPfn && first + pages <= iovaPfn + pageCount) this.#ledger.remove(first);
-      else this.misreported({ firstPfn: iovaPfn, pageCount });
+      if (first < iovaPfn || first + pages > iovaPfn + pageCount) break;
+      left -= pages;
+      this.#ledger.remove(first);
     }
+    // A part of a block, or frames that it does not hold.
+    if (left > 0) this.misreported({ firstPfn: iovaPfn, pageCount });
   }
 
   protected override forget(): void {

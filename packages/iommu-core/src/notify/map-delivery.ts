@@ -7,6 +7,7 @@
 
 import type { Access } from "../access.js";
 import { threw } from "./consumer-guard.js";
+import { isPartOf, meaninglessAnswer, untrueReport } from "./breaches.js";
 import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import { IommuError } from "../errors.js";
 import type { Slice } from "./job-queue.js";
@@ -14,7 +15,7 @@ import { Refusals, slotPagesOf } from "./refusals.js";
 import type { IovaTree } from "../diff/iova-tree.js";
 import { type MapAnswer, type MapNotifier, type MapReports, notifierName } from "../notifier.js";
 import { OffersUnderWay } from "./offers-under-way.js";
-import { endOf, type FrameRange, formatRange } from "../range.js";
+import { endOf, type FrameRange } from "../range.js";
 
 /** What is announced at this moment of a pass: new below the cursor, old from there on. */
 export interface AnnouncedState {
@@ -99,7 +100,11 @@ export abstract class MapDelivery {
   add(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, slotPages: number): void {
     const first = Math.max(iovaPfn, this.#firstPfn);
     const count = Math.min(iovaPfn + pageCount, this.#endPfn) - first;
-    if (count > 0 && !this.#failed) this.addPart(first, count, gpaPfn + (first - iovaPfn), access, slotPages);
+    if (count <= 0 || this.#failed) return;
+    // What was not mapped cannot have been refused either. Taken for refused, it would never be unmapped.
+    if (this.refusals.firstIn(first, first + count) < first + count)
+      this.misreported({ firstPfn: first, pageCount: count });
+    else this.addPart(first, count, gpaPfn + (first - iovaPfn), access, slotPages);
   }
 
   /** Calls of the consumer since they were last taken. */
@@ -283,25 +288,13 @@ export abstract class MapDelivery {
   /** An answer that means nothing may be a success or a refusal: what the consumer holds is not known, so it fails. */
   #isRefusal(answer: unknown): answer is "full" | "unsupported" {
     if (answer === "full" || answer === "unsupported") return true;
-    this.fail(
-      new IommuError(
-        "notifier-contract",
-        `${notifierName(this.notifier)}: expected undefined, "full" or "unsupported" as the answer to a map, got ${textOf(answer)}`,
-        { hint: "see MapAnswer; undefined is: held" },
-      ),
-    );
+    this.fail(meaninglessAnswer(this.notifier, answer));
     return false;
   }
 
   /** What the consumer holds is not known any more. */
   protected misreported(range: FrameRange): void {
-    this.fail(
-      new IommuError(
-        "notifier-contract",
-        `${notifierName(this.notifier)}: expected reports of frames as they were given, in whole blocks, got ${formatRange(range)} as refused`,
-        { hint: "see MapReports.refused" },
-      ),
-    );
+    this.fail(untrueReport(this.notifier, range));
   }
 
   /** The consumer does not hold what it was given: as it answers, or as it reports later. Of a part it may have said so before. */
@@ -381,8 +374,13 @@ export abstract class MapDelivery {
     return {
       refused: (iovaPfn, pageCount, gpaPfn, access, answer) => {
         if (this.heldPages === 0 || !this.#isRefusal(answer)) return;
+        const range = { firstPfn: iovaPfn, pageCount };
+        if (!isPartOf(range, this.range)) {
+          this.misreported(range);
+          return;
+        }
         this.#asked.drop(iovaPfn, pageCount);
-        this.#refused({ firstPfn: iovaPfn, pageCount }, gpaPfn, access, answer);
+        this.#refused(range, gpaPfn, access, answer);
       },
       window: (iovaPfn, pageCount) => {
         if (this.heldPages > 0) this.reports.window(iovaPfn, pageCount);
@@ -393,8 +391,4 @@ export abstract class MapDelivery {
       },
     };
   }
-}
-
-function textOf(answer: unknown): string {
-  return typeof answer === "string" ? `"${answer}"` : String(answer);
 }
