@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { BufferMemory } from "../src/index.js";
 
 function twoRegions(): { memory: BufferMemory; low: Uint8Array; high: Uint8Array } {
@@ -45,6 +45,27 @@ describe("BufferMemory", () => {
       { firstPfn: 1, pageCount: 2 },
       { firstPfn: 2 ** 20, pageCount: 1 },
     ]);
+  });
+
+  it("reads entries of shared buffers whole, one by one, and single words as such", () => {
+    const { memory, high } = twoRegions();
+    const gpa = 2 ** 32 + 64;
+    const words = new Int32Array(high.buffer, high.byteOffset);
+    words.set([1, 2, 3, 4], 16);
+    const load = vi.spyOn(Atomics, "load");
+    const into = new Int32Array(4);
+    expect(memory.fetch(gpa, into)).toBe(true);
+    const entries = load.mock.calls.map(([array, at]) => [array.constructor, at]);
+    load.mockClear();
+    expect(memory.fetch(gpa + 4, into.subarray(0, 1))).toBe(true);
+    const single = load.mock.calls.map(([array, at]) => [array.constructor, at]);
+    load.mockRestore();
+    expect([...into]).toEqual([2, 2, 3, 4]);
+    expect(entries).toEqual([
+      [BigInt64Array, 8],
+      [BigInt64Array, 9],
+    ]);
+    expect(single).toEqual([[Int32Array, 17]]);
   });
 
   it("takes regions that touch, and buffers that begin inside of others", () => {

@@ -55,9 +55,9 @@ class WatchedMemory extends BufferMemory {
   }
 }
 
-function machine(stage: Stage) {
+function machine(stage: Stage, ram: ArrayBuffer | SharedArrayBuffer = new ArrayBuffer(2 ** 20)) {
   const { bits, config } = STAGES[stage];
-  const words = new Int32Array(2 ** 18);
+  const words = new Int32Array(ram);
   const entries = new BigInt64Array(words.buffer);
   const memory = new WatchedMemory(words);
   const entry = (pfn: number): bigint => BigInt(pfn) * 4096n + bits;
@@ -237,5 +237,18 @@ describe.each(Object.keys(STAGES) as Stage[])("tables in a window of RAM (%s)", 
     }
     expect(kinds).toEqual(new Set(["old", "new"]));
     mirror.check();
+  });
+
+  it("in RAM that other threads write is never read by halves: neither by a walk nor by a scan", async () => {
+    const { memory, space, set, entry, resync, truth } = machine(stage, new SharedArrayBuffer(2 ** 20));
+    const mirror = new RecordingNotifier();
+    space.attach(mirror);
+    expect(space.translate(7, 3, new Translation())).toBe(true);
+    set(LEAF, 7, entry(OTHER_TARGETS + 7));
+    await resync(0, ENTRIES);
+    set(LEAF, 9, 0n);
+    await resync(9, 1);
+    expect(pagesOf(mirror)).toEqual(truth());
+    expect(memory.reads).toEqual([]);
   });
 });

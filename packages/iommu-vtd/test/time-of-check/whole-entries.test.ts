@@ -107,7 +107,7 @@ describe.each(cases)("entries of 64 bits that another thread stores ($stage, dir
     const seen = new Set<string>();
     const wanted: Access = 3;
     const begun = thread.changes();
-    for (let i = 0; i < 500_000 || (seen.size < 2 && i < 50_000_000); i++) {
+    for (let i = 0; i < 250_000 || (seen.size < 2 && i < 50_000_000); i++) {
       seen.add(space.translate(7, wanted, out) ? valueOf(7, out.gpaPfn) : "refused");
     }
     expect(seen).toEqual(new Set(["near", "far"]));
@@ -122,7 +122,7 @@ describe.each(cases)("entries of 64 bits that another thread stores ($stage, dir
     const space = unit.addressSpace(NIC);
     space.attach(mirror);
     const seen = new Set<string>();
-    for (let round = 0; round < 20_000 || (seen.size < 2 && round < 200_000); round++) {
+    for (let round = 0; round < 12_000 || (seen.size < 2 && round < 200_000); round++) {
       // Where there is one processor, the other thread gets its turn too.
       if (round % 1000 === 999) await new Promise((resolve) => setTimeout(resolve, 1));
       void space.resync(round % 2 === 0 ? { firstPfn: 0, pageCount: ENTRIES } : { firstPfn: 7, pageCount: 1 });
