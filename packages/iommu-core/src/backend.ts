@@ -64,6 +64,12 @@ export interface MappingSink {
   reach(iovaPfn: number, entriesRead: number, again?: boolean): boolean;
   /** A table of 512 entries for the single frames from `iovaPfn` (a multiple of 512) on. Only those in the range of the scan need be there. `false`: stop the scan. */
   table(iovaPfn: number, table: LeafTable): boolean;
+  /**
+   * Optional. Asked for a table that points to 512 leaf tables, for the frames from `iovaPfn` (a multiple of 2^18) on, after `reach` and before it is read; all of it is in the range of the
+   * scan. `directory` has its frame, its generation, and a format that is another one when what its entries mean changes. `true`: the host vouches for it and for everything below by
+   * `generationOf`, so nothing of it needs to be told; go on behind it. Whoever tells it nevertheless calls `reach` for each of its tables, also for those that cannot be read.
+   */
+  isProved?(iovaPfn: number, directory: LeafTable, generationOf: (pfn: number) => number): boolean;
 }
 
 /** "This range changed": the frames, and whose. `D`: what the backend's own `domainOf` answers. */

@@ -19,6 +19,8 @@ const WHOLE = range(0, 2 ** 52);
 const SLOTS = 3;
 const TABLES = 5;
 const FIRST_TABLE = 16;
+/** The frame of what points to the tables: it covers 2^18 frames. */
+const DIRECTORY = 40;
 
 /** What stands at one of the places for 512 frames. */
 type Place = { readonly table: number } | { readonly superpage: number; readonly access: Access } | undefined;
@@ -29,11 +31,18 @@ interface Rules {
   readonly blockedFrom: number;
 }
 
+const NOTHING: Domain = { kind: "blocked", label: "nothing", holes: [], scan: () => undefined };
+
 /** Three times 512 frames; leaf tables lie in memory, and may be shared, swapped and edited. `plain` tells every entry alone and remembers nothing. */
 class Guest implements Backend, Domain {
   readonly kind = "table";
   readonly label = "guest";
   holes: readonly FrameRange[] = [range(600, 5)];
+  /** Directories that needed no look, and tables that were told. */
+  proved = 0;
+  tables = 0;
+  /** Devices see nothing for the time being. */
+  blocked = false;
   readonly memory: FakeMemory;
   readonly places: Place[] = [{ table: 0 }, undefined, undefined];
   readonly #plain: boolean;
@@ -71,7 +80,7 @@ class Guest implements Backend, Domain {
   }
 
   domainOf(): Domain {
-    return this;
+    return this.blocked ? NOTHING : this;
   }
 
   translate(): void {
@@ -82,7 +91,24 @@ class Guest implements Backend, Domain {
     void this.#announce?.({ range: part, concerns: () => true });
   }
 
+  /** Writes an entry of the directory. */
+  place(at: number, place: Place): void {
+    this.places[at] = place;
+    this.memory.pokeEntry(DIRECTORY * 4096 + at * 8, place === undefined ? 0 : 1, 0);
+  }
+
   scan(part: FrameRange, sink: MappingSink): void {
+    if (!this.#plain && part.firstPfn === 0 && part.pageCount >= 2 ** 18) {
+      if (!sink.reach(0, 512)) return;
+      const table = this.#table;
+      table.pfn = DIRECTORY;
+      table.generation = this.memory.generation?.(DIRECTORY) ?? -1;
+      table.format = this.#formatOf(this.#rules);
+      if (sink.isProved?.(0, table, (pfn) => this.memory.generation?.(pfn) ?? -1) === true) {
+        this.proved += 1;
+        return;
+      }
+    }
     for (const [index, place] of this.places.entries()) {
       const first = index * 512;
       if (place === undefined || first + 512 <= part.firstPfn || first >= part.firstPfn + part.pageCount) continue;
@@ -102,6 +128,7 @@ class Guest implements Backend, Domain {
     table.words = window?.words ?? this.#words;
     table.firstWord = window === undefined ? this.#offset : (pfn - window.firstPfn) * 1024;
     table.format = this.#formatOf(this.#rules);
+    this.tables += 1;
     if (!this.#plain) return sink.table(first, table);
     return table.visit(first, WHOLE, (iova, count, gpa, access) => sink.run(iova, count, gpa, access));
   }
@@ -172,8 +199,12 @@ const action = fc.oneof(
       count: fc.constant(2 ** 40),
     }),
   },
-  { weight: 1, arbitrary: fc.record({ op: fc.constant("holes" as const), first: fc.constantFrom(600, 1030) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ op: fc.constant("holes" as const), first: fc.constantFrom(600, 1030, 2 ** 20, 2 ** 20) }),
+  },
   { weight: 1, arbitrary: fc.record({ op: fc.constant("newcomer" as const) }) },
+  { weight: 4, arbitrary: fc.record({ op: fc.constant("blocked" as const), blocked: fc.boolean() }) },
 );
 
 function apply(
@@ -181,11 +212,14 @@ function apply(
   step: Exclude<typeof action extends fc.Arbitrary<infer T> ? T : never, { op: "newcomer" }>,
 ): void {
   if (step.op === "invalidate") guest.invalidate(range(step.first, step.count));
-  else if (step.op === "rules") guest.setRules(step);
+  else if (step.op === "blocked") {
+    guest.blocked = step.blocked;
+    guest.invalidate(WHOLE);
+  } else if (step.op === "rules") guest.setRules(step);
   else if (step.op === "holes") guest.holes = [range(step.first, 5)];
   else if (step.op === "place") {
     const { at, table, superpage } = step;
-    guest.places[at] = superpage ? { superpage: at * 1024, access: 3 } : table === undefined ? undefined : { table };
+    guest.place(at, superpage ? { superpage: at * 1024, access: 3 } : table === undefined ? undefined : { table });
   } else {
     for (let i = 0; i < step.count && step.first + i < 512; i++) {
       const frame = step.frame + i * step.step;
@@ -212,12 +246,13 @@ describe("a leaf table handed over as it lies in memory", () => {
         fc.array(action, { minLength: 1, maxLength: 60 }),
         fc.record({ windows: fc.boolean(), generations: fc.boolean() }),
         fc.constantFrom(0, 1024, 6),
-        fc.constantFrom(1, 600, 65_536),
-        fc.boolean(),
-        async (steps, host, offset, entriesPerSlice, replace) => {
+        fc.constantFrom(1, 600, 65_536, 65_536),
+        fc.record({ replace: fc.boolean(), firstHole: fc.constantFrom(600, 2 ** 20) }),
+        async (steps, host, offset, entriesPerSlice, { replace, firstHole }) => {
           const worlds = [true, false].map((plain) => {
             const memory = new FakeMemory(plain ? {} : host);
             const guest = new Guest(memory, plain, offset);
+            guest.holes = [range(firstHole, 5)];
             const scheduler = new ManualScheduler();
             const unit = new BackendIommu({ backend: guest, memory, scheduler, limits: { entriesPerSlice } });
             const notifier = new RecordingNotifier({ replace });
@@ -245,6 +280,69 @@ describe("a leaf table handed over as it lies in memory", () => {
       ),
       { numRuns: 60 },
     );
+  });
+
+  it("needs no look with all its neighbours while the host vouches for them and for what points to them, and is read again once any of that, the rules or the holes are others", () => {
+    const memory = new FakeMemory({ generations: true });
+    const guest = new Guest(memory, false);
+    guest.holes = [];
+    guest.places[1] = { table: 1 };
+    const unit = new BackendIommu({ backend: guest, memory, scheduler: new ManualScheduler() });
+    const notifier = new RecordingNotifier({ replace: true });
+    unit.addressSpace(0).attach(notifier);
+    const flush = (): number[] => {
+      guest.proved = 0;
+      guest.tables = 0;
+      notifier.calls.splice(0);
+      guest.invalidate(WHOLE);
+      return [guest.proved, guest.tables, told(notifier).length];
+    };
+    expect(flush()).toEqual([1, 0, 0]);
+    const entry = (table: number, index: number): number => (FIRST_TABLE + table) * 4096 + index * 8;
+    // A leaf entry; one that a page-selective invalidation has brought in already; one below an empty table.
+    memory.pokeEntry(entry(1, 4), (7 << 12) | 3, 0);
+    expect(flush()).toEqual([0, 2, 1]);
+    expect(flush()).toEqual([1, 0, 0]);
+    memory.pokeEntry(entry(0, 5), 0, 0);
+    guest.invalidate(range(5, 1));
+    expect(flush()).toEqual([0, 2, 0]);
+    expect(flush()).toEqual([1, 0, 0]);
+    for (let i = 0; i < 512; i++) memory.pokeEntry(entry(4, i), 0, 0);
+    guest.place(2, { table: 4 });
+    expect(flush()).toEqual([0, 3, 0]);
+    // What maps nothing is not remembered, so it cannot be vouched for.
+    expect(flush()).toEqual([0, 3, 0]);
+    memory.pokeEntry(entry(4, 9), (9 << 12) | 3, 0);
+    expect(flush()).toEqual([0, 3, 1]);
+    expect(flush()).toEqual([1, 0, 0]);
+    guest.place(2, { superpage: 4096, access: 3 });
+    expect(flush()).toEqual([0, 2, 512]);
+    expect(flush()).toEqual([1, 0, 0]);
+    // What was taken back meanwhile has to be told again, tables or superpages.
+    const whole = notifier.held();
+    guest.blocked = true;
+    expect(flush().slice(0, 2)).toEqual([0, 0]);
+    guest.blocked = false;
+    expect(flush().slice(0, 2)).toEqual([0, 2]);
+    expect(notifier.held()).toEqual(whole);
+    expect(flush()).toEqual([1, 0, 0]);
+    for (const at of [0, 1]) guest.place(at, undefined);
+    flush();
+    expect(flush()).toEqual([1, 0, 0]);
+    guest.blocked = true;
+    expect(flush()).toEqual([0, 0, 512]);
+    guest.blocked = false;
+    expect(flush()).toEqual([0, 0, 512]);
+    for (const at of [0, 1]) guest.place(at, { table: at });
+    flush();
+    guest.setRules({ rights: 1, blockedFrom: 2 ** 40 });
+    expect(flush().slice(0, 2)).toEqual([0, 2]);
+    expect(flush()).toEqual([1, 0, 0]);
+    guest.holes = [range(1, 1)];
+    expect(flush()).toEqual([0, 2, 1]);
+    guest.holes = [];
+    expect(flush()).toEqual([0, 2, 1]);
+    expect(flush()).toEqual([1, 0, 0]);
   });
 
   it("is not taken for what was announced after a page of another table was: not by its generation, its format or the holes of then", () => {

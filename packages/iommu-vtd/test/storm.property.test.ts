@@ -218,8 +218,10 @@ function storm(options: GuestOptions, steps: readonly Step[], granularity: "page
 describe("a storm of edits and invalidations", () => {
   it("never unmaps a page that stays mapped, and ends in step", () => {
     fc.assert(
-      fc.property(fc.array(step, { minLength: 10, maxLength: 60 }), fc.boolean(), (steps, windows) =>
-        storm({ windows }, steps, "page"),
+      fc.property(
+        fc.array(step, { minLength: 10, maxLength: 60 }),
+        fc.record({ windows: fc.boolean(), generations: fc.boolean() }),
+        (steps, memory) => storm(memory, steps, "page"),
       ),
       { numRuns: 15 },
     );

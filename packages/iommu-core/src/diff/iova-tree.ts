@@ -177,6 +177,11 @@ export class IovaTree {
     return leaf;
   }
 
+  /** @internal The directory that has this frame's leaf, or may have it. */
+  leavesAt(pfn: number): LeafDirectory | undefined {
+    return this.#useDirectory(pfn) ? this.#directory : undefined;
+  }
+
   /**
    * @internal Writes slots of one leaf, whose first frame is `firstPfn`: words of this format. `whole`: the table whose contents all its slots are then.
    */

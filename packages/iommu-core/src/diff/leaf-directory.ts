@@ -19,6 +19,10 @@ export class LeafDirectory {
   readonly #formats = new Array<EntryFormat | undefined>(FANOUT).fill(undefined);
   /** The table whose contents the slots are, and its generation then, -1 if they are not: pairs. Empty until a host supplies generations. */
   #proofs = NO_PROOFS;
+  /** The same for the table that points to all these tables, while the tree says what it says. */
+  #tablePfn = -1;
+  #generation = -1;
+  #format: EntryFormat | undefined = undefined;
 
   /** Bytes of the arrays. */
   get byteLength(): number {
@@ -38,6 +42,31 @@ export class LeafDirectory {
       this.#proofs[index * 2] === table.pfn &&
       this.#formats[index] === table.format
     );
+  }
+
+  /** Whether the host vouches for a table that points to leaf tables, and for all of these. */
+  isProvedWhole(table: LeafTable, generationOf: (pfn: number) => number): boolean {
+    if (this.#generation === -1 || this.#generation !== table.generation) return false;
+    if (this.#tablePfn !== table.pfn || this.#format !== table.format) return false;
+    const proofs = this.#proofs;
+    for (let index = 0; index < FANOUT; index++) {
+      if (this.places[index] === 0) continue;
+      const generation = proofs[index * 2 + 1];
+      if (generation === -1 || generation !== generationOf(proofs[index * 2] ?? -1)) return false;
+    }
+    return true;
+  }
+
+  /** All of the directory is what this table and those below it say now. */
+  remember({ pfn, generation, format }: LeafTable): void {
+    this.#tablePfn = pfn;
+    this.#generation = generation;
+    this.#format = format;
+  }
+
+  /** Something other than the contents of a leaf has changed. */
+  forget(): void {
+    this.#generation = -1;
   }
 
   /** All slots are the contents of this table now. Answers the bytes that remembering it took. */

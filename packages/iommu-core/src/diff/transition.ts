@@ -10,6 +10,7 @@ import type { Domain, MappingSink } from "../backend.js";
 import { IovaTree } from "./iova-tree.js";
 import type { AnnouncedState, MapDelivery } from "../notify/map-delivery.js";
 import type { Slice } from "../notify/job-queue.js";
+import { DirectoryProof } from "./directory-proof.js";
 import { Difference, LeafDiff } from "./leaf-diff.js";
 import { DECODED, LeafTable } from "./leaf-table.js";
 import { Mapping } from "./mapping.js";
@@ -65,6 +66,7 @@ const NO_PLAN: TransitionPlan = {
 export class Transition implements MappingSink, AnnouncedState {
   readonly #diff = new LeafDiff();
   readonly #gatherer = new RunGatherer();
+  readonly #proof = new DirectoryProof();
   /** A superpage spelled out as single frames. */
   readonly #spelled = new LeafTable();
   readonly #slot = new Mapping();
@@ -93,6 +95,7 @@ export class Transition implements MappingSink, AnnouncedState {
   start(plan: TransitionPlan): void {
     this.#plan = plan;
     this.#gatherer.end();
+    this.#proof.forget();
     this.pass += 1;
     this.cursor = plan.range.firstPfn;
     this.#end = endOf(plan.range);
@@ -116,6 +119,7 @@ export class Transition implements MappingSink, AnnouncedState {
     // Nothing further is mapped: what is left of the range goes.
     this.#release();
     if (!this.#removeUpTo(this.#end)) return false;
+    this.#proof.finish(this.#plan.before, this.cursor);
     this.#plan = NO_PLAN;
     return true;
   }
@@ -149,6 +153,7 @@ export class Transition implements MappingSink, AnnouncedState {
       this.#release();
       if (!this.#removeUpTo(Math.min(iovaPfn, this.#end)) || this.#spent) return this.#stop();
     }
+    this.#proof.enter(this.#plan.before, this.cursor);
     if (!again) this.entriesRead += entriesRead;
     this.#slice.entriesLeft -= entriesRead;
     return true;
@@ -161,7 +166,21 @@ export class Transition implements MappingSink, AnnouncedState {
     this.#release();
     if (!this.#removeUpTo(first)) return this.#stop();
     this.#leaf(first, end, table, 1);
+    this.#proof.told(this.#plan.before, iovaPfn, table);
     return !this.#spent || this.#stop();
+  }
+
+  isProved(iovaPfn: number, directory: LeafTable, generationOf: (pfn: number) => number): boolean {
+    const { before, after, holes } = this.#plan;
+    const end = iovaPfn + FANOUT * FANOUT;
+    if (after !== undefined || directory.generation === -1 || this.cursor !== iovaPfn || end > this.#end) return false;
+    for (const hole of holes) if (hole.firstPfn < end && endOf(hole) > iovaPfn) return false;
+    if (before.leavesAt(iovaPfn)?.isProvedWhole(directory, generationOf) !== true) {
+      this.#proof.watch(iovaPfn, directory);
+      return false;
+    }
+    this.cursor = end;
+    return true;
   }
 
   /** Whether the slice is used up, and something came of it. */
@@ -172,6 +191,7 @@ export class Transition implements MappingSink, AnnouncedState {
   }
 
   #stop(): false {
+    this.#proof.forget();
     this.#stopped = true;
     return false;
   }
@@ -368,27 +388,6 @@ export class Transition implements MappingSink, AnnouncedState {
       const gpaPfn = slotTarget(low, old[k * 2 + 1] ?? 0);
       this.#plan.observer?.removed?.(base + (index[k] ?? 0), length, gpaPfn, accessOf(low));
       k += length;
-    }
-  }
-}
-
-/** Drives a pass from a tree instead of a backend. */
-export function scanTree(tree: IovaTree, range: FrameRange, sink: MappingSink): void {
-  const slot = new Mapping();
-  const table = new LeafTable();
-  const end = endOf(range);
-  for (let at = range.firstPfn; at < end && tree.seek(at, slot) && slot.firstPfn < end;) {
-    const leaf = tree.leafAt(slot.firstPfn);
-    const first = Math.max(at, slot.firstPfn);
-    if (leaf === undefined) {
-      at = slot.firstPfn + slot.pageCount;
-      if (!sink.run(first, at - first, slot.gpaPfn, slot.access)) return;
-    } else {
-      const base = first - (first % FANOUT);
-      table.words = leaf.words;
-      table.firstWord = leaf.firstWord;
-      at = base + FANOUT;
-      if (!sink.reach(first, FANOUT) || !sink.table(base, table)) return;
     }
   }
 }

@@ -61,6 +61,7 @@ export class TreeNode {
     this.leaves.places[index] = place;
     this.leaves.counts[index] = count;
     this.leaves.departs(index, undefined);
+    this.leaves.forget();
     this.used += 1;
   }
 
@@ -69,6 +70,7 @@ export class TreeNode {
     if (this.leaves === undefined) return;
     this.leaves.places[index] = 0;
     this.leaves.counts[index] = 0;
+    this.leaves.forget();
     this.used -= 1;
   }
 
@@ -91,12 +93,14 @@ export class TreeNode {
   put(index: number, gpaPfn: number, access: Access): void {
     if (this.slots.length === 0) this.slots = new Int32Array(FANOUT * 2);
     if (this.accessAt(index) === 0) this.used += 1;
+    this.leaves?.forget();
     this.slots[index * 2] = slotLow(gpaPfn, access);
     this.slots[index * 2 + 1] = slotHigh(gpaPfn);
   }
 
   /** Frees a slot in use. */
   clear(index: number): void {
+    this.leaves?.forget();
     this.slots[index * 2] = 0;
     this.slots[index * 2 + 1] = 0;
     this.used -= 1;

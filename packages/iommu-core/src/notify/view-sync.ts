@@ -14,7 +14,8 @@ import { IovaTree } from "../diff/iova-tree.js";
 import type { JobQueue, Rest, Slice } from "./job-queue.js";
 import type { Limits } from "../limits.js";
 import { ALL_FRAMES, type FrameRange, intersect } from "../range.js";
-import { type Scanned, scanTree, Transition, type TransitionPlan } from "../diff/transition.js";
+import { scanTree } from "../diff/scan-tree.js";
+import { type Scanned, Transition, type TransitionPlan } from "../diff/transition.js";
 import { type Member, View } from "./view.js";
 
 type Steps<T> = Generator<void, T, void>;

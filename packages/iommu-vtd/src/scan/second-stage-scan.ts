@@ -27,6 +27,7 @@ export class SecondStageScan {
   readonly #reserved: Int32Array;
   readonly #formats: LeafFormats;
   readonly #leafTable = new LeafTable();
+  readonly #generationOf = (pfn: number): number => this.#reader.generationOf(pfn);
   #firstPfn = 0;
   #endPfn = 0;
   #sink: MappingSink = NO_SINK;
@@ -67,17 +68,24 @@ export class SecondStageScan {
     const again = tableFirstPfn < this.#firstPfn;
     if (!this.#sink.reach(Math.max(this.#firstPfn, tableFirstPfn), to - from, again)) return false;
     const reader = this.#reader;
-    const generation = level === 1 ? reader.generationOf(tablePfn) : -1;
+    const table = this.#leafTable;
+    if (level <= 2) {
+      table.format = this.#formats.of(rights);
+      table.pfn = tablePfn;
+      table.generation = reader.generationOf(tablePfn);
+      if (
+        level === 2 &&
+        to - from === ENTRIES &&
+        this.#sink.isProved?.(tableFirstPfn, table, this.#generationOf) === true
+      )
+        return true;
+    }
     const words = reader.read(tablePfn, level, from, to);
     if (words === undefined) return true;
     const base = reader.firstWord | 0;
     if (level === 1) {
-      const table = this.#leafTable;
       table.words = words;
       table.firstWord = base;
-      table.format = this.#formats.of(rights);
-      table.pfn = tablePfn;
-      table.generation = generation;
       return this.#sink.table(tableFirstPfn, table);
     }
     for (let index = from; index < to; index++) {

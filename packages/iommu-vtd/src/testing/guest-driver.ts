@@ -50,6 +50,8 @@ export interface GuestOptions extends VtdConfig {
   readonly ram?: readonly FrameRange[];
   /** Memory offers direct views of RAM. Default false. */
   readonly windows?: boolean;
+  /** Memory says which frames change (`GuestMemory.generation`). Default false. */
+  readonly generations?: boolean;
   readonly regions?: readonly FrameRange[];
   readonly limits?: Partial<Limits>;
 }
@@ -118,8 +120,15 @@ export class GuestDriver {
   readonly #domains = new Map<number, PageTables>();
 
   constructor(options: GuestOptions = {}) {
-    const { ram = [{ firstPfn: 0, pageCount: 0x40000 }], windows = false, regions, limits, ...config } = options;
-    this.memory = new FakeMemory({ ram, windows });
+    const {
+      ram = [{ firstPfn: 0, pageCount: 0x40000 }],
+      windows = false,
+      generations = false,
+      regions,
+      limits,
+      ...config
+    } = options;
+    this.memory = new FakeMemory({ ram, windows, generations });
     this.#frames = new FrameAllocator(this.memory, STRUCTURES_PFN);
     this.#trees = new FrameAllocator(this.memory, STRUCTURES_PFN + SMALL_STRUCTURES);
     this.unit = new VtdIommu({
