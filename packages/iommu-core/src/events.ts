@@ -122,7 +122,7 @@ export interface IommuEvents {
   attach: (event: AttachmentEvent) => void;
   /** A notifier was detached, or its device unplugged. What it still has to unmap may be under way. */
   detach: (event: AttachmentEvent) => void;
-  /** A notifier threw, rejected, broke its contract or did not answer in time: it has been revoked, and hears nothing more. Once for each attachment. */
+  /** A notifier threw, rejected, broke its contract or did not answer in time: it has been revoked, and hears nothing more. Once for each attachment, and once more if its `revoke` did not let go of everything: then the device behind it must be reset. */
   failed: (event: FailedEvent) => void;
   /** One consumer is without frames that stay mapped, until the map that directly follows. */
   window: (event: WindowEvent) => void;

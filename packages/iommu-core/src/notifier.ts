@@ -25,8 +25,10 @@ export interface NotifierCommon {
   /**
    * It failed or did not answer in time and was cut off: drop everything it holds, now; no further event comes.
    * The last chance to keep a device from reaching a stale page. Not called for an ordinary detach, which unmaps.
+   * Whoever needs time for it answers with a promise: until then the guest's waits do not complete, for as long as an answer may take. One that throws, rejects or takes
+   * longer is reported as `failed` once more.
    */
-  revoke?(error: IommuError): void;
+  revoke?(error: IommuError): Completion;
 }
 
 /**

@@ -291,7 +291,7 @@ describe("a notifier that throws", () => {
     const attachment = machine.nicSpace.attach(bad);
     machine.tables.map(0, 2, 1);
     void machine.invalidate();
-    expect(attachment.failure?.message).toMatch(/expected revoke to let go of everything, got an exception/);
+    expect(attachment.failure?.message).toMatch(/expected revoke to let go of everything, got a failure/);
     expect(attachment.failure?.cause).toEqual(new Error("cannot even stop"));
   });
 

@@ -186,8 +186,9 @@ export class VfioNotifier implements MapNotifier {
     return group.take();
   }
 
-  /** Everything must go, at once; the unit calls it when this notifier has failed. */
-  revoke(): void {
+  /** Everything must go, at once; the unit calls it when this notifier has failed. Done when the container has answered, to the last try of what it did not let go of. */
+  revoke(): Completion {
+    let done: Completion = undefined;
     this.#openRun?.settle(() => undefined);
     this.#openRun = undefined;
     try {
@@ -196,13 +197,13 @@ export class VfioNotifier implements MapNotifier {
       const left = this.#exclusive && this.#dirty.mode === "off" ? 0 : this.#mirror.dropAll();
       group.add(this.#exclusive ? this.#emptyContainer() : nothingLeft(left));
       group.add(this.#closeStepAtLast());
-      const pending = group.take();
-      if (pending !== undefined) void pending.then(undefined, (cause: unknown) => this.#stuck(cause));
+      done = group.take()?.then(undefined, (cause: unknown) => this.#stuck(cause));
     } catch (cause) {
       this.#stuck(cause);
     }
     this.#stepOpen = false;
     this.#mirror.forget();
+    return done;
   }
 
   /** Adds to the run that the open step is gathering, or begins another. */

@@ -119,6 +119,29 @@ it("what was unmapped in a step that a failure cut short is counted as far as it
   expect(await collect(notifier)).toEqual([101]);
 });
 
+it("the guest's waits, also of what it does meanwhile, complete only when the second try has been answered", async () => {
+  for (const exclusive of [true, false]) {
+    const { guest, container, far, attachment } = await machine({ exclusive, remote: true });
+    once(container, "unmap", () => REFUSED);
+    const done: string[] = [];
+    guest.table.unmap(1, 1);
+    const first = guest.flush()?.then(() => done.push("first"));
+    await far.answer(1);
+    await settled();
+    expect([attachment.state, far.waiting > 0, done]).toEqual(["failed", true, []]);
+
+    guest.table.unmap(2, 1);
+    const second = guest.flush()?.then(() => done.push("second"));
+    await settled();
+    expect([container.translate(1, Access.read, shadowBlock()), done]).toEqual([true, []]);
+    await far.answer();
+    await Promise.all([first, second]);
+
+    expect(done).toEqual(["first", "second"]);
+    expect(container.translate(1, Access.read, shadowBlock())).toBe(false);
+  }
+});
+
 async function machine(options: { exclusive?: boolean; tracking?: boolean; remote?: boolean }) {
   const guest = new Guest();
   const container = new MemoryContainer(options.remote === true ? type1v2 : shadow);

@@ -2,6 +2,7 @@
  * Bounds how long a consumer may keep the guest waiting (design D7): one that does not answer in time is cut off, and the guest's wait completes.
  */
 
+import { type Completion, isPending, whenDone } from "../completion.js";
 import { IommuError } from "../errors.js";
 import { type Notifier, notifierName } from "../notifier.js";
 import type { Scheduler } from "../ports.js";
@@ -30,12 +31,15 @@ export class ConsumerGuard {
     this.#roomMade = task;
   }
 
-  /** Done when the promise has settled, the deadline has passed or the notifier is released; never rejects. A rejection and a missed deadline go to `fail`. */
+  /**
+   * Done when the promise has settled, the deadline has passed or the notifier is released; never rejects. A rejection and a missed deadline go to `fail`, and it is
+   * not done before what `fail` and `settled` answer.
+   */
   watch<T>(
     notifier: Notifier,
     promise: Promise<T>,
-    settled: (value: T) => void,
-    fail: (error: IommuError) => void,
+    settled: (value: T) => Completion,
+    fail: (error: IommuError) => Completion,
   ): Promise<void> {
     this.#unanswered += 1;
     return new Promise((done) => {
@@ -48,7 +52,7 @@ export class ConsumerGuard {
       };
       owed.add(end);
       const cancel = this.#scheduler.after(this.#deadlineMilliseconds, () => {
-        fail(
+        const letGo = fail(
           new IommuError(
             "notifier-timeout",
             `${notifierName(notifier)}: expected an answer within ${this.#deadlineMilliseconds} ms, got none`,
@@ -57,10 +61,31 @@ export class ConsumerGuard {
             },
           ),
         );
-        end();
+        whenDone(letGo, end);
       });
       promise.then(settled, (cause: unknown) => fail(threw(notifier, cause))).finally(end);
     });
+  }
+
+  /** Cuts a notifier off, and tells `failed`. Done when it has let go of everything, or has been given as long as for any answer; then nobody waits for what it owes. */
+  cutOff(notifier: Notifier, error: IommuError, failed: (error: IommuError) => void): Completion {
+    const stuck = (cause: unknown): void =>
+      failed(
+        new IommuError(
+          "notifier-failed",
+          `${notifierName(notifier)}: expected revoke to let go of everything, got a failure`,
+          { hint: "reset the device behind it", cause },
+        ),
+      );
+    let letGo: Completion;
+    try {
+      letGo = notifier.revoke?.(error);
+      failed(error);
+    } catch (cause) {
+      stuck(cause);
+    }
+    if (!isPending(letGo)) return this.release(notifier);
+    return this.watch(notifier, Promise.resolve(letGo), () => undefined, stuck).then(() => this.release(notifier));
   }
 
   /** The notifier has failed and holds nothing any more: nobody waits for what it still owes. */
@@ -91,8 +116,8 @@ export function threw(notifier: Notifier, cause: unknown): IommuError {
 }
 
 /** Reports a failure to `fail`; rejects with the same error. */
-export function isolate(notifier: Notifier, cause: unknown, fail: (error: IommuError) => void): Promise<never> {
+export function isolate(notifier: Notifier, cause: unknown, fail: (error: IommuError) => Completion): Promise<never> {
   const error = threw(notifier, cause);
-  fail(error);
+  void fail(error);
   return Promise.reject(error);
 }

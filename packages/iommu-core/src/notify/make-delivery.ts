@@ -4,6 +4,7 @@
 
 import type { AttachmentRecord } from "./attachment-record.js";
 import { BlockDelivery } from "./block-delivery.js";
+import type { Completion } from "../completion.js";
 import type { ConsumerGuard } from "./consumer-guard.js";
 import type { IommuError } from "../errors.js";
 import type { IommuEvents, Observers } from "../events.js";
@@ -29,7 +30,14 @@ export function makeDelivery(notifier: MapNotifier, range: FrameRange, wiring: D
   const watched = (name: keyof IommuEvents): readonly AttachmentRecord[] =>
     attachments().filter(({ space }) => observers.wants(space, name));
   let failure: IommuError | undefined;
-  const fail = (error: IommuError): void => delivery.fail(error);
+  const fail = (error: IommuError): Completion => delivery.fail(error);
+  const failed = (error: IommuError): void => {
+    failure ??= error;
+    for (const attachment of attachments()) {
+      attachment.failure = failure;
+      observers.emit("failed", { space: attachment.space, attachment, error });
+    }
+  };
   const reports: DeliveryReports = {
     window: (iovaPfn, pageCount) => {
       for (const attachment of watched("window"))
@@ -39,14 +47,7 @@ export function makeDelivery(notifier: MapNotifier, range: FrameRange, wiring: D
       for (const attachment of watched("refused"))
         observers.emit("refused", { space: attachment.space, attachment, iovaPfn, pageCount, gpaPfn, answer });
     },
-    failed: (error) => {
-      failure ??= error;
-      guard.release(notifier);
-      for (const attachment of attachments()) {
-        attachment.failure = failure;
-        observers.emit("failed", { space: attachment.space, attachment, error });
-      }
-    },
+    cutOff: (error) => guard.cutOff(notifier, error, failed),
     guard: (promise, settled) => guard.watch(notifier, promise, settled, fail),
     retryLater,
   };

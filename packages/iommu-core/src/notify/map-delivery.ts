@@ -9,11 +9,11 @@ import type { Access } from "../access.js";
 import { threw } from "./consumer-guard.js";
 import { isPartOf, meaninglessAnswer, untrueReport } from "./breaches.js";
 import { type Completion, CompletionGroup, isPending } from "../completion.js";
-import { IommuError } from "../errors.js";
+import type { IommuError } from "../errors.js";
 import type { Slice } from "./job-queue.js";
 import { Refusals, slotPagesOf } from "./refusals.js";
 import type { IovaTree } from "../diff/iova-tree.js";
-import { type MapAnswer, type MapNotifier, type MapReports, notifierName } from "../notifier.js";
+import type { MapAnswer, MapNotifier, MapReports } from "../notifier.js";
 import { OffersUnderWay } from "./offers-under-way.js";
 import { endOf, type FrameRange } from "../range.js";
 
@@ -32,9 +32,10 @@ export interface AnnouncedState {
 export interface DeliveryReports {
   window(iovaPfn: number, pageCount: number): void;
   refused(iovaPfn: number, pageCount: number, gpaPfn: number, answer: "full" | "unsupported"): void;
-  failed(error: IommuError): void;
+  /** Revokes the consumer, and reports its failure; done when it has let go. */
+  cutOff(error: IommuError): Completion;
   /** Guards a promise of the consumer with the time-out; the answer never rejects. */
-  guard<T>(promise: Promise<T>, settled: (value: T) => void): Promise<void>;
+  guard<T>(promise: Promise<T>, settled: (value: T) => Completion): Promise<void>;
   /** Asks for a `retry` in the order of jobs: entries freed up while the consumer was still refusing. */
   retryLater(): void;
 }
@@ -54,6 +55,8 @@ export abstract class MapDelivery {
   #introduced = false;
   #begun = false;
   #failed = false;
+  /** It has failed, and has not let go of everything yet. */
+  #revoking: Completion = undefined;
   #retryWanted = false;
   /** The block offered last found no room. */
   #noRoom = false;
@@ -134,6 +137,7 @@ export abstract class MapDelivery {
     this.#begun = false;
     if (begun && !this.#failed) this.#commit();
     group.add(this.#pending.take());
+    group.add(this.#revoking);
     return true;
   }
 
@@ -143,30 +147,18 @@ export abstract class MapDelivery {
     this.#retryFrom = 0;
   }
 
-  /** Fails this delivery, and no other. */
-  fail(error: IommuError): void {
-    if (this.#failed) return;
+  /** Fails this delivery, and no other. Done when the consumer has let go. */
+  fail(error: IommuError): Completion {
+    if (this.#failed) return this.#revoking;
     this.#failed = true;
     this.heldPages = 0;
     this.refusals.clear();
     this.#asked.clear();
     this.forget();
-    try {
-      this.notifier.revoke?.(error);
-    } catch (cause) {
-      this.reports.failed(
-        new IommuError(
-          "notifier-failed",
-          `${notifierName(this.notifier)}: expected revoke to let go of everything, got an exception`,
-          {
-            hint: "reset the device behind it",
-            cause,
-          },
-        ),
-      );
-      return;
-    }
-    this.reports.failed(error);
+    const revoking = this.reports.cutOff(error);
+    this.#revoking = revoking;
+    if (revoking !== undefined) void revoking.then(() => (this.#revoking = undefined));
+    return revoking;
   }
 
   /** See `framesFor`: of frames in the consumer's range. */
@@ -223,7 +215,7 @@ export abstract class MapDelivery {
       this.#begin();
       answer = this.notifier.unmap(iovaPfn, pageCount);
     } catch (cause) {
-      this.fail(threw(this.notifier, cause));
+      void this.fail(threw(this.notifier, cause));
     }
     this.#await(answer);
   }
@@ -250,7 +242,7 @@ export abstract class MapDelivery {
       if (held) answer = notifier.replace?.(iovaPfn, pageCount, gpaPfn, access);
       else answer = notifier.map(iovaPfn, pageCount, gpaPfn, access);
     } catch (cause) {
-      this.fail(threw(notifier, cause));
+      void this.fail(threw(notifier, cause));
     }
     return this.#heed(answer, iovaPfn, pageCount, gpaPfn, access);
   }
@@ -277,9 +269,10 @@ export abstract class MapDelivery {
     this.#pending.add(
       this.reports.guard(Promise.resolve(answer), (late) => {
         const left = this.#asked.take(ticket, range);
-        if (late === undefined || this.#failed || !this.#isRefusal(late)) return;
+        if (late === undefined || this.#failed || !this.#isRefusal(late)) return this.#revoking;
         for (const part of left) this.#refused(part, gpaPfn + (part.firstPfn - range.firstPfn), access, late);
         if (late === "full" && left.length > 0 && unmaps !== this.#unmaps) this.reports.retryLater();
+        return this.#revoking;
       }),
     );
     return true;
@@ -288,13 +281,13 @@ export abstract class MapDelivery {
   /** An answer that means nothing may be a success or a refusal: what the consumer holds is not known, so it fails. */
   #isRefusal(answer: unknown): answer is "full" | "unsupported" {
     if (answer === "full" || answer === "unsupported") return true;
-    this.fail(meaninglessAnswer(this.notifier, answer));
+    void this.fail(meaninglessAnswer(this.notifier, answer));
     return false;
   }
 
   /** What the consumer holds is not known any more. */
   protected misreported(range: FrameRange): void {
-    this.fail(untrueReport(this.notifier, range));
+    void this.fail(untrueReport(this.notifier, range));
   }
 
   /** The consumer does not hold what it was given: as it answers, or as it reports later. Of a part it may have said so before. */
@@ -349,7 +342,7 @@ export abstract class MapDelivery {
     try {
       answer = this.notifier.commit?.();
     } catch (cause) {
-      this.fail(threw(this.notifier, cause));
+      void this.fail(threw(this.notifier, cause));
     }
     this.#await(answer);
   }

@@ -284,7 +284,7 @@ export class NotifierHub {
   /** Tells one notifier; its failure is its own. Unguarded there is no deadline, and a failure rejects as well: both are the backend's to report. */
   #call(attachment: AttachmentRecord, tell: () => Completion, guarded: boolean): Completion {
     const { notifier } = attachment;
-    const fail = (error: IommuError): void => this.#revoke(attachment, error);
+    const fail = (error: IommuError): Completion => this.#revoke(attachment, error);
     this.#flushing += 1;
     try {
       const answer = tell();
@@ -293,23 +293,21 @@ export class NotifierHub {
       if (guarded) return this.#guard.watch(notifier, promise, () => undefined, fail);
       return promise.catch((cause: unknown) => isolate(notifier, cause, fail));
     } catch (cause) {
-      const failed = isolate(notifier, cause, fail);
-      return guarded ? void failed.catch(() => undefined) : failed;
+      return guarded ? fail(threw(notifier, cause)) : isolate(notifier, cause, fail);
     } finally {
       this.#flushing -= 1;
     }
   }
 
-  #revoke(attachment: AttachmentRecord, error: IommuError): void {
-    if (attachment.failure !== undefined) return;
+  #revoke(attachment: AttachmentRecord, error: IommuError): Completion {
+    if (attachment.failure !== undefined) return undefined;
     attachment.failure = error;
-    try {
-      attachment.notifier.revoke?.(error);
-    } catch (cause) {
-      attachment.failure = threw(attachment.notifier, cause);
-    }
-    this.#guard.release(attachment.notifier);
-    this.observers.emit("failed", { space: attachment.space, attachment, error: attachment.failure });
+    let told = false;
+    return this.#guard.cutOff(attachment.notifier, error, (why) => {
+      if (!told) attachment.failure = why;
+      told = true;
+      this.observers.emit("failed", { space: attachment.space, attachment, error: why });
+    });
   }
 
   #memberFor(notifier: MapNotifier, range: FrameRange, record: SpaceRecord): Member {

@@ -63,7 +63,7 @@ const COMMON_RULES: readonly Rule[] = [
       rig.fillAll();
       const { notifier } = rig.fixture;
       if (notifier.revoke === undefined) return;
-      notifier.revoke(new IommuError("notifier-timeout", "the suite cuts it off", { hint: "drop everything" }));
+      await notifier.revoke(new IommuError("notifier-timeout", "the suite cuts it off", { hint: "drop everything" }));
       rig.checkEmpty("after revoke");
     },
   ],

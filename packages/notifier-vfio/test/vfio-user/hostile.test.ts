@@ -229,18 +229,23 @@ describe("a connection that was lost", () => {
   });
 });
 
-it("a server that does not answer is cut off at the deadline, and the guest goes on", async () => {
+it("a server that does not answer is cut off at the deadline, and the guest goes on when it has had as long to let go", async () => {
   const { rig, turn } = await connected(() => undefined, Cmd.UNMAP);
   const { attachment } = rig.device.connection ?? expect.unreachable();
+  const hints: string[] = [];
+  rig.guest.unit.events.on("failed", ({ error }) => hints.push(error.hint));
   turn();
   rig.guest.unmap(1, 0x10);
 
   expect(rig.guest.invalidate.domain(1)).toBe(false);
   rig.guest.scheduler.advance(5000);
+  await until(() => attachment.state === "failed");
+  expect(rig.guest.queue.completed).toBe(false);
+  rig.guest.scheduler.advance(5000);
   await until(() => rig.guest.queue.completed);
 
-  expect(attachment.state).toBe("failed");
   expect(attachment.failure?.code).toBe("notifier-timeout");
+  expect(hints).toEqual([attachment.failure?.hint, "reset the device behind it"]);
 });
 
 /** A reply without a payload. */

@@ -1,0 +1,94 @@
+/** A consumer that is cut off and needs time to let go: nobody is told that its pages are gone before they are. */
+import { describe, expect, it } from "vitest";
+import type { Completion, IommuError, Notifier } from "../src/index.js";
+import { Machine } from "./support/machine.js";
+
+interface Consumer {
+  readonly notifier: Notifier;
+  letGo: () => void;
+  cannot: (cause: unknown) => void;
+}
+
+/** Takes everything, refuses to unmap, and lets go when the test says so. */
+function consumerOf(kind: "map" | "unmap" | "device-tlb", how: "throws" | "rejects" | "hangs"): Consumer {
+  let [letGo, cannot] = [(): void => undefined, (_cause: unknown): void => undefined];
+  const done = new Promise<void>((resolve, reject) => ([letGo, cannot] = [resolve, reject]));
+  let failing = false;
+  const unmap = (): Completion => {
+    // The first flush of a cache comes with its attachment.
+    if (kind !== "map" && !failing) return void (failing = true);
+    if (how === "throws") throw new Error("EIO");
+    return how === "rejects" ? Promise.reject(new Error("EIO")) : new Promise(() => undefined);
+  };
+  const revoke = (): Completion => done;
+  const notifier: Notifier =
+    kind === "map"
+      ? { kind, granularity: "page", map: () => undefined, unmap, revoke }
+      : kind === "unmap"
+        ? { kind, unmap, revoke }
+        : { kind, invalidate: unmap, revoke };
+  return { notifier, letGo: () => letGo(), cannot: (cause) => cannot(cause) };
+}
+
+async function turns(): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+}
+
+describe.each(["map", "unmap"] as const)("a %s notifier", (kind) => {
+  describe.each(["throws", "rejects", "hangs"] as const)("that %s", (how) => {
+    function begin() {
+      const machine = new Machine();
+      const consumer = consumerOf(kind, how);
+      machine.tables.map(0, 4, 100);
+      const attachment = machine.nicSpace.attach(consumer.notifier);
+      const errors: IommuError[] = [];
+      machine.unit.events.on("failed", ({ error }) => errors.push(error));
+      machine.tables.unmap(0, 1);
+      const done: string[] = [];
+      void machine.invalidate()?.then(() => done.push("first"));
+      if (how === "hangs") machine.scheduler.advance(machine.unit.limits.consumerDeadlineMilliseconds);
+      return { machine, consumer, attachment, errors, done };
+    }
+
+    it("keeps the guest waiting until its revoke is done", async () => {
+      const { consumer, attachment, errors, done } = begin();
+      await turns();
+      expect([attachment.state, errors.length, done]).toEqual(["failed", 1, []]);
+      consumer.letGo();
+      await turns();
+      expect([errors.length, done]).toEqual([1, ["first"]]);
+    });
+
+    it("and does not let go either is reported once more, and then the guest goes on", async () => {
+      for (const end of ["rejects", "takes too long"]) {
+        const { machine, consumer, attachment, errors, done } = begin();
+        await turns();
+        if (end === "rejects") consumer.cannot(new Error("EIO again"));
+        else machine.scheduler.advance(machine.unit.limits.consumerDeadlineMilliseconds);
+        await turns();
+        expect(done).toEqual(["first"]);
+        expect(errors.map(({ hint }) => hint)).toEqual([errors[0]?.hint, "reset the device behind it"]);
+        expect(errors[1]?.message).toMatch(/expected revoke to let go of everything, got a failure/);
+        expect(attachment.failure).toBe(errors[0]);
+      }
+    });
+  });
+});
+
+it("what the guest does while a mirror is being revoked waits for it too", async () => {
+  const machine = new Machine();
+  const consumer = consumerOf("map", "throws");
+  machine.tables.map(0, 4, 100);
+  machine.nicSpace.attach(consumer.notifier);
+  machine.tables.unmap(0, 1);
+  void machine.invalidate();
+  machine.tables.unmap(1, 1);
+  let done = false;
+  void machine.invalidate()?.then(() => (done = true));
+  await turns();
+  expect(done).toBe(false);
+  consumer.letGo();
+  await turns();
+  expect(done).toBe(true);
+  expect(machine.invalidate()).toBeUndefined();
+});
