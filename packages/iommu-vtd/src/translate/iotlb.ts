@@ -97,6 +97,7 @@ export class Iotlb {
     const s = leaf.pageCount === 1 ? 0 : SIZES.indexOf(leaf.pageCount);
     const offset = offsetInBlock(iovaPfn, leaf.pageCount);
     const at = this.#room(owner, iovaPfn - offset, s);
+    const replaced = this.#kindOf(at);
     const usable = leaf.dirtyPending ? leaf.access & 1 : leaf.access;
     this.#tags[at] = iovaPfn - offset;
     this.#tags[at + 1] = owner * 4 + s;
@@ -104,7 +105,10 @@ export class Iotlb {
     this.#details[at * 2 + 2] =
       leaf.access | (usable << USABLE_SHIFT) | (tag.firstStage ? FIRST_STAGE : 0) | (tag.domainId << DOMAIN_SHIFT);
     this.#details[at * 2 + 3] = tag.pasid;
-    this.#count(at, 1);
+    const kind = s | (tag.firstStage ? FIRST_STAGE : 0);
+    if (kind === replaced) return;
+    this.#count(replaced, -1);
+    this.#count(kind, 1);
   }
 
   /** Drops everything. */
@@ -208,7 +212,7 @@ export class Iotlb {
     return -1;
   }
 
-  /** Where a leaf goes: where it is already, a free entry, or that of the next victim. */
+  /** Where a leaf goes: where it is already, a free entry, or over the next victim. */
   #room(owner: number, firstPfn: number, s: number): number {
     const tags = this.#tags;
     const set = this.#setOf(firstPfn, s);
@@ -218,13 +222,11 @@ export class Iotlb {
       if (holder === EMPTY) {
         if (free < 0) free = at;
       } else if (holder === owner * 4 + s && tags[at] === firstPfn) {
-        this.#drop(at);
         return at;
       }
     }
     if (free >= 0) return free;
     this.#victim = (this.#victim + 2) % (WAYS * 2);
-    this.#drop(set + this.#victim);
     return set + this.#victim;
   }
 
@@ -243,13 +245,19 @@ export class Iotlb {
   }
 
   #drop(at: number): void {
-    this.#count(at, -1);
+    this.#count(this.#kindOf(at), -1);
     this.#tags[at + 1] = EMPTY;
   }
 
-  #count(at: number, by: number): void {
-    const s = (this.#tags[at + 1] as number) & 3;
-    this.#bySize[s] = (this.#bySize[s] as number) + by;
-    if (this.#isFirstStage(at)) this.#firstStageEntries += by;
+  /** Index of an entry's size, and its stage; `EMPTY`: no entry. */
+  #kindOf(at: number): number {
+    const holder = this.#tags[at + 1] as number;
+    return holder === EMPTY ? EMPTY : (holder & 3) | ((this.#details[at * 2 + 2] as number) & FIRST_STAGE);
+  }
+
+  #count(kind: number, by: number): void {
+    if (kind === EMPTY) return;
+    this.#bySize[kind & 3] = (this.#bySize[kind & 3] as number) + by;
+    if ((kind & FIRST_STAGE) !== 0) this.#firstStageEntries += by;
   }
 }
