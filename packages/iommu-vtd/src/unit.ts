@@ -178,8 +178,17 @@ export class Unit {
     return this.iommu.enter();
   }
 
-  /** @throws {IommuError} `reentrant-call` from inside a notifier's callback. */
+  /** @throws {IommuError} `destroyed` after `destroy`: what would be saved, restored or reset is not the state of any machine. */
+  checkPresent(what: string): void {
+    if (!this.#destroyed) return;
+    throw new IommuError("destroyed", `${what}: expected a unit that is in its machine, got one that was destroyed`, {
+      hint: "make a new unit for a new machine",
+    });
+  }
+
+  /** @throws {IommuError} `reentrant-call` from inside a notifier's callback, or `destroyed`. */
   enterOrThrow(what: string): void {
+    this.checkPresent(what);
     if (this.enter()) return;
     throw new IommuError("reentrant-call", `expected ${what} outside of notifier callbacks, got it inside`, {
       hint: "defer it with queueMicrotask",
@@ -194,6 +203,8 @@ export class Unit {
 
   /** See `VtdIommu.destroy`. */
   destroy(): Completion {
+    if (this.#destroyed) return this.iommu.destroy();
+    this.enterOrThrow("destroy");
     this.#destroyed = true;
     this.#clear(false);
     for (const cancel of this.#events.resting) cancel();

@@ -70,7 +70,6 @@ export class VtdIommu implements Iommu {
    * @throws {IommuError} `reentrant-call` from inside a notifier's callback.
    */
   destroy(): Completion {
-    this.#unit.enterOrThrow("destroy");
     return this.#unit.destroy();
   }
 
@@ -115,7 +114,7 @@ export class VtdIommu implements Iommu {
   /**
    * Resets the unit: registers, caches, latched pointers, queue; translation is off afterwards and notifiers hold the identity mapping.
    * A warm reset leaves fault records and status. Reset the devices first. Done when every notifier has completed.
-   * @throws {IommuError} `reentrant-call` from inside a notifier's callback.
+   * @throws {IommuError} `reentrant-call` from inside a notifier's callback; `destroyed` after `destroy`.
    */
   reset(options: { readonly warm?: boolean } = {}): Completion {
     this.#unit.enterOrThrow("reset");

@@ -12,7 +12,7 @@ import type { VtdSnapshot } from "./save.js";
 /**
  * Restores a unit; guest memory must have been restored before. Notifiers hear differences only. Done when all of them have completed; commands and wait
  * descriptors that were in flight complete then.
- * @throws {IommuError} `bad-snapshot`, with the unit unchanged, for data that is damaged, of another version, or of a unit with other capabilities; `reentrant-call`.
+ * @throws {IommuError} `bad-snapshot`, with the unit unchanged, for data that is damaged, of another version, or of a unit with other capabilities; `reentrant-call`; `destroyed`.
  */
 export function restore(iommu: VtdIommu, snapshot: unknown): Completion {
   return restoreAll([iommu], [snapshot]);

@@ -48,9 +48,13 @@ export interface VtdSnapshot {
 /** What a checksum is over. */
 export type SnapshotState = Omit<VtdSnapshot, "checksum">;
 
-/** The state of one unit. Page requests that wait for a response belong to the device models: they ask again after a restore. */
+/**
+ * The state of one unit. Page requests that wait for a response belong to the device models: they ask again after a restore.
+ * @throws {IommuError} `destroyed` for a unit that has left its machine: its state has gone with it.
+ */
 export function save(iommu: VtdIommu): VtdSnapshot {
   const unit = unitOf(iommu);
+  unit.checkPresent("save");
   const registers: [number, number][] = [];
   for (const [word, value] of unit.file.words.entries()) if (value !== 0) registers.push([word, value]);
   const { waiting } = unit.queue;
@@ -68,7 +72,10 @@ export function save(iommu: VtdIommu): VtdSnapshot {
   return { ...state, checksum: checksumOf(state) };
 }
 
-/** The states of several units, in order. */
+/**
+ * The states of several units, in order.
+ * @throws {IommuError} as `save`.
+ */
 export function saveAll(iommus: readonly VtdIommu[]): VtdSnapshot[] {
   return iommus.map(save);
 }

@@ -222,6 +222,7 @@ const ENDS = {
     const rig = await inState(state);
     const { unit, memory, queue } = rig.guest;
     const sent = rig.guest.messages.length;
+    const saved = save(unit);
     rig.until(unit.destroy());
     rig.until(unit.destroy());
     unit.mmio.write32(FECTL, 0);
@@ -235,7 +236,9 @@ const ENDS = {
     expect(rig.guest.messages.length, "messages").toBe(sent);
     expect(memory.peek(queue.statusGpa), "status of the wait").not.toBe(STATUS);
     expect(unit.mmio.read32(GSTS), "GSTS").toBe(0);
-    expect(() => rig.guest.unit.addressSpace(parseSourceId(NIC))).toThrow(/destroyed/);
+    const gone = expect.objectContaining({ code: "destroyed" }) as Error;
+    expect(() => unit.addressSpace(parseSourceId(NIC))).toThrow(gone);
+    for (const use of [() => save(unit), () => restore(unit, saved), () => unit.reset()]) expect(use).toThrow(gone);
     if (state === "with a page request that waits") expect(rig.response, "page response").toBe("failure");
     rig.checkNothingIsLeft();
   },
