@@ -1,6 +1,6 @@
 /** A consumer that is cut off and needs time to let go: nobody is told that its pages are gone before they are. */
 import { describe, expect, it } from "vitest";
-import type { Completion, IommuError, Notifier } from "../src/index.js";
+import { type Completion, type IommuError, type Notifier, whenDone } from "../src/index.js";
 import { Machine } from "./support/machine.js";
 
 interface Consumer {
@@ -75,20 +75,86 @@ describe.each(["map", "unmap"] as const)("a %s notifier", (kind) => {
   });
 });
 
-it("what the guest does while a mirror is being revoked waits for it too", async () => {
+describe.each(["map", "unmap"] as const)("while a %s notifier is being revoked", (kind) => {
+  function revoking() {
+    const machine = new Machine();
+    const consumer = consumerOf(kind, "throws");
+    machine.tables.map(0, 4, 100);
+    const attachment = machine.nicSpace.attach(consumer.notifier);
+    machine.tables.unmap(0, 1);
+    void machine.invalidate();
+    expect(attachment.state).toBe("failed");
+    return { machine, consumer, attachment };
+  }
+
+  it.each<[string, (parts: ReturnType<typeof revoking>) => Completion]>([
+    ["what the guest does", ({ machine }) => (machine.tables.unmap(1, 1), machine.invalidate())],
+    ["its detach", ({ attachment }) => attachment.detach()],
+    ["the unplugging of its device", ({ machine }) => machine.nicSpace.unplug()],
+    ["the end of its unit", ({ machine }) => machine.unit.destroy()],
+  ])("%s waits for it too", async (_what, act) => {
+    const parts = revoking();
+    let done = false;
+    whenDone(act(parts), () => (done = true));
+    await turns();
+    expect(done).toBe(false);
+    parts.consumer.letGo();
+    await turns();
+    expect(done).toBe(true);
+  });
+
+  it("nothing is waited for any more once it has let go", async () => {
+    const { machine, consumer } = revoking();
+    consumer.letGo();
+    await turns();
+    expect(machine.invalidate()).toBeUndefined();
+  });
+});
+
+it("a cache that is cut off with two flushes under way keeps the guest waiting for both until its revoke is done", async () => {
   const machine = new Machine();
-  const consumer = consumerOf("map", "throws");
-  machine.tables.map(0, 4, 100);
+  const consumer = consumerOf("unmap", "hangs");
   machine.nicSpace.attach(consumer.notifier);
-  machine.tables.unmap(0, 1);
-  void machine.invalidate();
-  machine.tables.unmap(1, 1);
-  let done = false;
-  void machine.invalidate()?.then(() => (done = true));
+  const done: number[] = [];
+  for (const which of [1, 2]) whenDone(machine.invalidate(), () => done.push(which));
+  machine.scheduler.advance(machine.unit.limits.consumerDeadlineMilliseconds);
   await turns();
-  expect(done).toBe(false);
+  expect(done).toEqual([]);
   consumer.letGo();
   await turns();
+  expect(done).toEqual([1, 2]);
+});
+
+it("a revoke that ends late ends no wait of the attachment that followed", async () => {
+  const machine = new Machine();
+  const answers: (() => void)[] = [];
+  let letGo = (): void => undefined;
+  let works = false;
+  const notifier: Notifier = {
+    kind: "map",
+    granularity: "page",
+    map: () => undefined,
+    unmap: () => {
+      if (!works) throw new Error("EIO");
+      return new Promise<void>((resolve) => answers.push(resolve));
+    },
+    revoke: () => new Promise<void>((resolve) => (letGo = resolve)),
+  };
+  machine.tables.map(0, 4, 100);
+  const attachment = machine.nicSpace.attach(notifier);
+  machine.tables.unmap(0, 1);
+  void machine.invalidate();
+  void attachment.detach();
+
+  works = true;
+  machine.nicSpace.attach(notifier);
+  machine.tables.unmap(1, 1);
+  let done = false;
+  whenDone(machine.invalidate(), () => (done = true));
+  letGo();
+  await turns();
+  expect([answers.length, done]).toEqual([1, false]);
+  for (const answer of answers) answer();
+  await turns();
   expect(done).toBe(true);
-  expect(machine.invalidate()).toBeUndefined();
 });

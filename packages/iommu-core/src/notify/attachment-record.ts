@@ -30,6 +30,8 @@ export class AttachmentRecord implements Attachment {
   /** Of a device TLB: the guest invalidates it by name, as of the last change. */
   named = false;
   failure: IommuError | undefined;
+  /** It has failed, and has not let go of everything yet. Of notifiers that cache: a mirror's is its delivery's. */
+  revoking: Completion = undefined;
 
   constructor(
     space: AddressSpace,

@@ -67,8 +67,15 @@ export class ConsumerGuard {
     });
   }
 
-  /** Cuts a notifier off, and tells `failed`. Done when it has let go of everything, or has been given as long as for any answer; then nobody waits for what it owes. */
+  /**
+   * Cuts a notifier off, and tells `failed`. Done when it has let go of everything, or has been given as long as for any answer; then nobody waits for what it owes: not for
+   * more than that, because it may be attached again in the meantime.
+   */
   cutOff(notifier: Notifier, error: IommuError, failed: (error: IommuError) => void): Completion {
+    const owed = [...this.#owedBy(notifier)];
+    const release = (): void => {
+      for (const end of owed) end();
+    };
     const stuck = (cause: unknown): void =>
       failed(
         new IommuError(
@@ -84,13 +91,8 @@ export class ConsumerGuard {
     } catch (cause) {
       stuck(cause);
     }
-    if (!isPending(letGo)) return this.release(notifier);
-    return this.watch(notifier, Promise.resolve(letGo), () => undefined, stuck).then(() => this.release(notifier));
-  }
-
-  /** The notifier has failed and holds nothing any more: nobody waits for what it still owes. */
-  release(notifier: Notifier): void {
-    for (const end of this.#owedBy(notifier)) end();
+    if (!isPending(letGo)) return release();
+    return this.watch(notifier, Promise.resolve(letGo), () => undefined, stuck).then(release);
   }
 
   #owedBy(notifier: Notifier): Set<() => void> {

@@ -11,7 +11,7 @@ import type { AttachOptions, Attachment } from "../attachment.js";
 import { AttachmentRecord } from "./attachment-record.js";
 import { Backlog } from "./backlog.js";
 import type { Backend, Change, Domain } from "../backend.js";
-import { type Completion, CompletionGroup, isPending } from "../completion.js";
+import { type Completion, CompletionGroup, isPending, whenDone } from "../completion.js";
 import { KnownPages } from "../dma/known-pages.js";
 import { ConsumerGuard, isolate, threw } from "./consumer-guard.js";
 import { IommuError } from "../errors.js";
@@ -273,7 +273,8 @@ export class NotifierHub {
   /** One call for the share of the range of a notifier that caches: of a device TLB where nobody would invalidate it by name. */
   #flush(attachment: AttachmentRecord, range: FrameRange): Completion {
     const { notifier, failure } = attachment;
-    if (notifier.kind === "map" || failure !== undefined) return undefined;
+    if (notifier.kind === "map") return undefined;
+    if (failure !== undefined) return attachment.revoking;
     const { firstPfn, pageCount } = intersect(range, attachment.range);
     if (pageCount === 0) return undefined;
     const tell = (): Completion =>
@@ -300,14 +301,17 @@ export class NotifierHub {
   }
 
   #revoke(attachment: AttachmentRecord, error: IommuError): Completion {
-    if (attachment.failure !== undefined) return undefined;
+    if (attachment.failure !== undefined) return attachment.revoking;
     attachment.failure = error;
     let told = false;
-    return this.#guard.cutOff(attachment.notifier, error, (why) => {
+    const revoking = this.#guard.cutOff(attachment.notifier, error, (why) => {
       if (!told) attachment.failure = why;
       told = true;
       this.observers.emit("failed", { space: attachment.space, attachment, error: why });
     });
+    attachment.revoking = revoking;
+    whenDone(revoking, () => (attachment.revoking = undefined));
+    return revoking;
   }
 
   #memberFor(notifier: MapNotifier, range: FrameRange, record: SpaceRecord): Member {
