@@ -9,7 +9,7 @@ import { FANOUT } from "./slot.js";
 
 const NO_PROOFS = new Float64Array(0);
 
-/** See the file's header. */
+/** As long-lived as its node. Who changes words of a leaf says so (`departs`), or what they are now (`mirrors`). */
 export class LeafDirectory {
   /** The place of each leaf in the tree's `LeafStore`; 0 where there is none. */
   readonly places = new Int32Array(FANOUT);

@@ -17,7 +17,7 @@ const NO_FRAME = -1;
 /** The golden ratio of 2^32: what ports have at the same frames lies at different places. */
 const SPREAD = 0x9e3779b1;
 
-/** See the file's header. */
+/** The records of one unit: `find` spares asking the backend, `note` follows each answer that allowed something, `forget` each announcement. */
 export class KnownPages {
   #records = new Float64Array(0);
   #mask = 0;

@@ -9,7 +9,7 @@ import type { FrameRange } from "../range.js";
 /** Targets of the IOVA tree are below this. */
 const TICKET_LIMIT = 2 ** 39;
 
-/** See the file's header. */
+/** Of one consumer: `add` when an answer is pending, `take` when it comes. */
 export class OffersUnderWay {
   readonly #frames = new IovaTree();
   #nextTicket = 0;

@@ -14,7 +14,7 @@ export interface RefusedPart extends FrameRange {
   readonly access: Access;
 }
 
-/** See the file's header. */
+/** Of one consumer. Frames are here from the refusal until they are offered anew or the guest takes them away. */
 export class Refusals {
   readonly #frames = new IovaTree();
   /** Those of them that the consumer cannot hold at all. */
