@@ -10,6 +10,9 @@ import { Offset } from "./machine.js";
 import type { RoundParts } from "./round-parts.js";
 import type { Invalidation, StepOf } from "./step.js";
 
+/** Within a page, near its end. */
+const PROBE_BYTES = 64;
+
 /** Flushes of one machine. */
 export class CheckedFlush {
   readonly #parts: RoundParts;
@@ -88,6 +91,7 @@ export class CheckedFlush {
     for (const { who, pfn } of devices.recent) {
       judge.translate(who, pfn, 1);
       judge.translate(who, pfn, 2);
+      judge.transfer(who, pfn, "read", PROBE_BYTES);
     }
     for (const { who, notifier } of [...machine.consumers.values()]) {
       if (!(notifier instanceof RecordingNotifier)) continue;

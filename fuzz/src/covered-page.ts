@@ -9,6 +9,9 @@ import { requestOf } from "./model/naive-machine.js";
 import type { RoundParts } from "./round-parts.js";
 import type { Invalidation, StepOf, Who } from "./step.js";
 
+/** Within a page, near its end. */
+const PROBE_BYTES = 64;
+
 /** Covered pages of one machine. */
 export class CoveredPage {
   readonly #parts: RoundParts;
@@ -32,6 +35,7 @@ export class CoveredPage {
     const gpa = this.#entryOnTheWay(who, pfn, step.level);
     if (way?.kind !== "table" || gpa === undefined) return;
     judge.translate(who, pfn, 1);
+    judge.transfer(who, pfn, "read", PROBE_BYTES);
     if (machine.history.edits > 0) return;
     const { domainId } = way;
     machine.memory.poke(gpa, BigInt(step.value));
@@ -46,6 +50,7 @@ export class CoveredPage {
     if (machine.scheduler.deferredCount > 0) return;
     judge.begin();
     for (const access of [1, 2] as const) judge.translate(who, pfn, access, true);
+    judge.transfer(who, pfn, "read", PROBE_BYTES, true);
     if (step.by === "all" || step.by === "context") machine.cachesAreClean();
     for (const consumer of machine.consumers.values()) {
       if (consumer.leaving || consumer.attachments[0]?.space !== space) continue;

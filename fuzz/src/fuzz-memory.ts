@@ -15,7 +15,10 @@ interface Block {
   readonly bytes: Uint8Array;
 }
 
-/** See the file's header. */
+/** Words at the end of a frame that say its number: the last 128 bytes. */
+const MARKED_WORDS = 32;
+
+/** The memory of one guest. */
 export class FuzzMemory implements GuestMemory {
   readonly ram: readonly FrameRange[] = RAM;
   readonly window?: (pfn: number) => RamWindow | undefined;
@@ -38,6 +41,7 @@ export class FuzzMemory implements GuestMemory {
   });
 
   constructor(windows: boolean) {
+    this.#mark();
     if (!windows) return;
     const views = RAM.map((range, i): RamWindow => ({ ...range, words: this.#blocks[i]?.words ?? new Int32Array(0) }));
     this.window = (pfn) => {
@@ -137,6 +141,19 @@ export class FuzzMemory implements GuestMemory {
     this.#changes(gpa, 4, true);
     block.words[at] = replacement;
     return true;
+  }
+
+  /** The end of each frame says which one it is, where transfers of the checks look. As table entries such words are not present. */
+  #mark(): void {
+    for (const { first, words } of this.#blocks) {
+      for (let at = 0; at < words.length; at += 1024) {
+        const number = ((first / 4096 + at / 1024) & 0xff) * 0x0101_0101;
+        for (let i = at + 1024 - MARKED_WORDS; i < at + 1024; i += 2) {
+          words[i] = number & ~0xffff;
+          words[i + 1] = number;
+        }
+      }
+    }
   }
 
   #at(gpa: number, byteLength: number): Block | undefined {

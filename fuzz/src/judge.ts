@@ -63,8 +63,8 @@ export class Judge {
     return out;
   }
 
-  /** A transfer: the bytes must come from and go to where the tables say. */
-  transfer(who: Who, pfn: number, how: "read" | "write", byteLength: number): void {
+  /** A transfer: the bytes must come from and go to where the tables say. `exact`: the present ones. */
+  transfer(who: Who, pfn: number, how: "read" | "write", byteLength: number, exact = false): void {
     const machine = this.#machine;
     const space = machine.space(who);
     const offset = byteLength % 7 === 0 ? 0 : 4096 - (byteLength % 128) - 1;
@@ -79,7 +79,7 @@ export class Judge {
       how === "read" ? space.dma.read(addressOf(pfn, offset), bytes) : space.dma.write(addressOf(pfn, offset), bytes);
     const where = (): string => `${space.label} ${how} of ${byteLength} bytes at ${pfn.toString(16)}+${offset}`;
     this.judged += 1;
-    if (this.#isCertain(false) && (how === "read" || pages === 1)) {
+    if (this.#isCertain(exact) && (how === "read" || pages === 1)) {
       const expected = before.every(({ code, gpaPfn }) => code === 0 && machine.memory.has(gpaPfn * 4096));
       demand(done === expected, "dma", () => `${where()}: answered ${done}, the tables say ${expected}`);
       if (done && how === "read") this.#checkBytes(bytes, before, offset, where);

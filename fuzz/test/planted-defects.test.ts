@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { IovaTree } from "../../packages/iommu-core/src/diff/iova-tree.js";
 import { Transition } from "../../packages/iommu-core/src/diff/transition.js";
 import { DmaPort } from "../../packages/iommu-core/src/dma/dma-port.js";
+import { KnownPages } from "../../packages/iommu-core/src/dma/known-pages.js";
 import { AttachmentRecord } from "../../packages/iommu-core/src/notify/attachment-record.js";
 import { Backlog } from "../../packages/iommu-core/src/notify/backlog.js";
 import { MapDelivery } from "../../packages/iommu-core/src/notify/map-delivery.js";
@@ -200,6 +201,15 @@ const DEFECTS: readonly Defect[] = [
     breaks: "dma",
     of: Iotlb,
     method: "invalidatePages",
+    make: () => () => undefined,
+    seed: 6,
+  },
+  {
+    what: "a port that knows where pages lie after an invalidation has said otherwise",
+    breaks: "dma",
+    says: /read of 64 bytes/,
+    of: KnownPages,
+    method: "forget",
     make: () => () => undefined,
     seed: 6,
   },
