@@ -17,7 +17,7 @@ function tableMachine(levels = 4) {
   const tables = new PageTables(memory, { levels });
   const backend = new TableBackend(new TableDomain("tables", tables));
   const unit = new BackendIommu({ backend, memory, scheduler: new ManualScheduler() });
-  return { memory, tables, backend, space: unit.addressSpace(sourceId(0, 3, 0)) };
+  return { memory, tables, backend, unit, space: unit.addressSpace(sourceId(0, 3, 0)) };
 }
 
 /** The same edits on a backend that reports runs ... */
@@ -270,6 +270,57 @@ describe("large pages", () => {
     }
     void backend.invalidate(range(0, 512));
     expect(notifier.take()).toEqual([]);
+  });
+
+  it("hears of a 1 GiB leaf that appears in front of another mapping, and of one that goes elsewhere, in one event each", () => {
+    const { tables, backend, space } = tableMachine();
+    tables.map(2 ** 18, 1, 9);
+    const notifier = new RecordingNotifier({ replace: true });
+    space.attach(notifier);
+    notifier.take();
+    for (const [target, access] of [
+      [2 ** 20, 3],
+      [2 ** 21, 3],
+      [2 ** 21, 1],
+    ] as const) {
+      tables.map(0, 2 ** 18, target, access, 2 ** 18);
+      void backend.invalidate(range(0, 2 ** 36));
+    }
+    expect(notifier.take()).toEqual([
+      "map 0x0+262144 -> 0x100000 rw",
+      "replace 0x0+262144 -> 0x200000 rw",
+      "replace 0x0+262144 -> 0x200000 r-",
+    ]);
+  });
+
+  it("are held as one mapping of a view, also when they were small ones before or are told in smaller ones", () => {
+    const { tables, backend, unit, space } = tableMachine();
+    space.attach(new RecordingNotifier());
+    const slots = (): number => {
+      void backend.invalidate(range(0, 2 ** 36));
+      return [...unit.hub.views].reduce((sum, { tree }) => sum + tree.slotCount, 0);
+    };
+    tables.map(512, 512, 1024);
+    expect(slots()).toBe(512);
+    tables.map(512, 512, 1024, 3, 512);
+    expect(slots()).toBe(1);
+    tables.map(2 ** 18, 2 ** 18, 2 ** 20, 3, 2 ** 18);
+    expect(slots()).toBe(2);
+    tables.split(2 ** 18);
+    expect(slots()).toBe(2);
+    tables.unmap(2 ** 18, 512);
+    expect(slots()).toBe(1 + 511);
+  });
+
+  it("map nothing where a backend reports a run without rights", () => {
+    const machine = new Machine();
+    const notifier = new RecordingNotifier();
+    machine.nicSpace.attach(notifier);
+    machine.tables.map(0, 600, 5);
+    machine.tables.map(600, 2, 5000, 0);
+    machine.tables.map(1024, 512, 1024, 0);
+    void machine.invalidate();
+    expect(notifier.held()).toEqual([run(0, 600, 5)]);
   });
 
   it("is told neighbouring leaves in one event only if their targets are consecutive and their rights equal", () => {

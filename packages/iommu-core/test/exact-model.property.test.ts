@@ -13,6 +13,7 @@ const HOLES = [range(BASE + 500, 24), range(BASE + 1024, 3)];
 const CLIP = range(BASE + 300, 1000);
 const DEVICE = sourceId(0, 1, 0);
 const OTHER = sourceId(0, 2, 0);
+const THIRD = sourceId(0, 3, 0);
 
 const edit = fc.record({
   op: fc.constantFrom("pages", "pages", "pages", "shift", "large", "unmap", "unmap", "split"),
@@ -117,6 +118,8 @@ class World {
   readonly exact = new RecordingNotifier({ replace: true });
   readonly plain = new RecordingNotifier();
   readonly clipped = new RecordingNotifier({ replace: true, range: CLIP });
+  /** Of a device that never leaves the first domain. */
+  readonly stays = new RecordingNotifier({ replace: true });
   readonly events: string[] = [];
   readonly domains: readonly TableDomain[];
   readonly truth: readonly Model[] = [new Float64Array(FRAMES), new Float64Array(FRAMES)];
@@ -141,6 +144,7 @@ class World {
       void backend.assign(OTHER, this.domains[1]!);
       unit.addressSpace(OTHER).attach(new RecordingNotifier());
     }
+    unit.addressSpace(THIRD).attach(this.stays);
     for (const kind of ["unmap", "change", "map"] as const)
       unit.events.on(kind, (event) => {
         if (event.space === this.space) this.events.push(`${kind} ${text(event)}`);
@@ -175,10 +179,12 @@ class World {
   /** The guest says that frames have changed, or moves the device to the other domain; everybody hears exactly the difference. */
   async announce(what: typeof announcement extends fc.Arbitrary<infer T> ? T : never): Promise<void> {
     const before = this.announced[this.here]!.slice();
+    const [first] = this.announced.map((model) => model.slice());
     if (what === "move") {
       this.here = 1 - this.here;
       void this.backend.assign(DEVICE, this.domains[this.here]!);
-      this.#learn(this.here, 0, FRAMES);
+      // Those whom it leaves are brought up to date as well.
+      for (const domain of [0, 1]) this.#learn(domain, 0, FRAMES);
     } else if (what === "all") {
       void this.backend.invalidate(range(0, 2 ** 36));
       for (const domain of [0, 1]) this.#learn(domain, 0, FRAMES);
@@ -192,6 +198,7 @@ class World {
     expect(taken(this.exact)).toEqual(callsFor(told, true));
     expect(taken(this.plain)).toEqual(callsFor(told, false));
     expect(taken(this.clipped)).toEqual(callsFor(clipped(told, CLIP), true));
+    expect(taken(this.stays)).toEqual(callsFor(difference(first!, this.announced[0]!, false), true));
     const seen = difference(before, this.announced[this.here]!, this.targets);
     expect(this.events.splice(0)).toEqual(
       seen.map((run) =>

@@ -117,7 +117,7 @@ describe("the queue of jobs", () => {
       if (waits) void queue.run(long("before", 1));
       if (waits) void queue.run(long("and", 2));
       let answer: (() => void) | undefined;
-      const completion = queue.runOnce((group) => group.add(new Promise((resolve) => (answer = resolve))));
+      const completion = queue.run((group) => void group.add(new Promise((resolve) => (answer = resolve))));
       await scheduler.idle();
       expect([answer === undefined, await settled(completion)]).toEqual([false, false]);
       answer?.();
@@ -128,7 +128,7 @@ describe("the queue of jobs", () => {
   it("says while a job runs that it does, and has what that job asks for wait its turn", async () => {
     const { queue, short, scheduler, take } = bench();
     let inner: void | Promise<void> | undefined;
-    const outer = queue.runOnce(() => {
+    const outer = queue.run((): undefined => {
       inner = queue.run(short("inner", 1));
       short(`outer, ${queue.running ? "running" : "idle"},`, 1)();
     });
@@ -162,7 +162,7 @@ describe("the queue of jobs", () => {
   it("stops between two jobs when the first of them closes the gate", async () => {
     const { queue, gate, long, short, scheduler, take } = bench();
     void queue.run(long("a", 2));
-    void queue.runOnce(() => void (gate.closed = true));
+    void queue.run(() => void (gate.closed = true));
     void queue.run(short("c", 1));
     scheduler.turn();
     scheduler.turn();

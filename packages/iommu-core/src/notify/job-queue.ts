@@ -95,14 +95,6 @@ export class JobQueue {
     return new Promise((resolve) => (entry.done = resolve));
   }
 
-  /** Runs a job of one step, in its turn. */
-  runOnce(task: (group: CompletionGroup) => void): Completion {
-    return this.run((group) => {
-      task(group);
-      return undefined;
-    });
-  }
-
   #renew(): void {
     this.slice.entriesLeft = this.#limits.entriesPerSlice;
     this.slice.mappingsLeft = this.#limits.mappingsPerSlice;

@@ -205,7 +205,6 @@ export class NotifierHub {
   }
 
   #join(attachment: AttachmentRecord, member: Member): Completion {
-    if (member.spaces.size > 1) return this.queue.busy ? this.queue.runOnce(() => undefined) : undefined;
     return this.queue.run((group) => (attachment.detached ? undefined : this.#jobs.join(member, group)));
   }
 
@@ -223,7 +222,6 @@ export class NotifierHub {
     const { member, space } = attachment;
     let done: Completion = undefined;
     if (member === undefined) {
-      attachment.named = false;
       done = this.#flush(attachment, attachment.range);
     } else {
       member.spaces.delete(space);
