@@ -111,8 +111,9 @@ export class VfioNotifier implements MapNotifier {
    */
   attachTo(space: AddressSpace, options: AttachOptions = {}): Attachment {
     const attachment = space.attach(this, options);
+    this.#dropDetached();
     this.#attachments.add(attachment);
-    this.#endSubscription ??= this.container.onEntriesFreed?.(() => this.#planRetry());
+    this.#endSubscription ??= this.container.onEntriesFreed?.(() => this.#entriesFreed());
     return attachment;
   }
 
@@ -242,9 +243,19 @@ export class VfioNotifier implements MapNotifier {
     }
   }
 
-  /** Entries were freed by somebody else: what was refused is offered again, outside of whatever is going on now. */
-  #planRetry(): void {
-    if (this.#ownCalls > 0 || this.#retryPlanned) return;
+  /** Forgets attachments that ended otherwise: their devices were unplugged, or the unit was destroyed. A container that lives on must not hold on to these. */
+  #dropDetached(): void {
+    for (const attachment of this.#attachments)
+      if (attachment.state === "detached") this.#attachments.delete(attachment);
+    if (this.#attachments.size > 0) return;
+    this.#endSubscription?.();
+    this.#endSubscription = undefined;
+  }
+
+  /** Where somebody else has freed entries, what was refused is offered again, outside of whatever is going on now. */
+  #entriesFreed(): void {
+    this.#dropDetached();
+    if (this.#ownCalls > 0 || this.#retryPlanned || this.#attachments.size === 0) return;
     this.#retryPlanned = true;
     void Promise.resolve().then(() => {
       this.#retryPlanned = false;

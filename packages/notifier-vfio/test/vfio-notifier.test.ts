@@ -733,15 +733,19 @@ describe("several devices", () => {
   });
 });
 
-describe("detach", () => {
-  it("leaves nothing in the container, and no listener on it", () => {
+describe("the end of an attachment", () => {
+  function watched() {
     const guest = new Guest();
     const container = new MemoryContainer(type1v2);
     const listeners = new Set<() => void>();
     const plain = Object.assign(new PlainContainer(container), {
       onEntriesFreed: (listener: () => void) => {
+        const end = container.onEntriesFreed(listener);
         listeners.add(listener);
-        return () => listeners.delete(listener);
+        return () => {
+          end();
+          listeners.delete(listener);
+        };
       },
     });
     const notifier = new VfioNotifier(plain);
@@ -749,13 +753,37 @@ describe("detach", () => {
     guest.table.map(0, 8, 100);
     void guest.flush();
     expect([container.entriesHeld, listeners.size]).toEqual([8, 1]);
+    return { guest, container, listeners, notifier, attachment };
+  }
 
-    void notifier.detach();
-
+  it.each<[string, (parts: ReturnType<typeof watched>) => unknown]>([
+    ["its notifier's detach", ({ notifier }) => notifier.detach()],
+    ["its own detach", ({ attachment }) => attachment.detach()],
+    ["the unplugging of its device", ({ guest }) => guest.device(3).unplug()],
+    ["the end of its unit", ({ guest }) => guest.iommu.destroy()],
+  ])("by %s leaves nothing in the container, and no listener on it", (_how, end) => {
+    const parts = watched();
+    void end(parts);
+    const { guest, container, listeners, attachment } = parts;
     expect([container.entriesHeld, listeners.size, attachment.state]).toEqual([0, 0, "detached"]);
     guest.table.map(20, 1, 1);
     void guest.flush();
     expect(container.entriesHeld).toBe(0);
+  });
+
+  it("of one of its devices leaves it listening for the others, and a device that is plugged again is served", async () => {
+    const { guest, container, listeners, notifier } = watched();
+    notifier.attachTo(guest.device(4));
+    void guest.device(3).unplug();
+    guest.table.unmap(0, 2);
+    void guest.flush();
+    expect(listeners.size).toBe(1);
+    void guest.device(4).unplug();
+    expect([container.entriesHeld, listeners.size]).toEqual([0, 0]);
+    notifier.attachTo(guest.device(3));
+    expect([container.entriesHeld, listeners.size]).toEqual([6, 1]);
+    await notifier.detach();
+    expect([container.entriesHeld, listeners.size]).toEqual([0, 0]);
   });
 });
 
