@@ -153,4 +153,27 @@ describe("indexes", () => {
       ),
     );
   });
+
+  it("hands a table out by integers wherever it lies: one of 8 GiB or more into a window as a view of its own", () => {
+    const asked: (number | undefined)[][] = [];
+    const far = new Int32Array(1024);
+    // Stands for a window of 16 GiB.
+    class Words extends Int32Array {
+      override subarray(begin?: number, end?: number): Int32Array<ArrayBuffer> {
+        asked.push([begin, end]);
+        return far;
+      }
+    }
+    const memory = new FakeMemory({ windows: true });
+    const words = new Words(1);
+    const reader = new TableReader(
+      Object.assign(Object.create(memory) as FakeMemory, {
+        window: () => ({ firstPfn: 16, pageCount: 2 ** 22, words }),
+      }),
+    );
+    expect(reader.read(16 + 2 ** 21 - 1, 1, 0, 512)).toBe(words);
+    expect([reader.firstWord, asked]).toEqual([2 ** 31 - 1024, []]);
+    expect(reader.read(16 + 2 ** 21, 1, 0, 512)).toBe(far);
+    expect([reader.firstWord, asked]).toEqual([0, [[2 ** 31, 2 ** 31 + 1024]]]);
+  });
 });
