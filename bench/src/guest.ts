@@ -44,6 +44,8 @@ export interface GuestOptions {
   readonly dataFrames?: number;
   /** The host says which frames changed. */
   readonly tracked?: boolean;
+  /** RAM is shared with other threads: entries are read whole. */
+  readonly shared?: boolean;
   readonly config?: VtdConfig;
   readonly msi?: MsiSink;
 }
@@ -66,13 +68,14 @@ export class BenchGuest {
   #tail = 0;
 
   constructor(options: GuestOptions) {
-    const { pages, devices = 1, domains = 1, dataFrames = 0, tracked = false } = options;
+    const { pages, devices = 1, domains = 1, dataFrames = 0, tracked = false, shared = false } = options;
     assert.equal(pages % 512, 0);
     const tables = (pages / 512) * domains;
     this.pages = pages;
     this.firstData = FIRST_LEAF + tables * 2;
     this.frames = this.firstData + dataFrames;
-    this.bytes = new Uint8Array(this.frames * 4096);
+    const byteLength = this.frames * 4096;
+    this.bytes = new Uint8Array(shared ? new SharedArrayBuffer(byteLength) : new ArrayBuffer(byteLength));
     const memory = new BufferMemory([{ firstPfn: 0, bytes: this.bytes }], { directWrites: true });
     this.words = (memory.window(0) as RamWindow).words;
     const places = shuffled(tables * 2).map((frame) => frame + FIRST_LEAF);

@@ -14,6 +14,7 @@ import { memoryGroup } from "./groups/memory.js";
 import { moveGroup } from "./groups/move.js";
 import { replayGroup } from "./groups/replay.js";
 import { scaleGroup } from "./groups/scale.js";
+import { sharedGroup } from "./groups/shared.js";
 import { sizeGroup } from "./groups/size.js";
 import { translateGroup } from "./groups/translate.js";
 import { treeGroup } from "./groups/tree.js";
@@ -28,6 +29,7 @@ const GROUPS: readonly Group[] = [
   replayGroup,
   moveGroup,
   translateGroup,
+  sharedGroup,
   dmaGroup,
   interruptGroup,
   treeGroup,
