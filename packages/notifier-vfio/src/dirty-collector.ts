@@ -5,7 +5,14 @@
  * read with each unmap, against the entries as they were, and the rest when it is asked for. Where a container has no
  * log, every frame that a device may write counts as written: slow, never wrong.
  */
-import { Access, CompletionGroup, type Completion, type FrameRange, isPending } from "@iommu-kit/iommu-core";
+import {
+  Access,
+  CompletionGroup,
+  type Completion,
+  type FrameRange,
+  isPending,
+  type Scheduler,
+} from "@iommu-kit/iommu-core";
 import type { Answer, DirtyLog, DirtyResult, DmaContainer, UnmapResult } from "./container.js";
 import { DirtyPages } from "./dirty-pages.js";
 import type { ShadowBlock, ShadowPageTable } from "./shadow-page-table.js";
@@ -16,35 +23,55 @@ export type DirtyVisitor = (gpaPfn: number, pageCount: number) => void;
 /** `off`; `log`: the container tells; `assume`: it cannot, all that is writable counts. */
 export type DirtyMode = "off" | "log" | "assume";
 
+/** A range of the log, and the entries that it was of. */
+interface Unread {
+  readonly range: FrameRange;
+  readonly blocks: readonly ShadowBlock[];
+}
+
 /** Collects for one container, from `start` on; what it has collected is the caller's, once. */
 export class DirtyCollector {
   readonly #container: DmaContainer;
   readonly #table: ShadowPageTable;
   readonly #written = new DirtyPages();
   /** Unmapped in the open step, to be read when it is closed. */
-  #unread: { range: FrameRange; blocks: readonly ShadowBlock[] }[] = [];
-  /** Parts of the log that are on their way. None rejects. */
-  readonly #reading = new Set<Promise<void>>();
+  #unread: Unread[] = [];
+  /** Parts of the log that are on their way, and what they tell of. None rejects. */
+  readonly #reading = new Map<Promise<void>, Unread>();
+  readonly #scheduler: Scheduler;
+  readonly #deadlineMilliseconds: number;
   #mode: DirtyMode = "off";
 
-  /** @param table What the notifier holds. */
-  constructor(container: DmaContainer, table: ShadowPageTable) {
+  /**
+   * @param table What the notifier holds.
+   * @param deadlineMilliseconds How long whoever starts, stops or collects waits for the container.
+   */
+  constructor(container: DmaContainer, table: ShadowPageTable, scheduler: Scheduler, deadlineMilliseconds: number) {
     this.#container = container;
     this.#table = table;
+    this.#scheduler = scheduler;
+    this.#deadlineMilliseconds = deadlineMilliseconds;
   }
 
   get mode(): DirtyMode {
     return this.#mode;
   }
 
-  /** Starts; done when the container logs. What was written before is not reported. */
+  /** Starts; done when the container logs, or has not answered in time: then all that is writable counts. What was written before is not reported. */
   start(): Completion {
     this.#mode = "assume";
     const answer = this.#container.dirtyLog?.start();
     const settle = (ok: boolean): void => {
       if (ok && this.#mode === "assume") this.#mode = "log";
     };
-    if (isPending(answer)) return Promise.resolve(answer).then(({ ok }) => settle(ok));
+    if (isPending(answer)) {
+      let inTime = true;
+      // A log that begins later would know nothing of what is written until then.
+      return this.#within(
+        Promise.resolve(answer).then(({ ok }) => settle(ok && inTime)),
+        () => (inTime = false),
+      );
+    }
     if (answer !== undefined) settle(answer.ok);
     return undefined;
   }
@@ -56,7 +83,7 @@ export class DirtyCollector {
     this.#written.clear();
     this.#unread = [];
     const answer = logging ? this.#container.dirtyLog?.stop() : undefined;
-    return isPending(answer) ? Promise.resolve(answer).then(() => undefined) : undefined;
+    return isPending(answer) ? this.#within(Promise.resolve(answer), () => undefined) : undefined;
   }
 
   /** Unmaps a range of the container, and keeps what was written to it. */
@@ -73,7 +100,10 @@ export class DirtyCollector {
         return result;
       };
       if (!isPending(answer)) return keep(answer);
-      return this.#await(Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)));
+      return this.#await(
+        { range, blocks },
+        Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)),
+      );
     }
     const answer = this.#container.unmap(firstPfn, pageCount);
     if (stepOpen) {
@@ -91,7 +121,7 @@ export class DirtyCollector {
       if (this.#mode !== "off") this.#addWhole(blocks, range);
     };
     const answer = this.#container.unmap(range.firstPfn, range.pageCount);
-    if (isPending(answer)) return this.#await(Promise.resolve(answer).finally(count));
+    if (isPending(answer)) return this.#await({ range, blocks }, Promise.resolve(answer).finally(count));
     count();
     return answer;
   }
@@ -111,7 +141,7 @@ export class DirtyCollector {
     return group.take();
   }
 
-  /** Tells every guest frame that may have been written since it was last told, ascending, once each. */
+  /** Tells every guest frame that may have been written since it was last told, ascending, once each. What the container has not told in time counts whole. */
   collect(visit: DirtyVisitor): Completion {
     const group = new CompletionGroup();
     const log = this.#container.dirtyLog;
@@ -121,10 +151,24 @@ export class DirtyCollector {
       if (this.#mode === "log" && log !== undefined) group.add(this.#read(log, range, [block]));
       else this.#addWhole([block], range);
     }
-    for (const reading of this.#reading) group.add(reading);
+    for (const reading of this.#reading.keys()) group.add(reading);
     const pending = group.take();
     if (pending === undefined) return this.#tell(visit);
-    return pending.then(() => this.#tell(visit));
+    const unknown = (): void => {
+      for (const { blocks, range: part } of this.#reading.values()) this.#addWhole(blocks, part);
+    };
+    return this.#within(pending, unknown).then(() => this.#tell(visit));
+  }
+
+  /** Done when `pending` is, or, after `late` has been called, when the deadline has passed. */
+  #within(pending: Promise<unknown>, late: () => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const cancel = this.#scheduler.after(this.#deadlineMilliseconds, () => {
+        late();
+        resolve();
+      });
+      pending.then(() => resolve(), reject).finally(cancel);
+    });
   }
 
   #tell(visit: DirtyVisitor): undefined {
@@ -149,18 +193,21 @@ export class DirtyCollector {
     const answer = log.read(range.firstPfn, range.pageCount, bitmap);
     const keep = ({ ok }: DirtyResult): void => this.#keep(ok, blocks, range, bitmap);
     if (isPending(answer))
-      return this.#await(Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)));
+      return this.#await(
+        { range, blocks },
+        Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)),
+      );
     keep(answer);
     return undefined;
   }
 
   /** Whoever collects waits for it; whoever asked for it hears of a failure. */
-  #await<T>(answer: Promise<T>): Promise<T> {
+  #await<T>(of: Unread, answer: Promise<T>): Promise<T> {
     const settled = answer.then(
       () => void this.#reading.delete(settled),
       () => void this.#reading.delete(settled),
     );
-    this.#reading.add(settled);
+    this.#reading.set(settled, of);
     return answer;
   }
 

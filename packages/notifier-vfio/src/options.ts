@@ -1,7 +1,7 @@
 /**
  * The options of a `VfioNotifier`.
  */
-import { IommuError } from "@iommu-kit/iommu-core";
+import { IommuError, type Scheduler } from "@iommu-kit/iommu-core";
 import type { Coalescing } from "./coalescing.js";
 
 /** How to mirror. Everything has a default. */
@@ -21,6 +21,13 @@ export interface VfioNotifierOptions {
   readonly acceptsTarget?: (gpaPfn: number, pageCount: number) => boolean;
   /** Whether nobody else puts entries into the container: a revoke then empties it in one call. Default: true. */
   readonly exclusive?: boolean;
+  /**
+   * Milliseconds for which `startDirtyTracking`, `stopDirtyTracking` and `collectDirty` wait for the container. Default: 5,000, as long as a unit waits for a consumer.
+   * What is not known by then counts as written.
+   */
+  readonly dirtyDeadlineMilliseconds?: number;
+  /** For that deadline. Default: the host's timers. */
+  readonly scheduler?: Scheduler;
 }
 
 /**

@@ -19,6 +19,7 @@ import {
   type MapAnswer,
   type MapNotifier,
   type MapReports,
+  timerScheduler,
 } from "@iommu-kit/iommu-core";
 import type { Coalescing } from "./coalescing.js";
 import type { Answer, DmaContainer, UnmapResult } from "./container.js";
@@ -87,7 +88,8 @@ export class VfioNotifier implements MapNotifier {
       atomic,
       unmapper,
     });
-    this.#dirty = new DirtyCollector(container, this.#mirror.table);
+    const { scheduler = timerScheduler, dirtyDeadlineMilliseconds = 5000 } = options;
+    this.#dirty = new DirtyCollector(container, this.#mirror.table, scheduler, dirtyDeadlineMilliseconds);
   }
 
   /** Entries in the container that are this notifier's. */
@@ -129,7 +131,7 @@ export class VfioNotifier implements MapNotifier {
     return group.take();
   }
 
-  /** Starts to find out which guest frames devices write. Done when the container logs; where it cannot, all that is writable counts. */
+  /** Starts to find out which guest frames devices write. Done when the container logs; where it cannot, or does not answer in time, all that is writable counts. */
   startDirtyTracking(): Completion {
     return this.#dirty.start();
   }
@@ -144,7 +146,10 @@ export class VfioNotifier implements MapNotifier {
     return this.#dirty.mode;
   }
 
-  /** Tells every guest frame that may have been written since the last call, ascending, once each; also those unmapped since. */
+  /**
+   * Tells every guest frame that may have been written since the last call, ascending, once each; also those unmapped since. Waits for what is being read and unmapped,
+   * up to `dirtyDeadlineMilliseconds`: what the container has not told by then counts as written.
+   */
   collectDirty(visit: (gpaPfn: number, pageCount: number) => void): Completion {
     return this.#dirty.collect(visit);
   }

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Access } from "@iommu-kit/iommu-core";
+import { ManualScheduler } from "@iommu-kit/iommu-core/testing";
 import {
   iommufd,
   MemoryContainer,
@@ -146,6 +147,67 @@ describe("dirty tracking", () => {
     expect(await collected).toEqual([101]);
   });
 
+  it("does not wait longer than its deadline for a container that never settles: what it has not told counts", async () => {
+    for (const hangs of ["a read", "an unmap"]) {
+      const guest = new Guest();
+      const container = new MemoryContainer(vfioUser);
+      const far = new RemoteContainer(container);
+      const scheduler = new ManualScheduler();
+      const notifier = new VfioNotifier(far, { scheduler, dirtyDeadlineMilliseconds: 700 });
+      notifier.attachTo(guest.device(3));
+      guest.table.map(0, 4, 100);
+      guest.table.map(4, 1, 104, Access.read);
+      const mapped = guest.flush();
+      const started = notifier.startDirtyTracking();
+      await far.answer();
+      await Promise.all([mapped, started]);
+      write(container, 1);
+      if (hangs === "an unmap") {
+        guest.table.unmap(0, 2);
+        void guest.flush();
+      }
+
+      let told: number[] | undefined;
+      void collect(notifier).then((frames) => (told = frames));
+      scheduler.advance(699);
+      await turns();
+      expect(told).toBeUndefined();
+      scheduler.advance(1);
+      await turns();
+      expect(told).toEqual([100, 101, 102, 103]);
+
+      // What comes late is told the next time, so nothing is lost.
+      await far.answer();
+      const again = collect(notifier);
+      await far.answer();
+      expect(await again).toEqual([101]);
+      expect(scheduler.timerCount).toBe(0);
+    }
+  });
+
+  it("counts all that is writable from a start on that the container has not answered in time, even if it does later", async () => {
+    const guest = new Guest();
+    const container = new MemoryContainer(vfioUser);
+    const far = new RemoteContainer(container);
+    const scheduler = new ManualScheduler();
+    const notifier = new VfioNotifier(far, { scheduler });
+    notifier.attachTo(guest.device(3));
+    guest.table.map(0, 2, 100);
+    const mapped = guest.flush();
+    await far.answer();
+    await mapped;
+
+    const started = notifier.startDirtyTracking();
+    scheduler.advance(5000);
+    await started;
+    write(container, 1);
+    await far.answer();
+
+    expect(notifier.dirtyTracking).toBe("assume");
+    expect(await collect(notifier)).toEqual([100, 101]);
+    expect(scheduler.timerCount).toBe(0);
+  });
+
   it("counts all that is writable when the container cannot start its log", async () => {
     const { guest, container, notifier } = machine(shadow);
     guest.table.map(0, 2, 100);
@@ -280,4 +342,8 @@ async function collect(notifier: VfioNotifier): Promise<number[]> {
     for (let i = 0; i < pageCount; i++) frames.push(gpaPfn + i);
   });
   return frames;
+}
+
+async function turns(): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
 }
