@@ -6,7 +6,7 @@
  */
 
 import { PAGE_BYTES } from "./address.js";
-import { IommuError } from "./errors.js";
+import { checkGiven, IommuError } from "./errors.js";
 import type { GuestMemory, RamWindow } from "./ports.js";
 import { checkRange, type FrameRange } from "./range.js";
 import { sharedEntries } from "./shared-entries.js";
@@ -49,6 +49,7 @@ export class BufferMemory implements GuestMemory {
 
   /** @throws {IommuError} `bad-range` for regions that overlap, are not ascending, or are not whole aligned pages. */
   constructor(regions: readonly RamRegion[], options: BufferMemoryOptions = {}) {
+    checkGiven(regions, "BufferMemory", "new BufferMemory([{ firstPfn: 0, bytes }])");
     this.directWrites = options.directWrites ?? false;
     let end = 0;
     this.#regions = regions.map(({ firstPfn, bytes }) => {

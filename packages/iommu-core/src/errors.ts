@@ -35,6 +35,21 @@ export type IommuErrorCode =
   /** A snapshot of another unit or version, or a damaged one. */
   | "bad-snapshot";
 
+/**
+ * Checks that the host gave an object, for hosts that are not type-checked.
+ * @param call How to call it right: `new VtdIommu({ memory, msi })`.
+ * @throws {IommuError} `bad-option`.
+ */
+export function checkGiven(value: unknown, what: string, call: string): void {
+  if (typeof value === "object" && value !== null) return;
+  throw new IommuError("bad-option", `${what}: expected an object, got ${String(value)}`, { hint: `call ${call}` });
+}
+
+/** The options that were given: `undefined` is the same as left out. */
+export function withoutUndefined<Options extends object>(options: Options): Options {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Options;
+}
+
 /** A host mistake: what was expected, what was got, and in `hint` what would be right. */
 export class IommuError extends Error {
   /** Always this, for reports that print it. */

@@ -20,7 +20,7 @@ export {
 export { formatSourceId, parseSourceId, type SourceId, sourceId } from "./source-id.js";
 export { ALL_FRAMES, contains, endOf, type FrameRange, formatRange, intersect } from "./range.js";
 export { BACKEND_CONTRACT, NOTIFIER_CONTRACT } from "./contract.js";
-export { IommuError, type IommuErrorCode } from "./errors.js";
+export { checkGiven, IommuError, type IommuErrorCode, withoutUndefined } from "./errors.js";
 export { Backlog } from "./notify/backlog.js";
 export { type Completion, CompletionGroup, isPending, whenDone } from "./completion.js";
 export {

@@ -12,7 +12,7 @@ import { NotifierHub } from "./notify/notifier-hub.js";
 import { type GuestMemory, type Scheduler, timerScheduler } from "./ports.js";
 import { checkRange, endOf, type FrameRange } from "./range.js";
 import { checkSourceId, type SourceId } from "./source-id.js";
-import { IommuError } from "./errors.js";
+import { checkGiven, IommuError } from "./errors.js";
 
 /** Which requests of a source-id. */
 export interface AddressSpaceOptions {
@@ -80,6 +80,8 @@ export class BackendIommu implements Iommu {
 
   /** @throws {IommuError} `backend-contract`, `bad-option` or `bad-range`. */
   constructor(options: BackendIommuOptions) {
+    for (const given of [options, options?.backend, options?.memory])
+      checkGiven(given, "BackendIommu", "new BackendIommu({ backend, memory })");
     const { backend, memory, scheduler = timerScheduler, regions = memory.ram } = options;
     checkContract("backend-contract", "backend", BACKEND_CONTRACT, backend.contract);
     checkRegions(regions);

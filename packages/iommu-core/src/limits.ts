@@ -2,7 +2,7 @@
  * Budgets and deadlines: what one guest may make the host do (design D7, D9).
  */
 
-import { IommuError } from "./errors.js";
+import { IommuError, withoutUndefined } from "./errors.js";
 import type { GuestMemory } from "./ports.js";
 import type { FrameRange } from "./range.js";
 
@@ -58,13 +58,13 @@ export function resolveLimits(given: Partial<Limits>, memory: GuestMemory, regio
         hint: "see Limits for what each means",
       });
     }
-    if (!Number.isSafeInteger(value) || value < 1) {
+    if (value !== undefined && (!Number.isSafeInteger(value) || value < 1)) {
       throw new IommuError("bad-option", `limits.${name}: expected a positive integer, got ${value}`, {
         hint: "leave it out for the default",
       });
     }
   }
-  return { ...defaults, ...given };
+  return { ...defaults, ...withoutUndefined(given) };
 }
 
 function framesOf(ranges: readonly FrameRange[]): number {

@@ -4,6 +4,7 @@
  * Every option has a default; a combination that the architecture forbids is refused with what would be right.
  */
 
+import { withoutUndefined } from "@iommu-kit/iommu-core";
 import { checkOptions } from "./config-rules.js";
 import type { UnitCapabilities } from "./spec/capabilities.js";
 import { CAP, ECAP, VER } from "./spec/registers-capability.js";
@@ -178,7 +179,8 @@ const DEFAULTS: Required<VtdConfig> = {
  * Fills in the defaults and packs the capability registers.
  * @throws {IommuError} `bad-option` for a value out of range or a combination that the architecture forbids.
  */
-export function resolveConfig(given: VtdConfig): ResolvedConfig {
+export function resolveConfig(options: VtdConfig): ResolvedConfig {
+  const given = withoutUndefined(options);
   const { scalableMode = false, pageRequests = false } = given;
   const follow = {
     secondStage: scalableMode,

@@ -5,6 +5,7 @@
 import {
   type AddressSpace,
   type AddressSpaceOptions,
+  checkGiven,
   type Completion,
   type FrameRange,
   type GuestMemory,
@@ -29,6 +30,7 @@ export class VtdIommu implements Iommu {
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
+    for (const given of [options, options?.memory]) checkGiven(given, "VtdIommu", "new VtdIommu({ memory, msi })");
     this.#memory = options.memory;
     this.#unit = new Unit(options);
   }

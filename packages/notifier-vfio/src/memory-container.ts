@@ -5,7 +5,7 @@
  * With `type1` and `type1v2` it answers as Linux 6.1 was measured to answer. Order of checks as there: shape of the
  * range, overlap, entry limit, usable ranges.
  */
-import { Access, FRAME_LIMIT } from "@iommu-kit/iommu-core";
+import { Access, checkGiven, FRAME_LIMIT } from "@iommu-kit/iommu-core";
 import {
   MAPPED,
   refused,
@@ -40,6 +40,7 @@ export class MemoryContainer implements DmaContainer {
 
   /** @param profile The rules to keep; spread one of the profiles to change a figure. */
   constructor(profile: ContainerProfile) {
+    checkGiven(profile, "MemoryContainer", "new MemoryContainer(type1v2)");
     this.profile = profile;
     this.dirtyLog = this.#makeDirtyLog();
   }

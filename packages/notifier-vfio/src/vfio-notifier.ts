@@ -11,6 +11,7 @@ import {
   type AddressSpace,
   type AttachOptions,
   type Attachment,
+  checkGiven,
   type Completion,
   CompletionGroup,
   type FrameRange,
@@ -63,6 +64,7 @@ export class VfioNotifier implements MapNotifier {
 
   /** @throws {IommuError} `bad-option` for a block size that is no power of two, or levels that do not ascend. */
   constructor(container: DmaContainer, options: VfioNotifierOptions = {}) {
+    checkGiven(container, "VfioNotifier", "new VfioNotifier(container)");
     const { name = "vfio", coalescing: policy = "leaf", pressureLevels = [0.8, 0.95], exclusive = true } = options;
     const largest = largestBlockOf(options.largestBlock, container.largestEntryPageCount);
     this.container = container;

@@ -2,7 +2,7 @@
  * Every error code, provoked as a host would, and the page that lists them.
  */
 
-import { type AddressSpace, BackendIommu, IommuError, parseSourceId } from "@iommu-kit/iommu-core";
+import { type AddressSpace, BackendIommu, BufferMemory, IommuError, parseSourceId } from "@iommu-kit/iommu-core";
 import {
   FakeMemory,
   ManualScheduler,
@@ -10,9 +10,10 @@ import {
   RecordingNotifier,
   SimpleBackend,
 } from "@iommu-kit/iommu-core/testing";
+import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import { restore } from "@iommu-kit/iommu-vtd/snapshot";
 import { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
-import { usableRangesOf } from "@iommu-kit/notifier-vfio";
+import { MemoryContainer, shadow, usableRangesOf, VfioNotifier } from "@iommu-kit/notifier-vfio";
 import { VfioUserClient, type VfioUserTransport } from "@iommu-kit/notifier-vfio/vfio-user";
 import { describe, expect, it } from "vitest";
 import { errorCodes, errorSites, errorsPage } from "./errors-page.js";
@@ -163,6 +164,35 @@ describe("every error code", () => {
       expect(hint.length).toBeGreaterThan(10);
     });
   }
+});
+
+describe("in plain JavaScript", () => {
+  const memory = new FakeMemory();
+
+  it.each<[new (...args: never[]) => unknown, readonly unknown[], RegExp]>([
+    [VtdIommu, [], /^VtdIommu: expected an object, got undefined \(call new VtdIommu\(\{ memory, msi \}\)\)/],
+    [VtdIommu, [{}], /^VtdIommu: expected an object, got undefined .*\{ memory, msi \}/],
+    [BackendIommu, [], /^BackendIommu: expected an object, got undefined .*\{ backend, memory \}/],
+    [BackendIommu, [{ memory }], /^BackendIommu: expected an object, got undefined/],
+    [VfioNotifier, [], /^VfioNotifier: expected an object, got undefined .*new VfioNotifier\(container\)/],
+    [MemoryContainer, ["type1"], /^MemoryContainer: expected an object, got type1 .*\(type1v2\)/],
+    [BufferMemory, [], /^BufferMemory: expected an object, got undefined .*firstPfn: 0, bytes/],
+  ])("a constructor without what it needs says how to call it: %s", (made, args, expected) => {
+    const make = (): unknown => Reflect.construct(made, args) as unknown;
+    expect(make).toThrow(expected);
+    expect(make).toThrow(expect.objectContaining({ code: "bad-option" }) as Error);
+  });
+
+  it("undefined for an option is the same as leaving it out", () => {
+    const given = { memory, msi: () => undefined };
+    const left = { scalableMode: undefined, superpages: undefined, iotlbEntries: undefined } as object;
+    expect(new VtdIommu({ ...given, ...left }).config).toEqual(new VtdIommu(given).config);
+    const limits = { entriesPerSlice: undefined } as object;
+    const unit = new BackendIommu({ backend: new SimpleBackend(), memory: new FakeMemory(), limits });
+    expect(unit.limits).toEqual(unitOn().limits);
+    const named = { name: undefined, coalescing: undefined, largestBlock: undefined } as object;
+    expect(new VfioNotifier(new MemoryContainer(shadow), named).name).toBe("vfio");
+  });
 });
 
 describe("docs/errors.md", () => {
