@@ -108,3 +108,69 @@ describe("a page that a device has reached before", () => {
     expect(dirty()).toBe(1);
   });
 });
+
+describe("a page that a device has reached before is refused from the moment on at which", () => {
+  const PMEN = 0x64;
+  const PLMBASE = 0x68;
+  const PLMLIMIT = 0x6c;
+  const EPM = 0x8000_0000;
+
+  it("its memory becomes protected, whether it was translated or passed through, and reached again when it is not protected any more", () => {
+    for (const translated of [true, false]) {
+      const guest = new GuestDriver({ protectedRegions: ["low"] });
+      guest.context(NIC, { did: 5, passThrough: !translated });
+      const iovaPfn = translated ? PFN : OLD;
+      if (translated) guest.map(5, { iovaPfn, gpaPfn: OLD });
+      guest.start();
+      const { mmio } = guest.unit;
+      const { dma } = guest.device(NIC);
+      const works = (): boolean[] => [
+        dma.read(iovaPfn * 4096, new Uint8Array(4)),
+        dma.write(iovaPfn * 4096, Uint8Array.of(1)),
+      ];
+      expect([...works(), ...works()]).toEqual([true, true, true, true]);
+      mmio.write32(PLMBASE, OLD * 4096);
+      mmio.write32(PLMLIMIT, OLD * 4096);
+      mmio.write32(PMEN, EPM);
+      expect(works()).toEqual([false, false]);
+      mmio.write32(PMEN, 0);
+      expect(works()).toEqual([true, true]);
+    }
+  });
+
+  it.each<[string, (guest: GuestDriver) => unknown]>([
+    ["its device is unplugged", (guest) => guest.device(NIC).unplug()],
+    ["its unit is destroyed", (guest) => guest.unit.destroy()],
+  ])("%s", (_what, act) => {
+    const guest = movedPage();
+    const { dma } = guest.device(NIC);
+    void act(guest);
+    expect(dma.read(PFN * 4096, new Uint8Array(1))).toBe(false);
+    expect(dma.write(PFN * 4096 + 8, Uint8Array.of(9))).toBe(false);
+    expect(guest.memory.peek(OLD * 4096 + 8)).toBe(7);
+  });
+
+  it.each<[string, (guest: GuestDriver) => unknown]>([
+    ["its PASID's pages are invalidated", ({ invalidate }) => invalidate.pasidPages(7, 3, PFN)],
+    ["everything of its PASID is invalidated", ({ invalidate }) => invalidate.pasidAll(7, 3)],
+    [
+      "the pages of its domain are invalidated, which drops all of the first stage",
+      ({ invalidate }) => invalidate.page(7, 0),
+    ],
+  ])("%s, after the guest has unmapped it", (_what, act) => {
+    const guest = new GuestDriver({ scalableMode: true, firstStage: "4-level", pasidWidth: 20 });
+    const tables = guest.newFirstStageTables();
+    tables.map(PFN, 1, OLD);
+    guest.scalableContext(NIC, { pasids: true });
+    guest.pasid(NIC, 3, { did: 7, type: "first-stage", firstRootPfn: tables.rootPfn });
+    guest.start("scalable");
+    const { dma } = guest.device(NIC, { pasid: 3 });
+    expect(dma.read(PFN * 4096, new Uint8Array(1))).toBe(true);
+    expect(dma.write(PFN * 4096, Uint8Array.of(1))).toBe(true);
+    tables.unmap(PFN, 1);
+    expect(dma.read(PFN * 4096, new Uint8Array(1))).toBe(true);
+    act(guest);
+    expect(dma.read(PFN * 4096, new Uint8Array(1))).toBe(false);
+    expect(dma.write(PFN * 4096, Uint8Array.of(1))).toBe(false);
+  });
+});

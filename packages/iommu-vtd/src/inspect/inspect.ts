@@ -48,7 +48,7 @@ export interface Inspection {
   readonly protectedRegions: readonly { readonly firstPfn: number; readonly pageCount: number }[];
   /** All registers of the block. */
   readonly registers: readonly RegisterInspection[];
-  /** How full the caches are, and how often they answered. */
+  /** How full the caches are, and how often they answered. A DMA port that repeats a transfer asks none of them. */
   readonly caches: Readonly<
     Record<string, { readonly entries: number; readonly hits?: number; readonly misses?: number }>
   >;
