@@ -53,6 +53,21 @@ describe("a dirty tracker", () => {
     expect(take()).toEqual({ iova: ["0+2"], gpa: ["50+2", "99+1"] });
   });
 
+  it("makes unmap events say what the frames were, also from the middle of a superpage on", () => {
+    const machine = new Machine();
+    machine.tables.map(512, 512, 4096);
+    machine.nicSpace.attach(new RecordingNotifier());
+    tracked(machine);
+    const told = machine.watch("unmap");
+    machine.tables.unmap(768, 256);
+    void machine.invalidate(768, 100);
+    void machine.invalidate(868, 156);
+    expect(told).toEqual([
+      "unmap iovaPfn=768 pageCount=100 gpaPfn=4352 access=3",
+      "unmap iovaPfn=868 pageCount=156 gpaPfn=4452 access=3",
+    ]);
+  });
+
   it("reports nothing that was written before it started or after it stopped", () => {
     const machine = new Machine();
     machine.tables.map(0, 2, 50);

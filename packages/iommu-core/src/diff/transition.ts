@@ -301,7 +301,8 @@ export class Transition implements MappingSink, AnnouncedState {
       }
       const most = this.#isManyBlocks(slot.pageCount) ? FANOUT * this.#blockPages : slot.pageCount;
       const count = this.#framesFor(first, Math.min(pfn, slot.firstPfn + slot.pageCount, first + most) - first);
-      const gpaPfn = slot.gpaPfn + (first - slot.firstPfn);
+      // What was sought is the frame itself, also in the middle of a superpage.
+      const { gpaPfn } = slot;
       if (after === undefined) before.remove(first, count);
       this.cursor = first + count;
       const { observer } = this.#plan;
