@@ -22,7 +22,13 @@ const SETS = new Set([
   "for (let s = 1; s < SIZES.length; s++) {",
 ]);
 
-/** @type {readonly { id: string, why: string, holds: (mutant: Candidate) => boolean }[]} */
+/** Names a survivor by the text of its line, which moves with the code. @param {{ context: string, original: string, replacement: string }} mutant */
+export const nameOf = ({ context, original, replacement }) => `${context} | ${original} => ${replacement}`;
+
+/**
+ * Groups that belong together by a rule say so themselves (`holds`); the others are lists of single survivors in explained.json, each looked at.
+ * @type {readonly { id: string, why: string, holds?: (mutant: Candidate) => boolean }[]}
+ */
 export const reasons = [
   {
     id: "behind-the-last",
@@ -83,5 +89,53 @@ export const reasons = [
     id: "retry",
     why: "one more try for an entry that another processor goes on changing",
     holds: ({ context, replacement }) => context.startsWith("for (let attempt") && replacement.includes("<="),
+  },
+  {
+    id: "quick-way",
+    why: "equivalent but for the time: without the quick way, or where it is taken less often, the general one comes to the same",
+  },
+  {
+    id: "nothing-to-do",
+    why: "equivalent: what is skipped, or done once more, is over an empty range, an empty list or equal values, and changes nothing",
+  },
+  {
+    id: "guarded-again",
+    why: "equivalent: what this check keeps out, the next one or the callee keeps out as well; it ends early, or satisfies the compiler",
+  },
+  {
+    id: "cannot-be",
+    why: "equivalent: the value or the absence that is asked for cannot be at this place; the compiler cannot know",
+  },
+  {
+    id: "same-at-the-edge",
+    why: "equivalent: where both sides are equal, both branches give the same",
+  },
+  {
+    id: "not-read",
+    why: "a value that nobody reads in this state: it is overwritten first, or says something of what is refused",
+  },
+  {
+    id: "only-compared",
+    why: "equivalent: a number that is only compared for being another one may be any other",
+  },
+  {
+    id: "memory",
+    why: "equivalent but for the memory: what is kept longer, or in a larger or smaller array, is never looked at again",
+  },
+  {
+    id: "slice-size",
+    why: "a slice or a step ends a little earlier or later: only an upper bound is promised",
+  },
+  {
+    id: "nobody-listens",
+    why: "equivalent: an event without listeners is made and told to nobody",
+  },
+  {
+    id: "words",
+    why: "words for people that are no part of the contract",
+  },
+  {
+    id: "stopped-elsewhere",
+    why: "seen only by tests that judge no mutants here: those that need a second thread, a long time, or what the run leaves out",
   },
 ];

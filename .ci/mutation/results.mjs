@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { readJson } from "../workspace.mjs";
-import { reasons } from "./reasons.mjs";
+import { nameOf, reasons } from "./reasons.mjs";
 import { ERROR_TEXT, MOST_MS, MOST_RUNS, TESTS } from "./settings.mjs";
 
 /**
@@ -24,6 +24,8 @@ import { ERROR_TEXT, MOST_MS, MOST_RUNS, TESTS } from "./settings.mjs";
  */
 
 const FILE = "docs/mutation-survivors.json";
+/** Survivors that have been looked at one by one, by file and by reason; each is tied to the text of its line. @type {Record<string, Record<string, string[]>>} */
+const explained = readJson(".ci/mutation/explained.json");
 export const UNEXPLAINED = "open";
 
 /** Results with the reasons as they are now. @returns {Results} */
@@ -107,7 +109,10 @@ function survivorsOf(file, lines, mutants) {
 
 /** @param {string} file @param {Omit<Survivor, "reason">} survivor */
 function reasonOf(file, survivor) {
-  return reasons.find(({ holds }) => holds({ ...survivor, file }))?.id ?? UNEXPLAINED;
+  const name = nameOf(survivor);
+  const [id] = Object.entries(explained[file] ?? {}).find(([, names]) => names.includes(name)) ?? [];
+  if (id !== undefined && !reasons.some((reason) => reason.id === id)) throw new Error(`no reason ${id} for ${file}`);
+  return id ?? reasons.find(({ holds }) => holds?.({ ...survivor, file }) === true)?.id ?? UNEXPLAINED;
 }
 
 /** @param {string} text */

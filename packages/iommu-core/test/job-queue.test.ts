@@ -117,7 +117,9 @@ describe("the queue of jobs", () => {
       if (waits) void queue.run(long("before", 1));
       if (waits) void queue.run(long("and", 2));
       let answer: (() => void) | undefined;
-      const completion = queue.run((group) => void group.add(new Promise((resolve) => (answer = resolve))));
+      const completion = queue.run((group): undefined => {
+        group.add(new Promise((resolve) => (answer = resolve)));
+      });
       await scheduler.idle();
       expect([answer === undefined, await settled(completion)]).toEqual([false, false]);
       answer?.();

@@ -8,7 +8,7 @@ import { NO_MEMORY, soundConfig, soundTables } from "./sound-guest.js";
 
 /** Set where tests run once for each mutant: too few guests for every rare fault. */
 const FEW = process.env["IOMMU_KIT_FEW_RUNS"] !== undefined;
-const GUESTS = FEW ? 40 : 1050;
+const GUESTS = FEW ? 24 : 1050;
 const REQUESTS = 200;
 /** Root, context and PASID structures lie below. */
 const STRUCTURE_BYTES = 16 * 4096;
