@@ -8,8 +8,8 @@
 import type { Access } from "../access.js";
 import { IommuError } from "../errors.js";
 import { ALL_FRAMES, checkRange, endOf, type FrameRange } from "../range.js";
-import { Leaf } from "./leaf.js";
-import { LeafDirectory } from "./leaf-directory.js";
+import { Leaf, NO_LEAVES } from "./leaf.js";
+import type { LeafDirectory } from "./leaf-directory.js";
 import { firstWordOf, LeafStore, type WrittenSlots } from "./leaf-store.js";
 import type { EntryFormat, LeafTable } from "./leaf-table.js";
 import { Mapping, type RunVisitor } from "./mapping.js";
@@ -27,8 +27,6 @@ const TARGET_LIMIT = 2 ** 40;
 
 /** No frame lies in a leaf or below a node that begins here. */
 const NOWHERE = -LEAF_PARENT_SPAN;
-/** Never written. */
-const NO_LEAVES = new LeafDirectory();
 
 /** A map from frames (below 2^52) to targets (frames below 2^40) and rights. */
 export class IovaTree {
