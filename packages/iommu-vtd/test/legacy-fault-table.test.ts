@@ -26,11 +26,11 @@ function flip(guest: GuestDriver, gpa: number, bit: number): void {
 }
 
 const ROWS: readonly (readonly [reason: keyof typeof FaultReason, what: string, row: Row])[] = [
-  ["LRT_1", "a root table in no memory", { spoil: (guest) => poisonAt(guest, guest.contexts.rootEntryGpa(NIC)) }],
+  ["LRT_1", "a root table in no memory", { spoil: (guest) => poison(guest, guest.contexts.rootEntryGpa(NIC)) }],
   ["LRT_2", "a root-entry that is not present", { spoil: (guest) => flip(guest, guest.contexts.rootEntryGpa(NIC), 0) }],
   ["LRT_3", "a reserved bit of the root-entry", { spoil: (guest) => flip(guest, guest.contexts.rootEntryGpa(NIC), 5) }],
   ["LRT_3", "its upper half", { spoil: (guest) => flip(guest, guest.contexts.rootEntryGpa(NIC), 127) }],
-  ["LCT_1", "a context table in no memory", { spoil: (guest) => poisonAt(guest, guest.contexts.contextEntryGpa(NIC)) }],
+  ["LCT_1", "a context table in no memory", { spoil: (guest) => poison(guest, guest.contexts.contextEntryGpa(NIC)) }],
   ["LCT_2", "no context-entry", { spoil: (guest) => flip(guest, guest.contexts.contextEntryGpa(NIC), 0) }],
   ["LCT_3", "a reserved bit of it", { spoil: (guest) => flip(guest, guest.contexts.contextEntryGpa(NIC), 127) }],
   ["LCT_4_1", "a width that the unit lacks", { spoil: (guest) => context(guest, { AW: 3 }) }],
@@ -42,25 +42,29 @@ const ROWS: readonly (readonly [reason: keyof typeof FaultReason, what: string, 
   ],
   ["LCT_4_2", "a device TLB on a unit without them", { spoil: (guest) => context(guest, { TT: 1 }) }],
   ["LCT_4_3", "a top table in no memory", { spoil: (guest) => guest.context(NIC, { did: 2, rootPfn: NO_MEMORY }) }],
-  ["LGN_1_1", "an address beyond the unit's", { spoil: () => undefined, pfn: 2 ** 36 }],
-  ["LGN_1_3", "an address beyond the tables", { spoil: (guest) => context(guest, { AW: 1 }), pfn: 2 ** 27 }],
-  ["LGN_2", "a write without the right", { spoil: (guest) => guest.map(2, at(PFN, 1)), access: 2 }],
-  ["LGN_3", "a read without the right", { spoil: (guest) => guest.map(2, at(PFN, 2)) }],
+  [
+    "LGN_1_1",
+    "an address beyond the tables",
+    { spoil: (guest) => guest.context(NIC, { did: 2, levels: 3 }), pfn: 2 ** 27 },
+  ],
+  ["LGN_1_3", "a passed address beyond the host's", { spoil: (guest) => context(guest, { TT: 2 }), pfn: 2 ** 34 }],
+  ["LGN_2", "a write without the right", { spoil: (guest) => guest.map(2, page(1)), access: 2 }],
+  ["LGN_3", "a read without the right", { spoil: (guest) => guest.map(2, page(2)) }],
   ["LGN_3", "a page that is not mapped", { spoil: () => undefined, pfn: PFN + 1 }],
-  ["LSS_1", "a table in no memory", { spoil: (guest) => poisonAt(guest, guest.tables(2).entryGpa(PFN, 1)) }],
+  ["LSS_1", "a table in no memory", { spoil: (guest) => poison(guest, guest.tables(2).entryGpa(PFN, 1)) }],
   ["LSS_2", "a reserved bit of a leaf", { spoil: (guest) => flip(guest, guest.tables(2).entryGpa(PFN, 1), 51) }],
   ["LSS_2", "and of a table", { spoil: (guest) => flip(guest, guest.tables(2).entryGpa(PFN, 3), 51) }],
 ];
 
-function at(iovaPfn: number, access: 1 | 2) {
-  return { iovaPfn, gpaPfn: TARGET, access };
+function page(access: 1 | 2) {
+  return { iovaPfn: PFN, gpaPfn: TARGET, access };
 }
 
 function context(guest: GuestDriver, fields: Record<string, number>): void {
   guest.context(NIC, { did: 2, fields });
 }
 
-function poisonAt(guest: GuestDriver, gpa: number): void {
+function poison(guest: GuestDriver, gpa: number): void {
   guest.memory.poison(Math.floor(gpa / 4096));
 }
 
