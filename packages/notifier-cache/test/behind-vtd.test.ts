@@ -1,9 +1,11 @@
 /** Caches behind VT-d: a page that a device has written is never taken for clean, and a device TLB that the guest does not use is not stale. */
 import { describe, expect, it } from "vitest";
-import { Access, Translation } from "@iommu-kit/iommu-core";
+import { Access, type AddressSpace, Translation } from "@iommu-kit/iommu-core";
 import { CacheNotifier, DeviceTlb } from "@iommu-kit/notifier-cache";
+import { VhostFrontEnd, VhostIotlb } from "@iommu-kit/notifier-cache/vhost-user";
 import { WorkerCacheNotifier } from "@iommu-kit/notifier-cache/worker";
 import { GuestDriver } from "@iommu-kit/iommu-vtd/testing";
+import { FakeBackEnd } from "./fake-back-end.js";
 
 const NIC = "00:03.0";
 const DIRTY_1 = 0x40;
@@ -33,6 +35,25 @@ function secondStage(flags: 0 | 1) {
   return { space: guest.device(NIC), dirty: () => (guest.memory.peek(guest.tables(6).entryGpa(5, 1)) & DIRTY_2) !== 0 };
 }
 
+/** A vhost-user back-end with its IOTLB on this address space. */
+async function vhostBackEnd(space: AddressSpace): Promise<FakeBackEnd> {
+  const memory = new Uint8Array(0x900 * 4096);
+  const backEnd = new FakeBackEnd({ memory });
+  const frontEnd = new VhostFrontEnd({
+    channel: backEnd.channel,
+    backEnd: { channel: backEnd.requestChannel, peerFd: 42 },
+  });
+  await frontEnd.connect();
+  await frontEnd.setMemory([{ gpa: 0, byteLength: memory.length, fd: 7 }]);
+  space.attach(new VhostIotlb(space, frontEnd));
+  return backEnd;
+}
+
+/** Lets the messages that are on their way arrive. */
+async function settle(): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+}
+
 describe.each([
   ["first-stage tables", firstStage],
   ["second-stage tables with SSADE", () => secondStage(1)],
@@ -50,6 +71,24 @@ describe.each([
     ]);
     expect([cache.translate(5, Access.write, out), dirty()]).toEqual([true, true]);
     expect(cache.lookup(5, Access.readWrite, out)).toBe(true);
+  });
+
+  it("a vhost-user back-end is given no right to write for a read: its write is a miss, and sets the dirty flag", async () => {
+    const { space, dirty } = make();
+    const backEnd = await vhostBackEnd(space);
+    const iova = 5n * 4096n;
+
+    expect(backEnd.dmaRead(iova, 4)).toBeUndefined();
+    await settle();
+    expect(backEnd.entries).toMatchObject([{ iova, perm: Access.read }]);
+    expect([backEnd.dmaRead(iova, 4)?.length, dirty()]).toEqual([4, false]);
+
+    expect(backEnd.dmaWrite(iova, Uint8Array.of(1))).toBe(false);
+    await settle();
+    expect(dirty()).toBe(true);
+    expect(backEnd.entries).toMatchObject([{ iova, perm: Access.readWrite }]);
+    expect(backEnd.dmaWrite(iova, Uint8Array.of(1))).toBe(true);
+    expect(backEnd.broken).toEqual([]);
   });
 
   it("a worker is given no right to write for a read", () => {
@@ -76,6 +115,15 @@ describe.each([
     expect([rights(Access.read), rights(Access.write)]).toEqual([Access.read, Access.readWrite]);
     expect(asked).toEqual([Access.read, Access.write]);
   });
+});
+
+it("behind tables without flags one miss of a vhost-user back-end gives all rights of the mapping", async () => {
+  const { space, dirty } = secondStage(0);
+  const backEnd = await vhostBackEnd(space);
+  backEnd.dmaRead(5n * 4096n, 4);
+  await settle();
+  expect(backEnd.entries).toMatchObject([{ perm: Access.readWrite }]);
+  expect([backEnd.dmaWrite(5n * 4096n, Uint8Array.of(1)), dirty()]).toEqual([true, false]);
 });
 
 it("behind tables without flags one miss gives all rights of the mapping", () => {

@@ -1,10 +1,8 @@
 /**
  * Devices in real threads.
  */
-import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { Access, type Limits } from "@iommu-kit/iommu-core";
-import { build } from "vite";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import {
   NOT_ATTACHED,
@@ -14,6 +12,7 @@ import {
   WorkerDeviceTlb,
   WorkerDma,
 } from "../src/worker/index.js";
+import { bundleDevice } from "./device-code.js";
 import { FakeMachine, NOT_MAPPED, Ram } from "./fake-machine.js";
 import type { DeviceData, Order, Report } from "./worker-device.js";
 
@@ -21,18 +20,8 @@ const RAM_PAGES = 1024;
 const POISON = 0xee;
 let deviceCode = "";
 
-// The sources are TypeScript: the worker's are bundled into one module, which a data: URL carries.
 beforeAll(async () => {
-  const entry = fileURLToPath(new URL("worker-device.ts", import.meta.url));
-  const result = await build({
-    configFile: false,
-    logLevel: "error",
-    ssr: { noExternal: true, resolve: { conditions: ["@iommu-kit/source", "node", "import"] } },
-    build: { ssr: entry, write: false, target: "node20", rolldownOptions: { output: { format: "es" } } },
-  });
-  const [output] = [result].flat();
-  if (output === undefined || !("output" in output)) throw new Error("the worker was not bundled");
-  deviceCode = output.output[0].code;
+  deviceCode = await bundleDevice();
 });
 
 const devices: Device[] = [];
