@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Access, MapAnswer } from "../src/index.js";
+import { RecordingNotifier, SimpleDomain } from "../src/testing/index.js";
 import { CountedShadow } from "./support/counted-shadow.js";
 import { Machine, range } from "./support/machine.js";
 
@@ -67,4 +68,38 @@ describe("a consumer that refuses every other block of a superpage", () => {
       expect(shadow.breaches).toEqual([]);
     });
   }
+});
+
+describe("a consumer that refused every other page of what is a superpage in another domain", () => {
+  it("is told in slices that the superpage goes elsewhere, and that it goes", async () => {
+    const PAGES = 1100;
+    const machine = new Machine({ limits: { mappingsPerSlice: 10 } });
+    const small = new SimpleDomain("small");
+    machine.tables.map(0, GIB, GIB);
+    // Keeps the view of the superpage alive.
+    machine.diskSpace.attach(new RecordingNotifier());
+    await machine.backend.assign(machine.nic, small);
+    const picky = new RecordingNotifier({ supports: (gpaPfn) => gpaPfn % 2 === 1 || gpaPfn >= GIB + PAGES });
+    const attachment = machine.nicSpace.attach(picky);
+    for (let pfn = 0; pfn < PAGES; pfn++) {
+      small.map(pfn, 1, GIB + pfn);
+      void machine.backend.invalidate(small, range(pfn, 1));
+    }
+    await machine.scheduler.idle();
+    await Promise.all([machine.backend.assign(machine.nic, machine.tables), machine.scheduler.idle()]);
+    expect([attachment.heldPages, attachment.refusedPages]).toEqual([GIB - PAGES / 2, PAGES / 2]);
+    picky.take();
+    machine.tables.unmap(0, GIB);
+    machine.unit.hub.queue.beginSlice();
+    void machine.invalidate();
+    const calls = [picky.take().length];
+    while (machine.scheduler.turn() > 0) calls.push(picky.take().length);
+    await machine.scheduler.idle();
+    picky.check();
+    expect([picky.pageCount, attachment.heldPages, attachment.refusedPages]).toEqual([0, 0, 0]);
+    const turns = calls.filter((count) => count > 0);
+    // Half of a table's refused runs, and what is held between them, are one step.
+    expect(Math.max(...turns)).toBeLessThanOrEqual(256 + 10);
+    expect(turns.length).toBeLessThanOrEqual(60);
+  });
 });
