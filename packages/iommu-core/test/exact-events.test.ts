@@ -272,6 +272,35 @@ describe("large pages", () => {
     expect(notifier.take()).toEqual([]);
   });
 
+  it("hears of any one entry that appears in a table that is empty but for another, and of its end", () => {
+    const { tables, backend, space } = tableMachine();
+    tables.map(0, 2, 5000);
+    tables.map(512 + 100, 1, 700);
+    const notifier = new RecordingNotifier();
+    space.attach(notifier);
+    notifier.take();
+    const entries = [...Array.from({ length: 18 }, (_, i) => i), 495, 496, 503, 510, 511];
+    for (const pfn of entries.map((entry) => 512 + entry)) {
+      for (const target of [0, 2 ** 20]) {
+        tables.map(pfn, 1, target, 1);
+        void backend.invalidate(range(512, 512));
+        tables.unmap(pfn, 1);
+        void backend.invalidate(range(512, 512));
+        const at = `0x${pfn.toString(16)}+1`;
+        expect(notifier.take()).toEqual([`map ${at} -> 0x${target.toString(16)} r-`, `unmap ${at}`]);
+      }
+    }
+  });
+
+  it("hears of as many pages at once as it takes, whether they are aligned or not", () => {
+    const machine = new Machine();
+    machine.tables.map(1, 4, 101);
+    machine.tables.map(33, 3, 201);
+    const notifier = new RecordingNotifier({ largestBlock: 4 });
+    machine.nicSpace.attach(notifier);
+    expect(notifier.take()).toEqual(["map 0x1+4 -> 0x65 rw", "map 0x21+3 -> 0xc9 rw"]);
+  });
+
   it("hears of a 1 GiB leaf that appears in front of another mapping, and of one that goes elsewhere, in one event each", () => {
     const { tables, backend, space } = tableMachine();
     tables.map(2 ** 18, 1, 9);

@@ -37,6 +37,14 @@ describe("address spaces of a unit", () => {
 });
 
 describe("a unit", () => {
+  it("allows 4 mappings for each frame of RAM, or of the regions that devices reach untranslated", () => {
+    const memory = new FakeMemory({ ram: [range(0, 2 ** 20)] });
+    const small = unitOn({ memory, regions: [range(0, 16)] });
+    expect(small.limits.mappingsPerView).toBe(2 ** 22);
+    const large = unitOn({ memory, regions: [range(0, 2 ** 20), range(2 ** 30, 2 ** 20)] });
+    expect(large.limits.mappingsPerView).toBe(2 ** 23);
+  });
+
   it("refuses a backend of another contract, and regions that are not in order", () => {
     const backend = Object.assign(new SimpleBackend(), { contract: 99 as never });
     expect(() => unitOn({ backend })).toThrow(expect.objectContaining({ code: "backend-contract" }));

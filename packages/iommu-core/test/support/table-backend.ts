@@ -32,6 +32,9 @@ export class TableDomain implements Domain {
   entriesRead = 0;
   format = plainEntries();
   readonly #leaf = new LeafTable();
+  /** The leaf table lies in the middle of larger memory, as in a direct window. */
+  readonly #window = new Int32Array(3 * 1024);
+  readonly #leafWords = this.#window.subarray(1024, 2048);
   readonly #words = Array.from({ length: 6 }, () => new Int32Array(1024));
 
   constructor(label: string, tables: PageTables, holes: readonly FrameRange[] = []) {
@@ -39,6 +42,8 @@ export class TableDomain implements Domain {
     this.tables = tables;
     this.memory = tables.memory;
     this.holes = holes;
+    this.#leaf.words = this.#window;
+    this.#leaf.firstWord = 1024;
   }
 
   scan(range: FrameRange, sink: MappingSink): void {
@@ -51,9 +56,8 @@ export class TableDomain implements Domain {
     const end = range.firstPfn + range.pageCount;
     if (!sink.reach(Math.max(firstPfn, range.firstPfn), 512)) return false;
     this.entriesRead += 512;
-    if (!this.memory.fetch(tablePfn * 4096, words)) return true;
+    if (!this.memory.fetch(tablePfn * 4096, level === 1 ? this.#leafWords : words)) return true;
     if (level === 1) {
-      this.#leaf.words = words;
       this.#leaf.format = this.format;
       return sink.table(firstPfn, this.#leaf);
     }
