@@ -1,0 +1,96 @@
+import { describe, expect, it } from "vitest";
+import { IovaTree, Mapping } from "../src/index.js";
+
+const GIB = 2 ** 18;
+
+function runsOf(tree: IovaTree): number[][] {
+  const runs: number[][] = [];
+  tree.runs((firstPfn, pageCount, gpaPfn, access) => void runs.push([firstPfn, pageCount, gpaPfn, access]));
+  return runs;
+}
+
+describe("a tree", () => {
+  it("maps nothing beyond what it was given, however small it still is", () => {
+    for (const [first, count] of [
+      [0, 1],
+      [0, 512],
+      [512, 512],
+      [GIB - 1, 1],
+    ] as const) {
+      const tree = new IovaTree();
+      tree.insert(first, count, 5 * 512, 3);
+      const slot = new Mapping();
+      for (const far of [GIB, GIB * 512, 2 ** 36, 2 ** 51]) {
+        expect([tree.find(far + first, slot), tree.seek(far, slot), tree.leafAt(far + first)]).toEqual([
+          false,
+          false,
+          undefined,
+        ]);
+      }
+      expect(tree.find(first, slot)).toBe(true);
+    }
+  });
+
+  it("tells runs apart where frames, targets or rights are not consecutive", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 2, 100, 3);
+    tree.insert(5, 2, 102, 3);
+    tree.insert(7, 1, 104, 1);
+    tree.insert(8, 1, 900, 1);
+    tree.insert(9, 3, 901, 1);
+    expect(runsOf(tree)).toEqual([
+      [0, 2, 100, 3],
+      [5, 2, 102, 3],
+      [7, 1, 104, 1],
+      [8, 4, 900, 1],
+    ]);
+  });
+
+  it("takes exactly what is removed, across tables and superpages", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 2048, 0, 3);
+    tree.remove(510, 4);
+    tree.insert(510, 4, 510, 3);
+    tree.remove(508, 8);
+    expect(runsOf(tree)).toEqual([
+      [0, 508, 0, 3],
+      [516, 1532, 516, 3],
+    ]);
+    tree.remove(1, 1);
+    tree.remove(1000, 100);
+    tree.remove(1536, 512);
+    expect(runsOf(tree)).toEqual([
+      [0, 1, 0, 3],
+      [2, 506, 2, 3],
+      [516, 484, 516, 3],
+      [1100, 436, 1100, 3],
+    ]);
+    expect(tree.pageCount).toBe(1 + 506 + 484 + 436);
+    tree.insert(0, 4 * GIB, 0, 1);
+    expect([tree.pageCount, tree.slotCount, runsOf(tree)]).toEqual([4 * GIB, 4, [[0, 4 * GIB, 0, 1]]]);
+    tree.remove(GIB + 5, 2 * GIB);
+    expect(runsOf(tree)).toEqual([
+      [0, GIB + 5, 0, 1],
+      [3 * GIB + 5, GIB - 5, 3 * GIB + 5, 1],
+    ]);
+  });
+
+  it("finds its leaf again in any order", () => {
+    const tree = new IovaTree();
+    const bases = [0, 512, 1024, GIB - 512, GIB, GIB + 512, 2 ** 31, 2 ** 31 + 512];
+    for (const [i, base] of bases.entries()) tree.insert(base + i, 1, 700 + i, 3);
+    for (const order of [bases, bases.toReversed(), [...bases.slice(4), ...bases.slice(0, 4)]]) {
+      for (const base of order) {
+        const leaf = tree.leafAt(base);
+        const i = bases.indexOf(base);
+        expect((leaf?.words[leaf.firstWord + i * 2] ?? 0) >>> 12).toBe(700 + i);
+      }
+    }
+    const empty = new IovaTree().byteLength;
+    expect(tree.byteLength).toBeGreaterThanOrEqual(bases.length * 4096);
+    for (const base of bases) tree.remove(base, 512);
+    expect([tree.pageCount, tree.slotCount, runsOf(tree)]).toEqual([0, 0, []]);
+    tree.clear();
+    expect(tree.byteLength).toBe(empty);
+  });
+});
