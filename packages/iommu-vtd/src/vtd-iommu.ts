@@ -31,6 +31,11 @@ export class VtdIommu implements Iommu {
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
     for (const given of [options, options?.memory]) checkGiven(given, "VtdIommu", "new VtdIommu({ memory, msi })");
+    if (typeof options.msi !== "function") {
+      throw new IommuError("bad-option", `VtdIommu: expected a function for msi, got ${String(options.msi)}`, {
+        hint: "call new VtdIommu({ memory, msi: (message) => ... }): interrupts leave the unit there",
+      });
+    }
     this.#memory = options.memory;
     this.#unit = new Unit(options);
   }

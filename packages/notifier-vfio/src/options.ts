@@ -22,8 +22,8 @@ export interface VfioNotifierOptions {
   /** Whether nobody else puts entries into the container: a revoke then empties it in one call. Default: true. */
   readonly exclusive?: boolean;
   /**
-   * Milliseconds for which `startDirtyTracking`, `stopDirtyTracking` and `collectDirty` wait for the container. Default: 5,000, as long as a unit waits for a consumer.
-   * What is not known by then counts as written.
+   * Milliseconds for which `startDirtyTracking`, `stopDirtyTracking` and `collectDirty` wait for the container, a positive integer. Default: 5,000, as long as a
+   * unit waits for a consumer. What is not known by then counts as written.
    */
   readonly dirtyDeadlineMilliseconds?: number;
   /** For that deadline. Default: the host's timers. */
@@ -39,5 +39,17 @@ export function largestBlockOf(wanted: number | undefined, offered: number | und
   if (largest === Infinity || (largest >= 1 && Number.isInteger(Math.log2(largest)))) return largest;
   throw new IommuError("bad-option", `largestBlock: expected a power of two of pages, got ${wanted}`, {
     hint: "512 for 2 MiB, 1 for single pages",
+  });
+}
+
+/**
+ * How long the container may take to tell what devices wrote.
+ * @throws {IommuError} `bad-option`.
+ */
+export function dirtyDeadlineOf(wanted: number | undefined): number {
+  if (wanted === undefined) return 5000;
+  if (Number.isSafeInteger(wanted) && wanted > 0) return wanted;
+  throw new IommuError("bad-option", `dirtyDeadlineMilliseconds: expected a positive integer, got ${wanted}`, {
+    hint: "leave it out for 5,000",
   });
 }

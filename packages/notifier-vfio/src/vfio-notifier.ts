@@ -29,7 +29,7 @@ import { EntryMirror } from "./entry-mirror.js";
 import { VfioEventEmitter } from "./events.js";
 import type { Unmapper } from "./held-entries.js";
 import { OpenRun } from "./open-run.js";
-import { largestBlockOf, type VfioNotifierOptions } from "./options.js";
+import { dirtyDeadlineOf, largestBlockOf, type VfioNotifierOptions } from "./options.js";
 import type { ShadowBlock } from "./shadow-page-table.js";
 
 /**
@@ -62,7 +62,7 @@ export class VfioNotifier implements MapNotifier {
   /** Depth of our own calls into the container: entries that they free need no retry from outside. */
   #ownCalls = 0;
 
-  /** @throws {IommuError} `bad-option` for a block size that is no power of two, or levels that do not ascend. */
+  /** @throws {IommuError} `bad-option` for a block size that is no power of two, levels that do not ascend, or a deadline that is no positive integer. */
   constructor(container: DmaContainer, options: VfioNotifierOptions = {}) {
     checkGiven(container, "VfioNotifier", "new VfioNotifier(container)");
     const { name = "vfio", coalescing: policy = "leaf", pressureLevels = [0.8, 0.95], exclusive = true } = options;
@@ -90,8 +90,8 @@ export class VfioNotifier implements MapNotifier {
       atomic,
       unmapper,
     });
-    const { scheduler = timerScheduler, dirtyDeadlineMilliseconds = 5000 } = options;
-    this.#dirty = new DirtyCollector(container, this.#mirror.table, scheduler, dirtyDeadlineMilliseconds);
+    const deadline = dirtyDeadlineOf(options.dirtyDeadlineMilliseconds);
+    this.#dirty = new DirtyCollector(container, this.#mirror.table, options.scheduler ?? timerScheduler, deadline);
   }
 
   /** Entries in the container that are this notifier's. */

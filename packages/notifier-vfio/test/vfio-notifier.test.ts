@@ -178,6 +178,10 @@ describe("entries", () => {
       /expected ascending parts of the limit in \(0, 1\], got 0.9, 0.5/,
     );
     expect(() => new VfioNotifier(container, { pressureLevels: [1.5] })).toThrow(IommuError);
+    for (const dirtyDeadlineMilliseconds of [0, -1, 0.5, Number.NaN, Infinity])
+      expect(() => new VfioNotifier(container, { dirtyDeadlineMilliseconds })).toThrow(
+        `dirtyDeadlineMilliseconds: expected a positive integer, got ${dirtyDeadlineMilliseconds}`,
+      );
   });
 });
 

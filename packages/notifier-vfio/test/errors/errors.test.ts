@@ -172,6 +172,7 @@ describe("in plain JavaScript", () => {
   it.each<[new (...args: never[]) => unknown, readonly unknown[], RegExp]>([
     [VtdIommu, [], /^VtdIommu: expected an object, got undefined \(call new VtdIommu\(\{ memory, msi \}\)\)/],
     [VtdIommu, [{}], /^VtdIommu: expected an object, got undefined .*\{ memory, msi \}/],
+    [VtdIommu, [{ memory }], /^VtdIommu: expected a function for msi, got undefined .*\{ memory, msi: /],
     [BackendIommu, [], /^BackendIommu: expected an object, got undefined .*\{ backend, memory \}/],
     [BackendIommu, [{ memory }], /^BackendIommu: expected an object, got undefined/],
     [VfioNotifier, [], /^VfioNotifier: expected an object, got undefined .*new VfioNotifier\(container\)/],
