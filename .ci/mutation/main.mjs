@@ -5,7 +5,7 @@
  *
  * Each package is judged by its own tests. Results that a change of sources or tests cannot have changed are kept from the
  * last run on the machine. MUTATION_RUNS: most runs of a property. MUTATION_MS: processor time after which a mutant has survived.
- * MUTATION_TESTS: only test files that match this expression. MUTATION_STATIC=1 judges those that act while modules load as well.
+ * MUTATION_SLOWEST: processor time beyond which a test judges none. MUTATION_TESTS: only test files that match this expression. MUTATION_STATIC=1 judges those that act while modules load as well.
  */
 import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";

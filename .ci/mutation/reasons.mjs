@@ -135,6 +135,10 @@ export const reasons = [
     why: "words for people that are no part of the contract",
   },
   {
+    id: "other-package",
+    why: "reached only with what a backend such as iommu-vtd hands over (directories of tables, stamps of known pages); each package is judged by its own tests alone",
+  },
+  {
     id: "stopped-elsewhere",
     why: "seen only by tests that judge no mutants here: those that need a second thread, a long time, or what the run leaves out",
   },

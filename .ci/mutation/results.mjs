@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { readJson } from "../workspace.mjs";
 import { nameOf, reasons } from "./reasons.mjs";
-import { ERROR_TEXT, MOST_MS, MOST_RUNS, TESTS } from "./settings.mjs";
+import { ERROR_TEXT, MOST_MS, MOST_RUNS, SLOWEST_MS, TESTS } from "./settings.mjs";
 
 /**
  * @typedef {{ line: number, column: number }} Position
@@ -48,7 +48,7 @@ export function writeResults(results) {
 export function resultOf(file, source, mutants) {
   const commit = execFileSync("git", ["rev-parse", "--short=9", "HEAD"], { encoding: "utf8" }).trim();
   const by = TESTS === "" ? "" : `, by the test files that match ${TESTS}`;
-  const settings = `${MOST_RUNS} runs of a property and ${MOST_MS} ms for a mutant${by}`;
+  const settings = `${MOST_RUNS} runs of a property and ${MOST_MS} ms for a mutant${SLOWEST_MS === 1000 ? "" : `, ${SLOWEST_MS} ms for a test`}${by}`;
   const survivors = survivorsOf(file, source.split("\n"), mutants);
   return { source: hash(source), commit, settings, counts: count(mutants), survivors };
 }

@@ -23,7 +23,7 @@ import fc from "fast-check";
 import { createServer, createServerModuleRunner, defaultServerConditions } from "vite";
 import * as vitest from "vitest";
 import { readJson } from "../workspace.mjs";
-import { ERROR_TEXT, MOST_MS } from "./settings.mjs";
+import { ERROR_TEXT, MOST_MS, SLOWEST_MS } from "./settings.mjs";
 
 /** @import { DryRunOptions, DryRunResult, MutantRunOptions, MutantRunResult, TestResult } from "@stryker-mutator/api/test-runner" */
 /** @import { CollectedTest } from "./vitest.mjs" */
@@ -61,10 +61,7 @@ Object.assign(globalThis, { [Symbol.for("iommu-kit/mutation")]: { vitest, fc } }
 
 /** What the initial run found out about each test: written for the processes that judge mutants. */
 const TIMES = "mutation-times.json";
-/**
- * Milliseconds of processor time: a test that takes longer judges no mutant. A test that fails without a mutant judges none either: one that needs vitest's fake timers, or more runs of its property than there are.
- */
-const SLOWEST_MS = 1_000;
+// A test that fails without a mutant judges none: one that needs vitest's fake timers, or more runs of its property than there are.
 /**
  * When a test does not end. One that waits for what never comes leaves the process idle: three looks in a row, a second apart and in time, find
  * that nothing was done. One that goes round and round spends processor time, ten times what the slowest test may; where it never gives way, `watch.mjs`

@@ -37,8 +37,8 @@ judged; each puts its files into [mutation-survivors.json](mutation-survivors.js
 ${total.uncovered} in code that no test of the run reaches. Mutants that act only while modules load (constants) were not judged, nor were the words of errors.
 
 A mutant is judged by a bounded part of the tests: properties run a few times from one seed, no test that takes more than a second
-is used, and a mutant that has survived its share of processor time, the quickest tests first, is said to survive. So the score is a lower bound of
-what \`pnpm test\` finds. Slow machines kill no mutants: what does not end is told by how often code ran or by an idle process, not by the clock;
+is used (unless the settings say how long it may take), and a mutant that has survived its share of processor time, the quickest tests first, is said to survive. So the score is a lower bound of
+what \`pnpm test\` finds. Slow machines kill no mutants: what does not end is told by how often code ran, by the processor time of a test or by an idle process, not by the clock;
 a test counts against a mutant only if it passes without it right afterwards.
 
 What is not in the table has no score yet. Judged at ${list(results.map(([, { commit }]) => `\`${commit}\``))}, with ${list(results.map(([, { settings }]) => settings))}.
@@ -56,6 +56,7 @@ ${[...folders]
 ## Survivors
 
 Every one is in [mutation-survivors.json](mutation-survivors.json) with its place, what it was replaced by, and the reason's name.
+Reasons hold for single survivors that were looked at (.ci/mutation/explained.json), or for a group that a rule describes (.ci/mutation/reasons.mjs).
 
 | reason | mutants | why they may survive |
 |---|---|---|
