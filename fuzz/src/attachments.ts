@@ -2,9 +2,10 @@
 
 import { IommuError, type IommuErrorCode } from "@iommu-kit/iommu-core";
 import { checkEnded } from "./checks.js";
-import { type Consumer, makeConsumer } from "./consumers.js";
+import { type Consumer, makeConsumer, type Reach } from "./consumers.js";
 import { demand } from "./failure.js";
 import type { Machine } from "./machine.js";
+import type { Read } from "./model/facts.js";
 import type { StepOf, Who } from "./step.js";
 
 /** What a host is told when it asks for what cannot be. */
@@ -113,7 +114,12 @@ export class Attachments {
       (machine.plan.caches > 0 && machine.contextsStale) ||
       machine.overBudget.has(machine.space(consumer.who));
     if (unknown) return { known: false };
-    return { known: true, reach: machine.model.reach(machine.latched, machine.read, consumer.who, pfn) };
+    const reachBy = (read: Read): Reach => machine.model.reach(machine.latched, read, consumer.who, pfn);
+    return {
+      known: true,
+      reach: reachBy(machine.read),
+      was: (matches) => machine.history.explains(machine.read, reachBy, matches) !== false,
+    };
   }
 
   #refusable(attempt: () => void): void {

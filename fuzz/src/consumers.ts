@@ -19,10 +19,16 @@ import {
 } from "@iommu-kit/iommu-core/testing";
 import type { ConsumerPlan, Who } from "./step.js";
 
-/** Where a page goes, by the naive model; `undefined` while the model cannot say. */
+/** Where a page goes; `undefined`: nowhere. */
+export type Reach = { readonly gpaPfn: number; readonly access: Access } | undefined;
+
+/** Where a page goes, by the naive model. */
 export type Truth = (iovaPfn: number) => {
+  /** Whether the model can say at present. */
   readonly known: boolean;
-  readonly reach?: { readonly gpaPfn: number; readonly access: Access } | undefined;
+  readonly reach?: Reach;
+  /** Whether its reach may have been so at some time since the last flush. */
+  readonly was?: (matches: (reach: Reach) => boolean) => boolean;
 };
 
 /** Frames of a range that are looked at: its ends, and some between. */
@@ -85,8 +91,11 @@ export class WatchedNotifier extends RecordingNotifier {
 
   #compare(what: string, iovaPfn: number, pageCount: number, gpaPfn: number, access: Access): void {
     for (const pfn of samplesOf(iovaPfn, pageCount)) {
-      const { known, reach } = this.#truth(pfn);
-      if (!known || (reach?.gpaPfn === gpaPfn + (pfn - iovaPfn) && reach.access === access)) continue;
+      const { known, reach, was } = this.#truth(pfn);
+      const matches = (at: Reach): boolean => at?.gpaPfn === gpaPfn + (pfn - iovaPfn) && at.access === access;
+      if (!known || matches(reach)) continue;
+      // What was refused is offered again as it was, until an invalidation covers it.
+      if (this.capacity < Infinity && was?.(matches) === true) continue;
       const tables = reach === undefined ? "nothing" : `${reach.gpaPfn.toString(16)} ${reach.access}`;
       this.breaches.push(`${this.name}: ${what} at ${pfn.toString(16)}: the tables say ${tables}`);
       return;

@@ -5,7 +5,7 @@
  * tables never said.
  */
 
-import type { ModelAnswer, Read } from "./model/facts.js";
+import type { Read } from "./model/facts.js";
 
 /** Combinations tried before a question is given up. */
 const MOST_WALKS = 3000;
@@ -30,10 +30,10 @@ export class History {
   }
 
   /** Whether some combination of values makes `accepts` true. `undefined`: too many to try. */
-  explains(
+  explains<Answer>(
     present: Read,
-    ask: (read: Read) => ModelAnswer,
-    accepts: (answer: ModelAnswer) => boolean,
+    ask: (read: Read) => Answer,
+    accepts: (answer: Answer) => boolean,
   ): boolean | undefined {
     const choices: { at: number; of: number }[] = [];
     for (let walk = 0; walk < MOST_WALKS; walk++) {
