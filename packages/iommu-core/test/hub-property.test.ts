@@ -379,7 +379,8 @@ describe("the hub", () => {
       ),
       { numRuns: 100, examples: [[REPLACED_WITHOUT_ROOM, 3]] },
     );
-  });
+    // A consumer that answers late is offered all that it refused, three pages a turn: one history in a thousand takes ten seconds.
+  }, 240_000);
 
   it("never unmaps a frame that stays mapped the same, however the guest gets from one state to the next in one invalidation", async () => {
     const edit = fc.oneof(

@@ -17,8 +17,8 @@ export interface RefusedPart extends FrameRange {
 /** Of one consumer. Frames are here from the refusal until they are offered anew or the guest takes them away. */
 export class Refusals {
   readonly #frames = new IovaTree();
-  /** Those of them that the consumer cannot hold at all. */
-  readonly #unsupported = new IovaTree();
+  /** Those of them that found no room: what is offered again. The others the consumer cannot hold at all. */
+  readonly #full = new IovaTree();
   readonly #slot = new Mapping();
 
   get isEmpty(): boolean {
@@ -49,57 +49,55 @@ export class Refusals {
 
   /** Where the refused run ends that begins at `pfn`, or `end` before that. */
   endOfRun(pfn: number, end: number): number {
-    let stop = pfn;
-    this.runs(
-      (_first, pageCount) => {
-        stop += pageCount;
-        return false;
-      },
-      { firstPfn: pfn, pageCount: end - pfn },
-    );
-    return stop;
+    return endOfRun(this.#frames, pfn, end);
   }
 
   /** Whether this frame was refused for want of room. */
   isFull(pfn: number): boolean {
-    return this.#frames.find(pfn, this.#slot) && !this.#unsupported.find(pfn, this.#slot);
+    return this.#full.find(pfn, this.#slot);
   }
 
   add(range: FrameRange, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void {
     this.#frames.insert(range.firstPfn, range.pageCount, gpaPfn, access);
-    if (answer === "unsupported") this.#unsupported.insert(range.firstPfn, range.pageCount, gpaPfn, access);
+    if (answer === "full") this.#full.insert(range.firstPfn, range.pageCount, gpaPfn, access);
   }
 
   /** These frames are not wanted any more, or are offered anew. */
   drop(firstPfn: number, pageCount: number): void {
     if (!this.isEmpty) this.#frames.remove(firstPfn, pageCount);
-    if (this.#unsupported.slotCount > 0) this.#unsupported.remove(firstPfn, pageCount);
+    if (this.#full.slotCount > 0) this.#full.remove(firstPfn, pageCount);
   }
 
   clear(): void {
     this.#frames.clear();
-    this.#unsupported.clear();
+    this.#full.clear();
   }
 
   /** What was refused for want of room from `pfn` on, as far as one leaf table or as many blocks go: one step of a slice. */
   next(pfn: number, largestBlock: number): RefusedPart | undefined {
     const slot = this.#slot;
-    for (let from = pfn; this.#frames.seek(from, slot);) {
-      const { gpaPfn, access } = slot;
-      const firstPfn = Math.max(from, slot.firstPfn);
-      const single = slot.pageCount === 1;
-      const step = single ? FANOUT : FANOUT * largestBlock;
-      let end = Math.min(firstPfn - (firstPfn % step) + step, single ? Infinity : slot.firstPfn + slot.pageCount);
-      if (single) end = this.endOfRun(firstPfn, end);
-      if (this.#unsupported.find(firstPfn, slot)) {
-        from = slot.firstPfn + slot.pageCount;
-        continue;
-      }
-      if (this.#unsupported.seek(firstPfn, slot)) end = Math.min(end, slot.firstPfn);
-      return { firstPfn, pageCount: end - firstPfn, gpaPfn, access };
-    }
-    return undefined;
+    if (!this.#full.seek(pfn, slot)) return undefined;
+    const { gpaPfn, access } = slot;
+    const firstPfn = Math.max(pfn, slot.firstPfn);
+    const single = slot.pageCount === 1;
+    const step = single ? FANOUT : FANOUT * largestBlock;
+    let end = Math.min(firstPfn - (firstPfn % step) + step, single ? Infinity : slot.firstPfn + slot.pageCount);
+    if (single) end = endOfRun(this.#full, firstPfn, end);
+    return { firstPfn, pageCount: end - firstPfn, gpaPfn, access };
   }
+}
+
+/** Where the run of `tree` ends that begins at `pfn`, or `end` before that. */
+function endOfRun(tree: IovaTree, pfn: number, end: number): number {
+  let stop = pfn;
+  tree.runs(
+    (_first, pageCount) => {
+      stop += pageCount;
+      return false;
+    },
+    { firstPfn: pfn, pageCount: end - pfn },
+  );
+  return stop;
 }
 
 /** Pages of the mapping in `tree` that a part comes from; 0 if it does not map it in this way. */
