@@ -111,6 +111,14 @@ export const reasons = [
     why: "equivalent: where both sides are equal, both branches give the same",
   },
   {
+    id: "behind-the-end",
+    why: "equivalent: the place behind the end of an array takes nothing, and what is read for it is dropped",
+  },
+  {
+    id: "found-since",
+    why: "found by a test that came after this file was judged, or that was not in that run: put in by hand, it makes the test fail; counted as killed when the file is judged again",
+  },
+  {
     id: "not-read",
     why: "a value that nobody reads in this state: it is overwritten first, or says something of what is refused",
   },

@@ -384,7 +384,14 @@ describe("address spaces", () => {
         expect.objectContaining({ code: "bad-option", message: expect.stringMatching(message) as unknown }),
       );
     }
+    const limits = { callsInFlight: undefined } as object;
+    expect(new BackendIommu({ ...options, limits }).limits.callsInFlight).toBe(65_536);
   });
+});
+
+it("says of a notifier for invalidations alone that it holds and refuses nothing", () => {
+  const attachment = new Machine().nicSpace.attach(new RecordingFlushNotifier());
+  expect([attachment.heldPages, attachment.refusedPages, attachment.refusedRanges]).toEqual([0, 0, []]);
 });
 
 describe("an attach behind an invalidation that waits for its slice", () => {

@@ -117,3 +117,9 @@ describe("BlockLedger", () => {
     }
   });
 });
+
+it("names the blocks that a range touches in ascending order, whichever came first", () => {
+  const ledger = new BlockLedger();
+  for (const first of [2 ** 20, 512, 4096, 2 ** 30]) ledger.add(first, 2);
+  expect(ledger.touching(0, 2 ** 40)).toEqual([512, 4096, 2 ** 20, 2 ** 30]);
+});

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { BufferMemory } from "../src/index.js";
+import { BufferMemory, sharedEntries } from "../src/index.js";
 
 function twoRegions(): { memory: BufferMemory; low: Uint8Array; high: Uint8Array } {
   const low = new Uint8Array(2 * 4096);
@@ -68,6 +68,22 @@ describe("BufferMemory", () => {
     expect(single).toEqual([[Int32Array, 17]]);
   });
 
+  it("reads shared words that begin in the middle of an entry, and odd numbers of them", () => {
+    const { memory, high } = twoRegions();
+    new Int32Array(high.buffer).set([1, 2, 3, 4]);
+    const into = new Int32Array(2);
+    expect(memory.fetch(2 ** 32 + 4, into)).toBe(true);
+    expect([...into]).toEqual([2, 3]);
+    const three = new Int32Array(3);
+    expect(memory.fetch(2 ** 32, three)).toBe(true);
+    expect([...three]).toEqual([1, 2, 3]);
+  });
+
+  it("lets devices write past it only where the host says so", () => {
+    expect(twoRegions().memory.directWrites).toBe(false);
+    expect(new BufferMemory([], { directWrites: true }).directWrites).toBe(true);
+  });
+
   it("takes regions that touch, and buffers that begin inside of others", () => {
     const bytes = new Uint8Array(8192 + 8);
     const memory = new BufferMemory([
@@ -118,14 +134,21 @@ describe("BufferMemory", () => {
           { firstPfn: 2, bytes: page },
         ]),
     ).toThrow(expect.objectContaining({ code: "bad-range" }));
-    expect(() => new BufferMemory([{ firstPfn: 1, bytes: page.subarray(0, 100) }])).toThrow(
-      /multiple of 4096 bytes, got 100/,
-    );
-    expect(() => new BufferMemory([{ firstPfn: 1, bytes: new ArrayBuffer(4096) as never }])).toThrow(
-      /expected a Uint8Array.*new Uint8Array\(buffer\)/,
-    );
+    for (const [bytes, message] of [
+      [page.subarray(0, 100), /multiple of 4096 bytes, got 100/],
+      [new ArrayBuffer(4096) as never, /expected a Uint8Array.*new Uint8Array\(buffer\)/],
+    ] as const)
+      expect(() => new BufferMemory([{ firstPfn: 1, bytes }])).toThrow(
+        expect.objectContaining({ code: "bad-range", message: expect.stringMatching(message) as unknown }),
+      );
     expect(() => new BufferMemory([{ firstPfn: 1, bytes: new Uint8Array(new ArrayBuffer(8200), 4, 4096) }])).toThrow(
       /aligned/,
     );
+  });
+
+  it("takes shared buffers at any multiple of 8 bytes", () => {
+    const words = new Int32Array(new SharedArrayBuffer(64));
+    expect(sharedEntries(words.subarray(4))?.byteOffset).toBe(16);
+    expect(() => sharedEntries(words.subarray(1))).toThrow(expect.objectContaining({ code: "bad-range" }));
   });
 });

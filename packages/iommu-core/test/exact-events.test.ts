@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BackendIommu, sourceId } from "../src/index.js";
+import { BackendIommu, DirtyTracker, sourceId } from "../src/index.js";
 import {
   FakeMemory,
   ManualScheduler,
@@ -533,4 +533,71 @@ describe("what an UNMAP-only notifier is told", () => {
     void machine.invalidate();
     expect(order).toEqual(["flush", "begin", "unmap", "commit"]);
   });
+});
+
+describe("what is remembered of superpages", () => {
+  it("is each part that became another one, so it is told once", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 2 ** 18, 0);
+    machine.nicSpace.attach(new RecordingNotifier());
+    const seen = machine.watch("map", "unmap", "change");
+    machine.tables.map(512, 512, 99 * 512);
+    void machine.invalidate();
+    expect(seen.splice(0)).toEqual(["change iovaPfn=512 pageCount=512 gpaPfn=50688 access=3"]);
+    void machine.invalidate();
+    expect(seen).toEqual([]);
+  });
+
+  it("stays what the view says when a device of it moves to where a superpage stands in the place", () => {
+    for (const gap of [false, true]) {
+      const machine = new Machine();
+      machine.tables.map(0, 512, 0);
+      if (gap) machine.tables.unmap(5, 1);
+      machine.nicSpace.attach(new RecordingNotifier());
+      machine.diskSpace.attach(new RecordingNotifier());
+      const other = new SimpleDomain("other");
+      other.map(0, 512, 9 * 512);
+      void machine.backend.assign(machine.nic, other);
+      const seen = machine.watch("map", "unmap", "change");
+      void machine.invalidate();
+      expect(seen).toEqual([]);
+    }
+  });
+});
+
+it("says what removed frames led to, run by run, where somebody follows the writes", () => {
+  const machine = new Machine();
+  new DirtyTracker(machine.nicSpace).start();
+  machine.nicSpace.attach(new RecordingNotifier());
+  const seen = machine.watch("map", "unmap", "change");
+  machine.tables.map(0, 1, 100);
+  machine.tables.map(1, 3, 200);
+  void machine.invalidate();
+  machine.tables.unmap(0, 4);
+  void machine.invalidate();
+  machine.tables.map(0, 1, 100);
+  machine.tables.map(1, 1, 200);
+  void machine.invalidate();
+  machine.tables.unmap(0, 2);
+  void machine.invalidate();
+  expect(seen).toEqual([
+    "map iovaPfn=0 pageCount=1 gpaPfn=100 access=3",
+    "map iovaPfn=1 pageCount=3 gpaPfn=200 access=3",
+    "unmap iovaPfn=0 pageCount=1 gpaPfn=100 access=3",
+    "unmap iovaPfn=1 pageCount=3 gpaPfn=200 access=3",
+    "map iovaPfn=0 pageCount=1 gpaPfn=100 access=3",
+    "map iovaPfn=1 pageCount=1 gpaPfn=200 access=3",
+    "unmap iovaPfn=0 pageCount=1 gpaPfn=100 access=3",
+    "unmap iovaPfn=1 pageCount=1 gpaPfn=200 access=3",
+  ]);
+});
+
+it("says that a superpage is gone", () => {
+  const machine = new Machine();
+  machine.tables.map(0, 512, 0);
+  machine.nicSpace.attach(new RecordingNotifier());
+  const seen = machine.watch("map", "unmap", "change");
+  machine.tables.unmap(0, 512);
+  void machine.invalidate();
+  expect(seen).toEqual(["unmap iovaPfn=0 pageCount=512 gpaPfn=-1 access=0"]);
 });

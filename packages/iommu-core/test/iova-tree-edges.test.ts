@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { IovaTree, Mapping } from "../src/index.js";
+import { DECODED, IovaTree, LeafTable, Mapping } from "../src/index.js";
 
 const GIB = 2 ** 18;
 
@@ -79,7 +79,12 @@ describe("a tree", () => {
     const tree = new IovaTree();
     const bases = [0, 512, 1024, GIB - 512, GIB, GIB + 512, 2 ** 31, 2 ** 31 + 512];
     for (const [i, base] of bases.entries()) tree.insert(base + i, 1, 700 + i, 3);
-    for (const order of [bases, bases.toReversed(), [...bases.slice(4), ...bases.slice(0, 4)]]) {
+    for (const order of [
+      bases,
+      bases.toReversed(),
+      [...bases.slice(4), ...bases.slice(0, 4)],
+      [GIB + 512, GIB - 512],
+    ]) {
       for (const base of order) {
         const leaf = tree.leafAt(base);
         const i = bases.indexOf(base);
@@ -94,3 +99,100 @@ describe("a tree", () => {
     expect(tree.byteLength).toBe(empty);
   });
 });
+
+describe("the bytes of a tree", () => {
+  it("are counted with every array that it makes or drops", () => {
+    const tree = new IovaTree();
+    const none = tree.byteLength;
+    tree.insert(0, 512, 0, 3);
+    expect(tree.byteLength - none).toBe(4096);
+    tree.remove(0, 512);
+    tree.insert(GIB, GIB, 0, 3);
+    expect(tree.byteLength - none).toBe(4096);
+    // A superpage in the place of what was below it.
+    tree.insert(0, 1, 5, 3);
+    tree.insert(0, GIB, 0, 1);
+    expect([tree.byteLength - none, tree.slotCount, runsOf(tree)]).toEqual([
+      8192,
+      2,
+      [
+        [0, GIB, 0, 1],
+        [GIB, GIB, 0, 3],
+      ],
+    ]);
+  });
+
+  it("do not grow where superpages are taken apart and removed, time and again", () => {
+    const tree = new IovaTree();
+    const bytes = Array.from({ length: 40 }, (_, i) => {
+      tree.insert(i * 512, 512, 0, 3);
+      tree.remove(i * 512, 1);
+      tree.remove(i * 512 + 1, 511);
+      return tree.byteLength;
+    });
+    expect(new Set(bytes).size).toBe(1);
+  });
+
+  it("count what is remembered of generations once for each directory, and not at all without them", () => {
+    const tree = new IovaTree();
+    const told = { index: new Int32Array(0), next: new Int32Array(0), count: 0 };
+    tree.insert(0, 1, 5, 3);
+    tree.insert(2 * GIB, 1, 5, 3);
+    tree.remove(2 * GIB, 1);
+    const before = tree.byteLength;
+    tree.writeSlots(0, told, DECODED, tableOf(-1));
+    expect(tree.byteLength).toBe(before);
+    for (let i = 0; i < 2; i++) {
+      tree.writeSlots(0, told, DECODED, tableOf(1));
+      expect(tree.byteLength).toBe(before + 8192);
+    }
+    tree.insert(2 * GIB, 1, 5, 3);
+    tree.writeSlots(2 * GIB, told, DECODED, tableOf(1));
+    tree.remove(2 * GIB, 1);
+    expect(tree.byteLength).toBe(before + 8192);
+  });
+});
+
+describe("what a host vouches for", () => {
+  const told = { index: new Int32Array(0), next: new Int32Array(0), count: 0 };
+
+  it("is one table at one generation, until the tree says something else", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 9, 5, 3);
+    tree.insert(512, 9, 5, 3);
+    for (const generation of [1, 7]) {
+      tree.writeSlots(0, told, DECODED, tableOf(generation));
+      const isProved = (table: LeafTable): boolean | undefined => tree.leafAt(0)?.isProved(table);
+      expect(
+        [tableOf(generation), tableOf(generation + 1), tableOf(generation, 10), tableOf(-1)].map((table) =>
+          isProved(table),
+        ),
+      ).toEqual([true, false, false, false]);
+      tree.remove(generation, 1);
+      expect([tableOf(generation), tableOf(-1), tableOf(1)].map((table) => isProved(table))).toEqual([
+        false,
+        false,
+        false,
+      ]);
+    }
+    tree.writeSlots(512, told, DECODED, tableOf(-1));
+    expect(tree.leafAt(512)?.isProved(tableOf(-1))).toBe(false);
+  });
+
+  it("is no table that nobody has told it", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 1, 5, 3);
+    tree.insert(512, 1, 5, 3);
+    tree.writeSlots(0, told, DECODED, tableOf(1));
+    const directory = tree.leavesAt(0);
+    directory?.remember(tableOf(1, 20));
+    expect(directory?.isProvedWhole(tableOf(1, 20), () => 1)).toBe(false);
+    tree.writeSlots(512, told, DECODED, tableOf(1, 11));
+    expect(directory?.isProvedWhole(tableOf(1, 20), () => 1)).toBe(true);
+  });
+});
+
+/** A table of the guest, of which only the frame and the generation matter. */
+function tableOf(generation: number, pfn = 9): LeafTable {
+  return Object.assign(new LeafTable(), { pfn, generation, format: DECODED });
+}

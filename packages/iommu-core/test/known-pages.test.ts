@@ -228,3 +228,11 @@ describe("known pages", () => {
     expect(answers).toBeGreaterThan(400);
   });
 });
+
+it("knows a page under one stamp, also where another one leads to the same place", () => {
+  const known = new KnownPages();
+  const stamps = Array.from({ length: 2049 }, () => known.stamp());
+  known.note(5, stamps[0]!, 4096, 1);
+  expect(known.find(5, stamps[0]!)).toBeGreaterThanOrEqual(0);
+  for (const stamp of stamps.slice(1)) expect(known.find(5, stamp)).toBe(-1);
+});

@@ -383,4 +383,51 @@ describe("a leaf table handed over as it lies in memory", () => {
     guest.invalidate(WHOLE);
     expect(notifier.held(range(7, 1))).toEqual([{ iovaPfn: 7, pageCount: 1, gpaPfn: 7, access: 3 }]);
   });
+
+  it("is told with both halves of every entry, whichever of them is another", () => {
+    const memory = new FakeMemory();
+    const guest = new Guest(memory, false);
+    guest.holes = [];
+    guest.places[1] = { table: 1 };
+    const unit = new BackendIommu({ backend: guest, memory, scheduler: new ManualScheduler() });
+    const notifier = new RecordingNotifier({ replace: true });
+    const entry = (index: number, frame: number): void =>
+      memory.pokeEntry(
+        (FIRST_TABLE + 1) * 4096 + index * 8,
+        ((frame % 2 ** 20) << 12) | 3,
+        Math.floor(frame / 2 ** 20),
+      );
+    for (let i = 0; i < 17; i++) entry(i, 50 + i * 2);
+    unit.addressSpace(0).attach(notifier);
+    for (let i = 0; i < 17; i++) {
+      for (const frame of [2 ** 20 + 50 + i * 2, 50 + i * 2]) {
+        entry(i, frame);
+        guest.invalidate(WHOLE);
+        expect(notifier.held(range(512 + i, 1))).toEqual([
+          { iovaPfn: 512 + i, pageCount: 1, gpaPfn: frame, access: 3 },
+        ]);
+      }
+    }
+    // The low halves go on, the high ones do not; and the other way round.
+    for (const [first, second] of [
+      [7, 2 ** 20 + 8],
+      [2 ** 20 - 1, 2 ** 20],
+    ] as const) {
+      entry(3, first);
+      entry(4, second);
+      guest.invalidate(WHOLE);
+      expect([515, 516].map((pfn) => notifier.held(range(pfn, 1))[0]?.gpaPfn)).toEqual([first, second]);
+    }
+  });
+
+  it("is visited in the range that is asked for, until the visitor has enough", () => {
+    const table = new LeafTable();
+    table.words = Int32Array.from({ length: 2048 }, (_, at) => (at % 2 === 0 ? (at << 12) | 3 : 0));
+    const seen: number[] = [];
+    const visit = (most: number) => (pfn: number) => seen.push(pfn) < most;
+    expect(table.visit(1024, range(0, 1026), visit(9))).toBe(true);
+    expect(table.visit(1024, range(1534, 9), visit(9))).toBe(true);
+    expect(table.visit(1024, range(1026, 9), visit(6))).toBe(false);
+    expect(seen).toEqual([1024, 1025, 1534, 1535, 1026, 1027]);
+  });
 });

@@ -37,6 +37,17 @@ describe("address spaces of a unit", () => {
 });
 
 describe("a unit", () => {
+  it("needs a backend and memory", () => {
+    const backend = new SimpleBackend();
+    for (const options of [undefined, null, 5, {}, { backend }, { memory: new FakeMemory() }, { backend, memory: 5 }])
+      expect(() => new BackendIommu(options as never)).toThrow(
+        expect.objectContaining({
+          code: "bad-option",
+          message: expect.stringMatching(/expected an object/) as unknown,
+        }),
+      );
+  });
+
   it("allows 4 mappings for each frame of RAM, or of the regions that devices reach untranslated", () => {
     const memory = new FakeMemory({ ram: [range(0, 2 ** 20)] });
     const small = unitOn({ memory, regions: [range(0, 16)] });
