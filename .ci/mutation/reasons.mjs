@@ -150,4 +150,8 @@ export const reasons = [
     id: "stopped-elsewhere",
     why: "seen only by tests that judge no mutants here: those that need a second thread, a long time, or what the run leaves out",
   },
+  {
+    id: "tested-since",
+    why: "a test that was written after the file had been judged fails with it, as was tried by hand: counts as killed at the next judgement",
+  },
 ];

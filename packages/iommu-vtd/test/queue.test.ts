@@ -219,6 +219,7 @@ describe("a queue error", () => {
     guest.queue.submit(type(0x1f), guest.queue.waitFor(2));
     guest.memory.poke(guest.queue.basePfn * 4096, 0x12);
     guest.queue.kick();
+    guest.scheduler.turn();
     expect([head(guest), guest.memory.peek(guest.queue.statusGpa)]).toEqual([0, 0]);
   });
 
