@@ -248,6 +248,26 @@ describe("a report that cannot be true", () => {
     expect(attachment.failure?.message).toMatch(/expected reports of frames as they were given, .* as refused/);
   });
 
+  it("may name the first frame of its range, the last one, and all of them; one before it ends the attachment", () => {
+    for (const [firstPfn, pageCount, state] of [
+      [4, 1, "active"],
+      [15, 1, "active"],
+      [4, 12, "active"],
+      [3, 2, "failed"],
+      [15, 2, "failed"],
+    ] as const) {
+      const machine = new Machine();
+      const notifier = new RecordingNotifier({ range: range(4, 12) });
+      const attachment = machine.nicSpace.attach(notifier, { range: range(4, 12) });
+      machine.tables.map(0, 20, 100);
+      void machine.invalidate();
+      notifier.reports?.refused(firstPfn, pageCount, 100 + firstPfn, 3, "full");
+      expect(attachment.state).toBe(state);
+      if (state === "active") expect(attachment.refusedRanges).toEqual([range(firstPfn, pageCount)]);
+      else expect(attachment.failure).toMatchObject({ code: "notifier-contract" });
+    }
+  });
+
   it("of a part of a block ends the attachment: the rest of it might stay reachable", () => {
     const { notifier, attachment } = attached({ granularity: "block", largestBlock: 4 });
     notifier.reports?.refused(4, 2, 104, 3, "full");
