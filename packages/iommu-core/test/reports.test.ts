@@ -1,7 +1,7 @@
 /** What a MAP notifier says of itself between the answers: the account of its attachment follows. */
 import { describe, expect, it } from "vitest";
 import type { MapNotifier, MapReports } from "../src/index.js";
-import { RecordingNotifier, type RecordingNotifierOptions } from "../src/testing/index.js";
+import { RecordingFlushNotifier, RecordingNotifier, type RecordingNotifierOptions } from "../src/testing/index.js";
 import { Machine, range, run } from "./support/machine.js";
 
 function attached(options: RecordingNotifierOptions = {}) {
@@ -42,6 +42,12 @@ describe("frames that a consumer has given up", () => {
     expect(notifier.held()).toEqual([run(0, 7, 100), run(9, 7, 109), run(20, 1, 200)]);
     expect(attachment).toMatchObject({ heldPages: 15, refusedPages: 0, refusedRanges: [] });
     expect(notifier.breaches).toEqual([]);
+  });
+
+  it("are none of an attachment that holds none: one that only flushes", () => {
+    const attachment = new Machine().nicSpace.attach(new RecordingFlushNotifier());
+    const { heldPages, refusedPages, refusedRanges } = attachment;
+    expect([heldPages, refusedPages, refusedRanges]).toEqual([0, 0, []]);
   });
 
   it("are not mapped again where it cannot hold them at all", () => {
