@@ -68,6 +68,19 @@ describe("a dirty tracker", () => {
     ]);
   });
 
+  it("makes unmap events say what each of several frames was, above 4 GiB as well", () => {
+    const machine = new Machine();
+    for (const pfn of [0, 1, 2]) machine.tables.map(pfn, 1, 2 ** 20 * (pfn + 1) + 7);
+    machine.nicSpace.attach(new RecordingNotifier());
+    tracked(machine);
+    const told = machine.watch("unmap");
+    machine.tables.unmap(0, 3);
+    void machine.invalidate();
+    expect(told).toEqual(
+      [0, 1, 2].map((pfn) => `unmap iovaPfn=${pfn} pageCount=1 gpaPfn=${2 ** 20 * (pfn + 1) + 7} access=3`),
+    );
+  });
+
   it("reports nothing that was written before it started or after it stopped", () => {
     const machine = new Machine();
     machine.tables.map(0, 2, 50);

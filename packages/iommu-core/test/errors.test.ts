@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import {
   Access,
+  BackendIommu,
   BufferMemory,
   DirtyTracker,
   IovaTree,
@@ -10,7 +11,7 @@ import {
   sourceId,
   timerScheduler,
 } from "../src/index.js";
-import { RecordingFlushNotifier, RecordingNotifier, SimpleDomain } from "../src/testing/index.js";
+import { FakeMemory, RecordingFlushNotifier, RecordingNotifier, SimpleDomain } from "../src/testing/index.js";
 import { Machine, range } from "./support/machine.js";
 
 /** What a host does wrong, the code it gets, and what the message names. */
@@ -27,6 +28,11 @@ const MISTAKES: Readonly<Record<string, readonly [code: string, names: RegExp, m
     "bad-range",
     /^BufferMemory: /,
     () => new BufferMemory([{ firstPfn: 0.5, bytes: new Uint8Array(4096) }]),
+  ],
+  "a unit whose backend is null": [
+    "bad-option",
+    /^BackendIommu: expected an object, got null /,
+    () => new BackendIommu({ backend: null as never, memory: new FakeMemory() }),
   ],
   "bits left out of a layout": [
     "bad-option",
