@@ -404,11 +404,15 @@ describe("leases and completion", () => {
     let recalled = 0;
     lease!.onRecall = () => void (recalled += 1);
     const completion = machine.invalidate(2, 1);
+    const again = machine.invalidate(2, 1);
     expect(recalled).toBe(1);
+    expect(machine.scheduler.timerCount).toBe(1);
     expect(await isDone(completion)).toBe(false);
+    expect(await isDone(again)).toBe(false);
     expect(lease!.valid).toBe(true);
     lease!.release();
     expect(await isDone(completion)).toBe(true);
+    expect(await isDone(again)).toBe(true);
     expect(lease!.valid).toBe(false);
     expect(machine.scheduler.timerCount).toBe(0);
     expect(machine.invalidate()).toBeUndefined();
@@ -420,6 +424,7 @@ describe("leases and completion", () => {
     const lease = machine.nicSpace.dma.segments(0, 1, 1)!;
     lease.onRecall = () => lease.release();
     expect(machine.invalidate()).toBeUndefined();
+    expect(machine.scheduler.timerCount).toBe(0);
   });
 
   it("revokes a lease at its deadline", async () => {
@@ -447,6 +452,12 @@ describe("leases and completion", () => {
     expect(machine.invalidate()).toBeUndefined();
     expect(lease.valid).toBe(false);
     expect(() => machine.scheduler.turn()).toThrow("holder is broken");
+  });
+
+  it("knows its pages, wherever they begin", () => {
+    const machine = new Machine();
+    machine.tables.map(4, 4, 0x100);
+    expect(machine.nicSpace.dma.segments(0x5800, 0x1000, 1)?.range).toEqual(range(5, 2));
   });
 
   it("is recalled by unplug", async () => {

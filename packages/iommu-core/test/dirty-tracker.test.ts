@@ -26,6 +26,17 @@ function taken(tracker: DirtyTracker): { iova: string[]; gpa: string[] } {
 }
 
 describe("a dirty tracker", () => {
+  it("hears of a lease at its first release only", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 4, 50);
+    const { space, take } = tracked(machine);
+    const lease = space.dma.segments(0, 10, Access.write);
+    lease?.release();
+    expect(take()).toEqual({ iova: ["0+1"], gpa: ["50+1"] });
+    lease?.release();
+    expect(take()).toEqual({ iova: [], gpa: [] });
+  });
+
   it("reports each page that was written once, by IOVA and by guest frame, and begins anew", () => {
     const machine = new Machine();
     machine.tables.map(0, 4, 50);

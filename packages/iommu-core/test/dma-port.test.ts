@@ -147,10 +147,13 @@ describe("the DMA port", () => {
     machine.nicSpace.dma.read(4090, bytes(10));
     machine.nicSpace.dma.read(4100n, bytes(0));
     machine.nicSpace.translate(1, Access.read, new Translation());
+    machine.nicSpace.dma.segments(10, 4096, Access.read)?.release();
     expect(seen).toEqual([
       [0, 4090],
       [1, undefined],
       [1, 4100n],
+      [1, undefined],
+      [0, 10],
       [1, undefined],
     ]);
   });
@@ -181,7 +184,9 @@ describe("the DMA port", () => {
     machine.memory.resetCounters();
     const { dma } = machine.nicSpace;
     expect(dma.read(0, new Uint8Array(0))).toBe(true);
+    expect(dma.failure).toBeUndefined();
     expect(dma.read(4096, new Uint8Array(0))).toBe(false);
+    expect(dma.failure).toMatchObject({ iovaPfn: 1 });
     expect(dma.write(4096, new Uint8Array(0))).toBe(true);
     expect(machine.memory.counters.reads).toBe(0);
   });
