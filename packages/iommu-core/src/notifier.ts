@@ -50,7 +50,10 @@ export interface MapReports {
   refused(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, answer: "full" | "unsupported"): void;
   /** Frames that stay mapped could not be reached for a moment, by its own doing: listeners hear of it as `window`. */
   window(iovaPfn: number, pageCount: number): void;
-  /** Entries have freed up for reasons that the unit cannot see: what was refused is offered again, at the end of the invalidation under way if there is one. As `Attachment.retry`. */
+  /**
+   * Entries have freed up for reasons that the unit cannot see: what was refused is offered again, at the end of the invalidation under way if there is one, and
+   * after it when asked for by what is offered again. As `Attachment.retry`.
+   */
   retry(): void;
 }
 

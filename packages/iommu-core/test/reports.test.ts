@@ -180,6 +180,35 @@ describe("a retry", () => {
     expect(notifier.breaches).toEqual([]);
   });
 
+  it("for which each offer is a reason for one more holds up no invalidation", async () => {
+    const machine = new Machine();
+    const notifier = new RecordingNotifier();
+    const attachment = machine.nicSpace.attach(notifier);
+    machine.tables.map(0, 2, 100);
+    machine.tables.map(5, 1, 200);
+    void machine.invalidate();
+    // It drops the other page for each that it is given, and wants it again.
+    let offers = 0;
+    const map = notifier.map.bind(notifier);
+    notifier.map = (iovaPfn, pageCount, gpaPfn, access) => {
+      offers += 1;
+      if (offers < 1000) {
+        notifier.lose(1 - iovaPfn, 1);
+        notifier.reports?.retry();
+      }
+      return map(iovaPfn, pageCount, gpaPfn, access);
+    };
+    notifier.lose(0, 1);
+    machine.tables.unmap(5, 1);
+    void machine.invalidate();
+    // One pass over what was refused: each page once.
+    expect(offers).toBe(2);
+    expect(attachment.state).toBe("active");
+    await machine.scheduler.idle();
+    expect(offers).toBeGreaterThanOrEqual(1000);
+    expect(notifier.breaches).toEqual([]);
+  });
+
   it("from inside of commit comes after the invalidation", async () => {
     let during = false;
     const { machine, notifier, attachment } = attached({

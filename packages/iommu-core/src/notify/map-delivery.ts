@@ -58,6 +58,7 @@ export abstract class MapDelivery {
   /** It has failed, and has not let go of everything yet. */
   #revoking: Completion = undefined;
   #retryWanted = false;
+  #retrying = false;
   /** The block offered last found no room. */
   #noRoom = false;
   readonly #firstPfn: number;
@@ -322,7 +323,9 @@ export abstract class MapDelivery {
         break;
       }
       this.refusals.drop(firstPfn, pageCount);
+      this.#retrying = true;
       this.addPart(firstPfn, pageCount, part.gpaPfn, part.access, slotPages);
+      this.#retrying = false;
       slice.mappingsLeft -= Math.max(1, this.takeCalls());
       // Still full: the rest would be refused as well.
       if (this.refusals.isFull(firstPfn)) break;
@@ -379,7 +382,8 @@ export abstract class MapDelivery {
         if (this.heldPages > 0) this.reports.window(iovaPfn, pageCount);
       },
       retry: () => {
-        if (this.#begun) this.retry();
+        // Asked for by what is offered again, it has a turn of its own: nothing of the guest waits for that.
+        if (this.#begun && !this.#retrying) this.retry();
         else if (!this.refusals.isEmpty) this.reports.retryLater();
       },
     };
