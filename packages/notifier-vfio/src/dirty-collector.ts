@@ -27,6 +27,8 @@ export type DirtyMode = "off" | "log" | "assume";
 interface Unread {
   readonly range: FrameRange;
   readonly blocks: readonly ShadowBlock[];
+  /** Read for who collects: the entries are still held, and will be asked for again. */
+  readonly collected?: boolean;
 }
 
 /** Collects for one container, from `start` on; what it has collected is the caller's, once. */
@@ -41,6 +43,10 @@ export class DirtyCollector {
   readonly #scheduler: Scheduler;
   readonly #deadlineMilliseconds: number;
   #mode: DirtyMode = "off";
+  /** Told to log, and not to stop: it may run even where its answer came too late to rely on it. */
+  #mayLog = false;
+  /** Counts starts and stops; an answer to a start counts as long as there was no other since. */
+  #turn = 0;
 
   /**
    * @param table What the notifier holds.
@@ -60,29 +66,32 @@ export class DirtyCollector {
   /** Starts; done when the container logs, or has not answered in time: then all that is writable counts. What was written before is not reported. */
   start(): Completion {
     this.#mode = "assume";
+    const turn = ++this.#turn;
     const answer = this.#container.dirtyLog?.start();
-    const settle = (ok: boolean): void => {
-      if (ok && this.#mode === "assume") this.#mode = "log";
+    let inTime = true;
+    const settle = ({ ok }: DirtyResult): void => {
+      // A log that begins later would know nothing of what is written until then.
+      if (ok && inTime && turn === this.#turn) this.#mode = "log";
     };
     if (isPending(answer)) {
-      let inTime = true;
-      // A log that begins later would know nothing of what is written until then.
-      return this.#within(
-        Promise.resolve(answer).then(({ ok }) => settle(ok && inTime)),
-        () => (inTime = false),
-      );
+      this.#mayLog = true;
+      return this.#within(Promise.resolve(answer).then(settle), () => (inTime = false));
     }
-    if (answer !== undefined) settle(answer.ok);
+    if (answer === undefined) return undefined;
+    if (answer.ok) this.#mayLog = true;
+    settle(answer);
     return undefined;
   }
 
-  /** Stops, and forgets what was not collected. */
+  /** Stops, whatever has become of the start, and forgets what was not collected. */
   stop(): Completion {
-    const logging = this.#mode === "log";
+    const mayLog = this.#mayLog;
+    this.#mayLog = false;
+    this.#turn += 1;
     this.#mode = "off";
     this.#written.clear();
     this.#unread = [];
-    const answer = logging ? this.#container.dirtyLog?.stop() : undefined;
+    const answer = mayLog ? this.#container.dirtyLog?.stop() : undefined;
     return isPending(answer) ? this.#within(Promise.resolve(answer), () => undefined) : undefined;
   }
 
@@ -90,8 +99,11 @@ export class DirtyCollector {
   unmap(range: FrameRange, blocks: readonly ShadowBlock[], stepOpen: boolean): Answer<UnmapResult> {
     const { firstPfn, pageCount } = range;
     const log = this.#container.dirtyLog;
-    if (this.#mode === "assume") this.#addWhole(blocks, range);
-    if (this.#mode !== "log" || log === undefined) return this.#container.unmap(firstPfn, pageCount);
+    if (this.#mode === "off") return this.#container.unmap(firstPfn, pageCount);
+    if (this.#mode === "assume" || log === undefined) {
+      if (stepOpen) this.#unread.push({ range, blocks });
+      return this.insist(range, blocks);
+    }
     const bitmap = new Uint8Array(Math.ceil(pageCount / 8));
     if (log.unmapAndRead !== undefined) {
       const answer = log.unmapAndRead(firstPfn, pageCount, bitmap);
@@ -111,44 +123,55 @@ export class DirtyCollector {
       this.#unread.push({ range, blocks });
       return answer;
     }
-    const read = this.#read(log, range, blocks);
+    const read = this.#read(log, { range, blocks });
     return read === undefined ? answer : Promise.all([answer, read]).then(([result]) => result);
   }
 
   /** Unmaps a range once more: what is written until then counts, whatever the log knows. */
   insist(range: FrameRange, blocks: readonly ShadowBlock[]): Answer<UnmapResult> {
-    const count = (): void => {
-      if (this.#mode !== "off") this.#addWhole(blocks, range);
-    };
+    // Before, should the call throw; and when it is answered, as devices write until then, whoever collects meanwhile.
+    this.#addWhole(blocks, range);
     const answer = this.#container.unmap(range.firstPfn, range.pageCount);
-    if (isPending(answer)) return this.#await({ range, blocks }, Promise.resolve(answer).finally(count));
-    count();
-    return answer;
+    if (!isPending(answer)) return answer;
+    return this.#await(
+      { range, blocks },
+      Promise.resolve(answer).finally(() => this.#addWhole(blocks, range)),
+    );
   }
 
-  /** Call when a step has been closed: reads what was unmapped in it. */
+  /** Call when a step has been closed: reads what was unmapped in it, or counts it where the log is not to be relied on. */
   closeStep(): Completion {
     const log = this.#container.dirtyLog;
     const unread = this.#unread;
     this.#unread = [];
     const group = new CompletionGroup();
-    if (log === undefined) return undefined;
     for (const { range, blocks } of unread) {
+      if (this.#mode !== "log" || log === undefined) {
+        this.#addWhole(blocks, range);
+        continue;
+      }
       // Bits since the step closed belong to what is mapped there now: counted for both.
       const now = [...this.#table.blocks(range.firstPfn, range.pageCount)];
-      group.add(this.#read(log, range, [...blocks, ...now]));
+      group.add(this.#read(log, { range, blocks: [...blocks, ...now] }));
     }
     return group.take();
   }
 
-  /** Tells every guest frame that may have been written since it was last told, ascending, once each. What the container has not told in time counts whole. */
+  /**
+   * Tells every guest frame that may have been written since it was last told, ascending, once each. What the container has not told in time counts whole; as long
+   * as it has not answered the reads of an earlier call, what is held counts whole too, and is not read once more.
+   */
   collect(visit: DirtyVisitor): Completion {
     const group = new CompletionGroup();
     const log = this.#container.dirtyLog;
+    const asked = [...this.#reading.values()].some(({ collected }) => collected === true);
+    // Devices write to these until the step is closed; they are read then.
+    for (const { blocks, range } of this.#unread) this.#addWhole(blocks, range);
     for (const block of this.#mode === "off" ? [] : this.#table.blocks()) {
       if ((block.access & Access.write) === 0) continue;
       const range = { firstPfn: block.iovaPfn, pageCount: block.pageCount };
-      if (this.#mode === "log" && log !== undefined) group.add(this.#read(log, range, [block]));
+      if (this.#mode === "log" && log !== undefined && !asked)
+        group.add(this.#read(log, { range, blocks: [block], collected: true }));
       else this.#addWhole([block], range);
     }
     for (const reading of this.#reading.keys()) group.add(reading);
@@ -188,13 +211,14 @@ export class DirtyCollector {
   }
 
   /** Reads a range of the log. */
-  #read(log: DirtyLog, range: FrameRange, blocks: readonly ShadowBlock[]): Completion {
+  #read(log: DirtyLog, of: Unread): Completion {
+    const { range, blocks } = of;
     const bitmap = new Uint8Array(Math.ceil(range.pageCount / 8));
     const answer = log.read(range.firstPfn, range.pageCount, bitmap);
     const keep = ({ ok }: DirtyResult): void => this.#keep(ok, blocks, range, bitmap);
     if (isPending(answer))
       return this.#await(
-        { range, blocks },
+        of,
         Promise.resolve(answer).then(keep, (cause: unknown) => this.#lost(blocks, range, cause)),
       );
     keep(answer);
@@ -232,6 +256,8 @@ export class DirtyCollector {
   }
 
   #add(blocks: readonly ShadowBlock[], range: FrameRange, isSet: (bit: number) => boolean): void {
+    // Answers may come after the end.
+    if (this.#mode === "off") return;
     for (const block of blocks) {
       if ((block.access & Access.write) === 0) continue;
       const from = Math.max(block.iovaPfn, range.firstPfn);

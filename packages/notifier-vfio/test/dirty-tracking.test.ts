@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { Access } from "@iommu-kit/iommu-core";
 import { ManualScheduler } from "@iommu-kit/iommu-core/testing";
 import {
+  type DirtyResult,
   iommufd,
   MemoryContainer,
   shadow,
@@ -12,7 +13,7 @@ import {
   vfioUser,
   VfioNotifier,
 } from "@iommu-kit/notifier-vfio";
-import { RemoteContainer } from "./containers.js";
+import { PlainContainer, RemoteContainer } from "./containers.js";
 import { Guest } from "./guest.js";
 
 const RW = Access.readWrite;
@@ -208,6 +209,128 @@ describe("dirty tracking", () => {
     expect(scheduler.timerCount).toBe(0);
   });
 
+  it.each(["its answer came after the deadline", "it is still pending"])(
+    "stops a log whose start was asked for: %s",
+    async (how) => {
+      const { container, far, scheduler, notifier } = await remoteMachine();
+      const started = notifier.startDirtyTracking();
+      if (how !== "it is still pending") {
+        scheduler.advance(5000);
+        await started;
+        await far.answer();
+        expect([notifier.dirtyTracking, container.dirtyLog.active]).toEqual(["assume", true]);
+      }
+
+      const stopped = notifier.stopDirtyTracking();
+      await far.answer();
+      await Promise.all([started, stopped]);
+
+      expect([notifier.dirtyTracking, container.dirtyLog.active]).toEqual(["off", false]);
+      expect(scheduler.timerCount).toBe(0);
+    },
+  );
+
+  it("takes the answer to a start for that start's only, not for a later one's", async () => {
+    const { container, far, notifier } = await remoteMachine();
+    const answers: DirtyResult[] = [{ ok: true }, { ok: false, cause: "gone" }];
+    container.dirtyLog.start = () => answers.shift() ?? { ok: true };
+    const first = notifier.startDirtyTracking();
+    const stopped = notifier.stopDirtyTracking();
+    const second = notifier.startDirtyTracking();
+    await far.answer();
+    await Promise.all([first, stopped, second]);
+
+    expect(notifier.dirtyTracking).toBe("assume");
+  });
+
+  it("has one read of an entry in flight at most: until it is answered, the entry counts as written", async () => {
+    const { container, far, scheduler, notifier } = await remoteMachine();
+    const started = notifier.startDirtyTracking();
+    await far.answer();
+    await started;
+    for (let round = 0; round < 3; round++) {
+      const collected = collect(notifier);
+      expect(far.waiting).toBe(2);
+      scheduler.advance(5000);
+      expect(await collected).toEqual([100, 101]);
+    }
+
+    write(container, 1);
+    await far.answer();
+    write(container, 0);
+    const collected = collect(notifier);
+    await far.answer();
+
+    expect(await collected).toEqual([100, 101]);
+    const again = collect(notifier);
+    await far.answer();
+    expect(await again).toEqual([]);
+  });
+
+  it("counts what is being unmapped until the container has confirmed it, also where there is no log", async () => {
+    const { guest, container, far, scheduler, notifier } = await remoteMachine(type1);
+    const started = notifier.startDirtyTracking();
+    await far.answer();
+    await started;
+    expect(notifier.dirtyTracking).toBe("assume");
+    guest.table.unmap(0, 2);
+    const flushed = guest.flush();
+    const collected = collect(notifier);
+    scheduler.advance(5000);
+    expect(await collected).toEqual([100, 101]);
+
+    write(container, 1);
+    await far.answer();
+    await flushed;
+
+    expect(await collect(notifier)).toEqual([100, 101]);
+    expect(await collect(notifier)).toEqual([]);
+  });
+
+  it("counts what was unmapped in a step that is not closed yet", async () => {
+    for (const profile of [vfioUser, type1]) {
+      const container = new MemoryContainer(profile);
+      let close = () => undefined as void;
+      const stepped = Object.assign(new PlainContainer(container), {
+        begin: () => container.begin(),
+        commit: () => new Promise<void>((resolve) => (close = () => resolve(container.commit()))),
+      });
+      const guest = new Guest();
+      const notifier = new VfioNotifier(stepped);
+      notifier.attachTo(guest.device(3));
+      guest.table.map(0, 2, 100);
+      const mapped = guest.flush();
+      close();
+      await mapped;
+      await notifier.startDirtyTracking();
+      write(container, 1);
+
+      guest.table.unmap(0, 2);
+      const flushed = guest.flush();
+      expect(await collect(notifier)).toEqual([100, 101]);
+      write(container, 0);
+      close();
+      await flushed;
+
+      expect(await collect(notifier)).toContain(100);
+    }
+  });
+
+  it("forgets on stop also what is on its way", async () => {
+    const { container, far, notifier } = await remoteMachine();
+    const started = notifier.startDirtyTracking();
+    await far.answer();
+    await started;
+    write(container, 1);
+    const collected = collect(notifier);
+    const stopped = notifier.stopDirtyTracking();
+    await far.answer();
+    await stopped;
+
+    expect(await collected).toEqual([]);
+    expect(await collect(notifier)).toEqual([]);
+  });
+
   it("counts all that is writable when the container cannot start its log", async () => {
     const { guest, container, notifier } = machine(shadow);
     guest.table.map(0, 2, 100);
@@ -323,6 +446,21 @@ it.each([type1v2, type1, iommufd, vfioUser, shadow])(
     );
   },
 );
+
+/** Two pages mapped in a container at the end of a pipe. */
+async function remoteMachine(profile: typeof type1v2 = vfioUser) {
+  const guest = new Guest();
+  const container = new MemoryContainer(profile);
+  const far = new RemoteContainer(container);
+  const scheduler = new ManualScheduler();
+  const notifier = new VfioNotifier(far, { scheduler });
+  notifier.attachTo(guest.device(3));
+  guest.table.map(0, 2, 100);
+  const mapped = guest.flush();
+  await far.answer();
+  await mapped;
+  return { guest, container, far, scheduler, notifier };
+}
 
 function machine(profile: typeof type1v2) {
   const guest = new Guest();
