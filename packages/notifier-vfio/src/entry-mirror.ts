@@ -54,10 +54,15 @@ export class EntryMirror {
 
   /** Entries are being freed: what found no room before, in the same step even, is worth another try. */
   roomMade(): void {
-    this.#frees += 1;
+    this.freed();
     if (!this.#short) return;
     this.#short = false;
     this.reports?.retry();
+  }
+
+  /** Entries were freed, by whomever: what is being answered, and turns out to have found no room, is worth another try. */
+  freed(): void {
+    this.#frees += 1;
   }
 
   /** Adds a run, as far as there is room for it. None of its frames is held. */

@@ -262,7 +262,9 @@ export class VfioNotifier implements MapNotifier {
   /** Where somebody else has freed entries, what was refused is offered again, outside of whatever is going on now. */
   #entriesFreed(): void {
     this.#dropDetached();
-    if (this.#ownCalls > 0 || this.#retryPlanned || this.#attachments.size === 0) return;
+    if (this.#ownCalls > 0) return;
+    this.#mirror.freed();
+    if (this.#retryPlanned || this.#attachments.size === 0) return;
     this.#retryPlanned = true;
     void Promise.resolve().then(() => {
       this.#retryPlanned = false;

@@ -695,6 +695,37 @@ describe("a container behind a pipe", () => {
     expect(attachment.refusedPages).toBe(0);
     expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
   });
+
+  it("that turns out to be full is offered again what somebody else made room for while it answered", async () => {
+    const container = new MemoryContainer({ ...type1v2, entryLimit: 3 });
+    container.map(1000, 1, 1, Access.read);
+    let answer: (() => void) | undefined;
+    const remote = new RemoteContainer(container);
+    // Carried out when called, told when the test says so.
+    remote.map = (...entry) => {
+      const result = container.map(...entry);
+      if (result.ok) return Promise.resolve(result);
+      return new Promise((resolve) => (answer = () => resolve(result)));
+    };
+    const guest = new Guest();
+    const notifier = new VfioNotifier(
+      Object.assign(remote, { onEntriesFreed: (listener: () => void) => container.onEntriesFreed(listener) }),
+      { exclusive: false },
+    );
+    const attachment = notifier.attachTo(guest.device(3));
+    guest.table.map(0, 3, 100);
+    const flushed = guest.flush();
+
+    container.unmap(1000, 1);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(attachment.refusedPages).toBe(0);
+    answer?.();
+    await flushed;
+    await new Promise((resolve) => setImmediate(resolve));
+
+    expect(attachment.refusedPages).toBe(0);
+    expect(pagesOf(container)).toEqual(guest.table.pages());
+  });
 });
 
 describe("several devices", () => {
