@@ -115,7 +115,7 @@ export class EntryMirror {
     const whole = policy !== "aligned" && pageCount <= largest;
     const frees = this.#frees;
     const late: LateRefusal = (cause, rest) => {
-      for (const piece of rest) this.#report(piece, access, cause, frees);
+      for (const piece of rest) this.#report(piece, access, this.refuse(piece, cause), frees);
     };
     for (const piece of whole ? [run] : piecesOf(policy, iovaPfn, pageCount, gpaPfn, largest)) {
       const outcome = this.#held.add(piece, access, late);
@@ -124,16 +124,19 @@ export class EntryMirror {
         // Where there is no room there is none for what follows.
         const left = outcome === "no-space" ? pageCount - (piece.iovaPfn - iovaPfn) : piece.pageCount;
         if (left === pageCount) return this.refuse(run, outcome);
-        this.#report({ ...piece, pageCount: left }, access, outcome, frees);
+        const rest = { ...piece, pageCount: left };
+        this.#report(rest, access, this.refuse(rest, outcome), frees);
         if (outcome === "no-space") break;
       }
     }
     return undefined;
   }
 
-  /** The container does not hold what the unit takes for held. */
-  #report(piece: Piece, access: Access, cause: ContainerRefusal, frees: number): void {
-    const answer = this.refuse(piece, cause);
+  /**
+   * The container does not hold what the unit takes for held.
+   * @param frees As counted when it was put there: if entries were freed since, it is offered again at once.
+   */
+  #report(piece: Piece, access: Access, answer: "full" | "unsupported", frees: number): void {
     this.reports?.refused(piece.iovaPfn, piece.pageCount, piece.gpaPfn, access, answer);
     if (answer === "unsupported") return;
     if (frees === this.#frees) this.#short = true;
@@ -171,11 +174,9 @@ export class EntryMirror {
 
   /** Maps again what is left of a cut entry. */
   #restore(piece: Piece, access: Access, group: CompletionGroup): void {
-    const { iovaPfn, pageCount, gpaPfn } = piece;
-    if (!this.#options.atomic) this.reports?.window(iovaPfn, pageCount);
+    if (!this.#options.atomic) this.reports?.window(piece.iovaPfn, piece.pageCount);
+    const frees = this.#frees;
     const answer = this.#put(piece, access, group);
-    if (answer === undefined) return;
-    this.reports?.refused(iovaPfn, pageCount, gpaPfn, access, answer);
-    this.#short = true;
+    if (answer !== undefined) this.#report(piece, access, answer, frees);
   }
 }
