@@ -389,11 +389,6 @@ describe("address spaces", () => {
   });
 });
 
-it("says of a notifier for invalidations alone that it holds and refuses nothing", () => {
-  const attachment = new Machine().nicSpace.attach(new RecordingFlushNotifier());
-  expect([attachment.heldPages, attachment.refusedPages, attachment.refusedRanges]).toEqual([0, 0, []]);
-});
-
 describe("an attach behind an invalidation that waits for its slice", () => {
   it("replays once", async () => {
     const machine = new Machine({ limits: { mappingsPerSlice: 1, entriesPerSlice: 1 } });

@@ -81,8 +81,8 @@ describe("BlockLedger", () => {
 
   it("finds blocks in ascending order, in whichever they came", () => {
     const ledger = new BlockLedger();
-    for (const first of [2048, 513, 0, 100_352, 1024, 512]) ledger.add(first, 1);
-    expect(ledger.touching(0, 2 ** 40)).toEqual([0, 512, 513, 1024, 2048, 100_352]);
+    for (const first of [2 ** 20, 2048, 513, 0, 100_352, 2 ** 30, 1024, 512]) ledger.add(first, 1);
+    expect(ledger.touching(0, 2 ** 40)).toEqual([0, 512, 513, 1024, 2048, 100_352, 2 ** 20, 2 ** 30]);
     expect(ledger.framesOf(0, 2 ** 40, 4)).toBe(2048);
   });
 
@@ -116,10 +116,4 @@ describe("BlockLedger", () => {
       }
     }
   });
-});
-
-it("names the blocks that a range touches in ascending order, whichever came first", () => {
-  const ledger = new BlockLedger();
-  for (const first of [2 ** 20, 512, 4096, 2 ** 30]) ledger.add(first, 2);
-  expect(ledger.touching(0, 2 ** 40)).toEqual([512, 4096, 2 ** 20, 2 ** 30]);
 });

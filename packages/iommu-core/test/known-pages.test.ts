@@ -66,6 +66,23 @@ describe("a page that a device was allowed to reach", () => {
     expect(askedFor(() => dma.read(8, word()))).toEqual([]);
   });
 
+  it("is reached at every byte of it where it was reached at the first", () => {
+    const { bytes, askedFor, dma } = machine();
+    const page = 2048 * 4096;
+    bytes.set([5, 8, 9], page + 7);
+    const into = [8, 9].map(() => new Uint8Array(1));
+    dma.read(0, new Uint8Array(1));
+    expect(askedFor(() => into.map((byte, i) => dma.read(8 + i, byte)))).toEqual([]);
+    expect(into.map(([byte]) => byte)).toEqual([8, 9]);
+    expect(askedFor(() => into.map((byte, i) => dma.read(BigInt(7 + i), byte)))).toEqual([]);
+    expect(into.map(([byte]) => byte)).toEqual([5, 8]);
+    dma.write(0, Uint8Array.of(1));
+    const written: boolean[] = [];
+    expect(askedFor(() => [8, 9].forEach((at) => written.push(dma.write(at, Uint8Array.of(at - 2)))))).toEqual([]);
+    expect(written).toEqual([true, true]);
+    expect([...bytes.subarray(page + 7, page + 11)]).toEqual([5, 6, 7, 0]);
+  });
+
   it("is asked about again after an announcement that concerns nobody who attached anything, or another domain", () => {
     const { backend, other, askedFor, dma } = machine();
     dma.read(0, word());

@@ -50,6 +50,30 @@ describe("frames that a consumer has given up", () => {
     expect([heldPages, refusedPages, refusedRanges]).toEqual([0, 0, []]);
   });
 
+  it("are no reason to go on with one that threw at the first unmap", () => {
+    const machine = new Machine();
+    const unmaps: string[] = [];
+    const attachment = machine.nicSpace.attach({
+      kind: "map",
+      granularity: "page",
+      map: (_, __, gpaPfn) => (gpaPfn === 102 ? "unsupported" : undefined),
+      unmap: (iovaPfn, pageCount) => {
+        unmaps.push(`${iovaPfn}+${pageCount}`);
+        throw new Error("no");
+      },
+    });
+    for (const pfn of [0, 1, 2, 3]) {
+      machine.tables.map(pfn, 1, 100 + pfn);
+      void machine.invalidate();
+    }
+    expect(attachment).toMatchObject({ state: "active", heldPages: 3, refusedPages: 1 });
+    machine.tables.unmap(0, 4);
+    void machine.invalidate();
+
+    expect(unmaps).toEqual(["0+2"]);
+    expect(attachment).toMatchObject({ state: "failed", heldPages: 0, refusedPages: 0 });
+  });
+
   it("are not mapped again where it cannot hold them at all", () => {
     const { machine, notifier, attachment } = attached();
     notifier.lose(4, 2, "unsupported");

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
 import {
   Access,
   accessOf,
@@ -20,7 +20,6 @@ import {
   parseSourceId,
   pfnOf,
   sourceId,
-  timerScheduler,
   Translation,
   whenDone,
 } from "../src/index.js";
@@ -145,23 +144,6 @@ describe("a group of completions that lives long", () => {
     expect(group.size).toBe(1);
     await expect(group.take()).rejects.toThrow("gone");
     settle[1]!();
-  });
-});
-
-describe("the scheduler on the host's timers", () => {
-  it("never runs a task before it has returned, and can cancel a time-out", () => {
-    vi.useFakeTimers();
-    const seen: string[] = [];
-    timerScheduler.defer(() => seen.push("deferred"));
-    timerScheduler.after(100, () => seen.push("after"));
-    const cancel = timerScheduler.after(50, () => seen.push("cancelled"));
-    expect(seen).toEqual([]);
-    cancel();
-    vi.advanceTimersByTime(1);
-    expect(seen).toEqual(["deferred"]);
-    vi.advanceTimersByTime(100);
-    expect(seen).toEqual(["deferred", "after"]);
-    vi.useRealTimers();
   });
 });
 
