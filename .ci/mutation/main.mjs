@@ -11,7 +11,7 @@ import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Stryker } from "@stryker-mutator/core";
-import { isCurrent, readResults, writeResults } from "./results.mjs";
+import { checkExplained, isCurrent, readResults, writeResults } from "./results.mjs";
 import { TESTS } from "./settings.mjs";
 import { writeSummary } from "./summary.mjs";
 
@@ -79,3 +79,5 @@ else {
   const chosen = Object.entries(targets).filter(([each]) => name === "" || name === each);
   for (const [each, mutate] of chosen) await judge(each, mutate);
 }
+// After what was found has been written: a run of hours is not lost to an explanation that has become needless.
+checkExplained(readResults());

@@ -4,6 +4,9 @@
 
 /** @typedef {{ file: string, line: number, mutator: string, original: string, replacement: string, context: string, covered: boolean }} Candidate */
 
+/** Says what the next judgement of a file will show: ends with it. */
+export const FOUND_SINCE = "found-since";
+
 /** Lines of the IOTLB that choose between ways to the same entries, or that skip what would find nothing. */
 const SHORT_WAYS = new Set([
   "while (count < entryCount) count *= 2;",
@@ -13,7 +16,6 @@ const SHORT_WAYS = new Set([
   "if (pageCount * WAYS * SIZES.length >= this.#entryCount) {",
   "if (this.#bySize[s] === 0) continue;",
   "if (this.#firstStageEntries === 0) return;",
-  "if (this.#isFirstStage(at)) this.#firstStageEntries += by;",
 ]);
 /** Loops over a set, or over the sizes of entries. */
 const SETS = new Set([
@@ -22,8 +24,15 @@ const SETS = new Set([
   "for (let s = 1; s < SIZES.length; s++) {",
 ]);
 
-/** Names a survivor by the text of its line, which moves with the code. @param {{ context: string, original: string, replacement: string }} mutant */
-export const nameOf = ({ context, original, replacement }) => `${context} | ${original} => ${replacement}`;
+/**
+ * Names one survivor of a file by the text of its line, which moves with the code: which of the equal lines it is, and which of the equal changes to that line.
+ * How many there are belongs to the name: with one more, somebody has to look again.
+ * @param {{ context: string, original: string, replacement: string, nth?: string, change?: string }} mutant
+ */
+export function nameOf({ context, original, replacement, nth, change }) {
+  const line = nth === undefined ? context : `${context} (line ${nth})`;
+  return `${line} | ${original} => ${replacement}${change === undefined ? "" : ` (${change})`}`;
+}
 
 /**
  * Groups that belong together by a rule say so themselves (`holds`); the others are lists of single survivors in explained.json, each looked at.
@@ -39,17 +48,19 @@ export const reasons = [
   {
     id: "epoch",
     why: "equivalent: a counter that is only compared for being another one may as well count down",
-    holds: ({ mutator, context }) => mutator === "AssignmentOperator" && context === "this.#epoch += 1;",
+    holds: ({ file, mutator, context }) =>
+      file.includes("/invalidate/") && mutator === "AssignmentOperator" && context === "this.#epoch += 1;",
   },
   {
     id: "short-cut",
     why: "equivalent: without the short cut the general path does the same, at once where nothing is pending",
-    holds: ({ context }) => context === "if (pending === undefined) {",
+    holds: ({ file, context }) => file.endsWith("invalidation-queue.ts") && context === "if (pending === undefined) {",
   },
   {
     id: "copy",
     why: "equivalent: nothing is fetched into the buffer while the descriptor in it is waited for",
-    holds: ({ context }) => context === "const waiting = words.slice();",
+    holds: ({ file, context }) =>
+      file.endsWith("invalidation-queue.ts") && context === "const waiting = words.slice();",
   },
   {
     id: "unreachable",
@@ -88,7 +99,8 @@ export const reasons = [
   {
     id: "retry",
     why: "one more try for an entry that another processor goes on changing",
-    holds: ({ context, replacement }) => context.startsWith("for (let attempt") && replacement.includes("<="),
+    holds: ({ file, context, replacement }) =>
+      file.endsWith("-stage-walk.ts") && context.startsWith("for (let attempt") && replacement.includes("<="),
   },
   {
     id: "quick-way",
@@ -115,8 +127,8 @@ export const reasons = [
     why: "equivalent: the place behind the end of an array takes nothing, and what is read for it is dropped",
   },
   {
-    id: "found-since",
-    why: "found by a test that came after this file was judged, or that was not in that run: put in by hand, it makes the test fail; counted as killed when the file is judged again",
+    id: FOUND_SINCE,
+    why: "found by a test that came after this file was judged, or that was not in that run: put in by hand, it makes the test fail; the claim ends with the next judgement of the file: killed, or open",
   },
   {
     id: "not-read",
@@ -143,15 +155,7 @@ export const reasons = [
     why: "words for people that are no part of the contract",
   },
   {
-    id: "other-package",
-    why: "reached only with what a backend such as iommu-vtd hands over (directories of tables, stamps of known pages); each package is judged by its own tests alone",
-  },
-  {
     id: "stopped-elsewhere",
     why: "seen only by tests that judge no mutants here: those that need a second thread, a long time, or what the run leaves out",
-  },
-  {
-    id: "tested-since",
-    why: "a test that was written after the file had been judged fails with it, as was tried by hand: counts as killed at the next judgement",
   },
 ];

@@ -2,30 +2,29 @@
  * docs/mutation-survivors.json: for each mutated file what the last run that judged it found, and every mutant that survived.
  * A run of a part replaces the files of that part and no others.
  */
-import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { readJson } from "../workspace.mjs";
-import { nameOf, reasons } from "./reasons.mjs";
-import { ERROR_TEXT, MOST_MS, MOST_RUNS, SLOWEST_MS, TESTS } from "./settings.mjs";
+import { FOUND_SINCE, nameOf, reasons } from "./reasons.mjs";
+import { ERROR_TEXT, MOST_MS, MOST_RUNS, SLOWEST_MS, TESTS, USUAL_SLOWEST_MS } from "./settings.mjs";
 
 /**
  * @typedef {{ line: number, column: number }} Position
  * @typedef {{ mutatorName: string, replacement?: string, status: string, statusReason?: string, location: { start: Position, end: Position } }} Mutant
- * @typedef {{ line: number, mutator: string, context: string, original: string, replacement: string, covered: boolean, reason: string }} Survivor
+ * @typedef {{ line: number, mutator: string, context: string, original: string, replacement: string, covered: boolean, reason: string, nth?: string, change?: string }} Survivor
  * @typedef {{ killed: number, endless: number, survived: number, uncovered: number, loading: number }} Counts
  * @typedef {object} FileResult
  * @property {string} source names the text that was judged: a hash
- * @property {string} commit that was checked out
- * @property {string} settings
+ * @property {{ runs: number, milliseconds: number, slowestTest?: number, tests?: string }} settings runs of a property; for a mutant; for a test, if not the usual; test files that match
  * @property {Counts} counts
  * @property {Survivor[]} survivors
  * @typedef {Record<string, FileResult>} Results
  */
 
 const FILE = "docs/mutation-survivors.json";
-/** Survivors that have been looked at one by one, by file and by reason; each is tied to the text of its line. @type {Record<string, Record<string, string[]>>} */
-const explained = readJson(".ci/mutation/explained.json");
+const EXPLAINED = ".ci/mutation/explained.json";
+/** Survivors that have been looked at one by one, by file and by reason: see `nameOf`. @type {Record<string, Record<string, string[]>>} */
+const explained = readJson(EXPLAINED);
 export const UNEXPLAINED = "open";
 
 /** Results with the reasons as they are now. @returns {Results} */
@@ -46,11 +45,38 @@ export function writeResults(results) {
 
 /** What a run found out about a file. @param {string} file @param {string} source as it was judged @param {readonly Mutant[]} mutants @returns {FileResult} */
 export function resultOf(file, source, mutants) {
-  const commit = execFileSync("git", ["rev-parse", "--short=9", "HEAD"], { encoding: "utf8" }).trim();
-  const by = TESTS === "" ? "" : `, by the test files that match ${TESTS}`;
-  const settings = `${MOST_RUNS} runs of a property and ${MOST_MS} ms for a mutant${SLOWEST_MS === 1000 ? "" : `, ${SLOWEST_MS} ms for a test`}${by}`;
+  const settings = {
+    runs: MOST_RUNS,
+    milliseconds: MOST_MS,
+    ...(SLOWEST_MS === USUAL_SLOWEST_MS ? {} : { slowestTest: SLOWEST_MS }),
+    ...(TESTS === "" ? {} : { tests: TESTS }),
+  };
+  endClaims(file);
   const survivors = survivorsOf(file, source.split("\n"), mutants);
-  return { source: hash(source), commit, settings, counts: count(mutants), survivors };
+  return { source: hash(source), settings, counts: count(mutants), survivors };
+}
+
+/** Explanations that explain nothing: the survivor has been killed, or its line has changed. @param {Results} results */
+export function checkExplained(results) {
+  const stale = Object.entries(explained).flatMap(([file, byReason]) => {
+    const names = (results[file]?.survivors ?? []).map(nameOf);
+    const listed = Object.values(byReason).flat();
+    return listed
+      .filter((name, i) => names.filter((other) => other === name).length !== 1 || listed.indexOf(name) !== i)
+      .map((name) => `${file}: ${name}`);
+  });
+  if (stale.length > 0)
+    throw new Error(
+      `${EXPLAINED}: expected each entry to name one survivor, once; to be taken out:\n${stale.join("\n")}`,
+    );
+}
+
+/** A file is judged: what was said to be found since it was is killed now, or it was not true. @param {string} file */
+function endClaims(file) {
+  const { [FOUND_SINCE]: claims, ...others } = explained[file] ?? {};
+  if (claims === undefined) return;
+  explained[file] = others;
+  writeFileSync(EXPLAINED, `${JSON.stringify(explained, null, 2)}\n`);
 }
 
 /** Whether a file reads as it did when it was judged. @param {string} file @param {FileResult | undefined} result */
@@ -87,9 +113,16 @@ function count(mutants) {
 
 /** @param {string} file @param {readonly string[]} lines @param {readonly Mutant[]} mutants @returns {Survivor[]} */
 function survivorsOf(file, lines, mutants) {
-  return mutants
-    .filter((mutant) => hasSurvived(mutant) || mutant.status === "NoCoverage")
-    .map(({ mutatorName, replacement = "", status, location: { start, end } }) => {
+  const trimmed = lines.map((line) => line.trim());
+  const places = mutants
+    .toSorted(({ location: { start: a } }, { location: { start: b } }) => a.line - b.line || a.column - b.column)
+    .map((mutant) => {
+      const {
+        mutatorName,
+        replacement = "",
+        status,
+        location: { start, end },
+      } = mutant;
       const text = lines.slice(start.line - 1, end.line);
       const last = text.length - 1;
       text[last] = (text[last] ?? "").slice(0, end.column - 1);
@@ -97,14 +130,25 @@ function survivorsOf(file, lines, mutants) {
       const survivor = {
         line: start.line,
         mutator: mutatorName,
-        context: (lines[start.line - 1] ?? "").trim(),
+        context: trimmed[start.line - 1] ?? "",
         original: short(text.join("\n")),
         replacement: short(replacement),
         covered: status !== "NoCoverage",
+        ...nth("nth", trimmed, start.line - 1),
       };
-      return { ...survivor, reason: reasonOf(file, survivor) };
-    })
-    .toSorted((a, b) => a.line - b.line);
+      return { survivor, mutant, name: `${start.line} ${nameOf(survivor)}` };
+    });
+  const names = places.map(({ name }) => name);
+  return places
+    .map(({ survivor, mutant }, i) => ({ mutant, survivor: { ...survivor, ...nth("change", names, i) } }))
+    .filter(({ mutant }) => hasSurvived(mutant) || mutant.status === "NoCoverage")
+    .map(({ survivor }) => ({ ...survivor, reason: reasonOf(file, survivor) }));
+}
+
+/** Which of its equals the one at `index` is, if it has any. @param {"nth" | "change"} key @param {readonly string[]} all @param {number} index */
+function nth(key, all, index) {
+  const equals = all.flatMap((other, i) => (other === all[index] ? [i] : []));
+  return equals.length === 1 ? {} : { [key]: `${equals.indexOf(index) + 1} of ${equals.length}` };
 }
 
 /** @param {string} file @param {Omit<Survivor, "reason">} survivor */

@@ -41,7 +41,8 @@ is used (unless the settings say how long it may take), and a mutant that has su
 what \`pnpm test\` finds. Slow machines kill no mutants: what does not end is told by how often code ran, by the processor time of a test or by an idle process, not by the clock;
 a test counts against a mutant only if it passes without it right afterwards.
 
-What is not in the table has no score yet. Judged at ${list(results.map(([, { commit }]) => `\`${commit}\``))}, with ${list(results.map(([, { settings }]) => settings))}.
+What is not in the table has no score yet. Judged with ${between(results.map(([, { settings }]) => settings.runs))} runs of a property and ${between(results.map(([, { settings }]) => settings.milliseconds))} ms for a mutant;
+the test files, and a hash of the source that was judged, are in mutation-survivors.json.
 ${changed.length === 0 ? "No judged file has changed since." : `Changed since they were judged: ${changed.join(", ")}.`}
 
 | | score | killed | endless | survived | not reached |
@@ -57,6 +58,7 @@ ${[...folders]
 
 Every one is in [mutation-survivors.json](mutation-survivors.json) with its place, what it was replaced by, and the reason's name.
 Reasons hold for single survivors that were looked at (.ci/mutation/explained.json), or for a group that a rule describes (.ci/mutation/reasons.mjs).
+An entry names one survivor: one that names none, or several, fails the command. What is said to be found since a file was judged ends with its next judgement.
 
 | reason | mutants | why they may survive |
 |---|---|---|
@@ -65,7 +67,7 @@ ${reasons
   .filter(({ n }) => n > 0)
   .map(({ id, why, n }) => `| \`${id}\` | ${n} | ${why} |`)
   .join("\n")}
-| \`${UNEXPLAINED}\` | ${open} | not looked at one by one: a test may be missing |
+| \`${UNEXPLAINED}\` | ${open} | no explanation that holds is known: a test may be missing |
 `;
 }
 
@@ -75,9 +77,10 @@ function row(name, counts) {
   return `| ${name} | ${percent(counts)} | ${killed} | ${endless} | ${survived} | ${uncovered} |`;
 }
 
-/** Different ones, in the order in which they come. @param {readonly string[]} all */
-function list(all) {
-  return [...new Set(all)].join(", ");
+/** The least and the most of them. @param {readonly number[]} all */
+function between(all) {
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  return least === most ? `${least}` : `${least} to ${most}`;
 }
 
 /** @param {Counts} counts */
