@@ -188,7 +188,22 @@ describe("what a host vouches for", () => {
     directory?.remember(tableOf(1, 20));
     expect(directory?.isProvedWhole(tableOf(1, 20), () => 1)).toBe(false);
     tree.writeSlots(512, told, DECODED, tableOf(1, 11));
+    directory?.remember(tableOf(1, 20));
     expect(directory?.isProvedWhole(tableOf(1, 20), () => 1)).toBe(true);
+  });
+
+  it("is no directory whose leaves were told by other tables since", () => {
+    const tree = new IovaTree();
+    tree.insert(0, 1, 100, 3);
+    const directory = tree.leavesAt(0);
+    tree.writeSlots(0, told, DECODED, tableOf(1, 10));
+    directory?.remember(tableOf(1, 20));
+    expect(directory?.isProvedWhole(tableOf(1, 20), () => 1)).toBe(true);
+    // The same table at another generation is the directory's own affair; another table is not.
+    tree.writeSlots(0, told, DECODED, tableOf(2, 10));
+    expect(directory?.isProvedWhole(tableOf(1, 20), () => 2)).toBe(true);
+    tree.writeSlots(0, told, DECODED, tableOf(2, 11));
+    expect(directory?.isProvedWhole(tableOf(1, 20), () => 2)).toBe(false);
   });
 });
 

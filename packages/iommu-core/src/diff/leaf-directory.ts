@@ -64,14 +64,18 @@ export class LeafDirectory {
     this.#format = format;
   }
 
-  /** Something other than the contents of a leaf has changed. */
+  /** Leaves have come or gone, or stand for other tables. */
   forget(): void {
     this.#generation = -1;
   }
 
   /** All slots are the contents of this table now. Answers the bytes that remembering it took. */
   mirrors(index: number, table: LeafTable): number {
-    if (this.#formats[index] !== table.format) this.#formats[index] = table.format;
+    // A leaf that stands for another table, or for other rights, is not what the directory remembered.
+    if (this.#proofs[index * 2] !== table.pfn || this.#formats[index] !== table.format) {
+      this.forget();
+      this.#formats[index] = table.format;
+    }
     const before = this.#proofs.byteLength;
     if (before === 0) {
       if (table.generation === -1) return 0;
