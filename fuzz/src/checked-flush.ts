@@ -6,12 +6,10 @@ import { FLUSH } from "./descriptors.js";
 import { QIE } from "./driver.js";
 import { demand } from "./failure.js";
 import { Frames } from "./layout.js";
-import { Offset } from "./machine.js";
+import { PROBE_BYTES } from "./judge.js";
+import { Offset, SRTP } from "./machine.js";
 import type { RoundParts } from "./round-parts.js";
 import type { Invalidation, StepOf } from "./step.js";
-
-/** Within a page, near its end. */
-const PROBE_BYTES = 64;
 
 /** Flushes of one machine. */
 export class CheckedFlush {
@@ -38,9 +36,9 @@ export class CheckedFlush {
       demand(((machine.read64(Offset.CCMD) >> 59n) & 3n) === 1n, "completion", () => "contexts were not invalidated");
       demand(((machine.read64(Offset.IOTLB) >> 57n) & 3n) === 1n, "completion", () => "the IOTLB was not invalidated");
     } else if (by === "root" || mode > 1 || (mode === 1 && !scalable)) {
-      machine.command(0x4000_0000, true);
+      machine.command(SRTP, true);
       await rest.quiesce();
-      demand((machine.read32(Offset.GSTS) & 0x4000_0000) !== 0, "completion", () => "GSTS.RTPS stays 0");
+      demand((machine.read32(Offset.GSTS) & SRTP) !== 0, "completion", () => "GSTS.RTPS stays 0");
     } else {
       await this.#flushByQueue(scalable && mode === 1);
     }
@@ -48,7 +46,7 @@ export class CheckedFlush {
     // A pass may have met its budget over what it was about to remove: the next one must not.
     if ([...machine.overBudget.values()].includes("mappings")) {
       machine.overBudget.clear();
-      machine.command(0x4000_0000, true);
+      machine.command(SRTP, true);
       await rest.quiesce();
     }
     this.#checkLevels();

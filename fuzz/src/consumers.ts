@@ -44,6 +44,8 @@ export class WatchedNotifier extends RecordingNotifier {
   /** Calls since `resetCalls`. */
   callCount = 0;
   readonly #truth: Truth;
+  /** What it has refused, as it was offered last. */
+  readonly #refused = new RunList();
 
   constructor(options: RecordingNotifierOptions, truth: Truth) {
     super(options);
@@ -60,7 +62,9 @@ export class WatchedNotifier extends RecordingNotifier {
     // A block that is cut is mapped again as far as the pass has not come yet: its end says whether that was right.
     if (this.granularity === "page" && this.#isCompared)
       this.#compare(`map of ${access} to ${gpaPfn.toString(16)}`, iovaPfn, pageCount, gpaPfn, access);
-    return super.map(iovaPfn, pageCount, gpaPfn, access);
+    const answer = super.map(iovaPfn, pageCount, gpaPfn, access);
+    if (this.lookup(iovaPfn) === undefined) this.#refused.set({ iovaPfn, pageCount, gpaPfn, access });
+    return answer;
   }
 
   override unmap(iovaPfn: number, pageCount: number): Completion {
@@ -94,8 +98,8 @@ export class WatchedNotifier extends RecordingNotifier {
       const { known, reach, was } = this.#truth(pfn);
       const matches = (at: Reach): boolean => at?.gpaPfn === gpaPfn + (pfn - iovaPfn) && at.access === access;
       if (!known || matches(reach)) continue;
-      // What was refused is offered again as it was, until an invalidation covers it.
-      if (this.capacity < Infinity && was?.(matches) === true) continue;
+      // What it refused is offered again as it was, until an invalidation covers it.
+      if (matches(this.#refused.lookup(pfn)) && was?.(matches) === true) continue;
       const tables = reach === undefined ? "nothing" : `${reach.gpaPfn.toString(16)} ${reach.access}`;
       this.breaches.push(`${this.name}: ${what} at ${pfn.toString(16)}: the tables say ${tables}`);
       return;

@@ -3,14 +3,12 @@
 import { type Consumer, WatchedNotifier } from "./consumers.js";
 import { QIE } from "./driver.js";
 import { demand } from "./failure.js";
+import { PROBE_BYTES } from "./judge.js";
 import { Offset } from "./machine.js";
 import type { Read } from "./model/facts.js";
 import { requestOf } from "./model/naive-machine.js";
 import type { RoundParts } from "./round-parts.js";
 import type { Invalidation, StepOf, Who } from "./step.js";
-
-/** Within a page, near its end. */
-const PROBE_BYTES = 64;
 
 /** Covered pages of one machine. */
 export class CoveredPage {

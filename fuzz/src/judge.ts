@@ -26,6 +26,9 @@ interface Asked {
 /** Fetches of guest memory that one page may cost: nested five-level walks, begun anew when a guest interferes. */
 const MOST_FETCHES = 600;
 
+/** How much of a page a probing transfer takes: within a page, near its end. */
+export const PROBE_BYTES = 64;
+
 /** See the file's header. */
 export class Judge {
   /** Requests judged. */

@@ -43,7 +43,8 @@ export const Offset = {
 } as const;
 
 const TE = 0x8000_0000;
-const SRTP = 0x4000_0000;
+/** GCMD.SRTP, and GSTS.RTPS. */
+export const SRTP = 0x4000_0000;
 
 /** See the file's header. */
 export class Machine {

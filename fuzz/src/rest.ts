@@ -27,7 +27,7 @@ export class Rest {
     this.#attachments.checkEnded();
   }
 
-  /** Lets everybody answer, and time pass, until nothing is under way. */
+  /** Lets everybody answer, until nothing is under way. */
   async quiesce(): Promise<void> {
     const machine = this.#machine;
     this.#devices.releaseLeases();

@@ -15,7 +15,7 @@ import { Devices } from "./devices.js";
 import { Driver } from "./driver.js";
 import { demand, Failure } from "./failure.js";
 import { Judge } from "./judge.js";
-import { Machine, Offset } from "./machine.js";
+import { Machine, Offset, SRTP } from "./machine.js";
 import type { Latched } from "./model/facts.js";
 import { Rest } from "./rest.js";
 import { SilentDevice } from "./silent-device.js";
@@ -117,7 +117,7 @@ class Round {
         return;
       case "root":
         machine.write(Offset.RTADDR, 8, BigInt(step.frame) * 4096n + BigInt(step.mode) * 1024n);
-        machine.command(0x4000_0000, true);
+        machine.command(SRTP, true);
         return;
       case "enable":
         machine.command(0x8000_0000, step.on);

@@ -62,7 +62,6 @@ const KNOWN = new Map<number, readonly [Layout, StructureText]>([
   [DescriptorType.PAGE_GROUP_RESPONSE, [PageGroupResponse, PageGroupResponseText]],
 ]);
 
-/** IQERCD.IQEI by value. */
 /** Looks at the queue. */
 export function inspectQueue(unit: Unit, most: number): QueueInspection {
   const { file, queue, config } = unit;
