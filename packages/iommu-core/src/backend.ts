@@ -99,7 +99,7 @@ export interface Backend {
   readonly contract?: typeof BACKEND_CONTRACT;
   /**
    * Optional: an answer that allowed a request holds for the same request until the backend announces a change, of whatever: it keeps answers itself, as an IOTLB does, and
-   * announces every time that it drops one. Devices may then repeat requests without asking. Default: no, every request is asked about.
+   * announces whenever it is told to drop some (not where it only runs out of room). Devices may then repeat requests without asking. Default: no, every request is asked about.
    */
   readonly keepsAnswers?: boolean;
   /**

@@ -47,7 +47,7 @@ export class BufferMemory implements GuestMemory {
   readonly #halves = new Int32Array(this.#whole.buffer);
   #last: Region | undefined;
 
-  /** @throws {IommuError} `bad-range` for regions that overlap, are not ascending, or are not whole aligned pages. */
+  /** @throws {IommuError} `bad-range` for regions that overlap, are not ascending, or are not whole aligned pages; `bad-option` where none are given. */
   constructor(regions: readonly RamRegion[], options: BufferMemoryOptions = {}) {
     checkGiven(regions, "BufferMemory", "new BufferMemory([{ firstPfn: 0, bytes }])");
     this.directWrites = options.directWrites ?? false;

@@ -105,7 +105,7 @@ describe("a device TLB", () => {
     }
   });
 
-  it("whose revoke throws as well is reported with that error", async () => {
+  it("whose revoke throws as well is reported with both errors", async () => {
     const machine = machineWithAts();
     const tlb = new Tlb();
     const attachment = machine.nicSpace.attach(tlb);
@@ -113,10 +113,13 @@ describe("a device TLB", () => {
     tlb.revoke = () => {
       throw new Error("stuck");
     };
+    const causes: unknown[] = [];
+    machine.unit.events.on("failed", ({ error }) => causes.push(error.cause));
     await expect(machine.unit.hub.invalidateDeviceTlb(machine.nicSpace, range(0, 1))).rejects.toThrow(
       "expected an answer",
     );
-    expect(attachment.failure).toMatchObject({ code: "notifier-failed", cause: new Error("stuck") });
+    expect(causes).toEqual([new Error("broken"), new Error("stuck")]);
+    expect(attachment.failure).toMatchObject({ code: "notifier-failed", cause: new Error("broken") });
   });
 
   it("of a device that is gone is told nothing more than to drop everything", () => {

@@ -335,6 +335,21 @@ describe("a report that cannot be true", () => {
     expect(attachment.failure?.message).toMatch(/expected reports of frames as they were given, in whole blocks, got/);
   });
 
+  it.each([
+    [Number.NaN, 3],
+    [-1, 3],
+    [2 ** 40 - 1, 3],
+    [104, 0],
+    [104, 4],
+    [104, 1.5],
+  ])("of target %s with rights %s, which nothing can have, ends the attachment", (gpaPfn, access) => {
+    const { notifier, attachment } = attached();
+    expect(() => notifier.reports?.refused(4, 2, gpaPfn, access as 3, "full")).not.toThrow();
+
+    expect(attachment.failure).toMatchObject({ code: "notifier-contract" });
+    expect(attachment).toMatchObject({ state: "failed", heldPages: 0, refusedPages: 0 });
+  });
+
   it("with an answer that means nothing ends the attachment", () => {
     const { notifier, attachment } = attached();
     notifier.reports?.refused(4, 2, 104, 3, "Full" as "full");

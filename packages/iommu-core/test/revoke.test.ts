@@ -111,6 +111,35 @@ describe.each(["map", "unmap"] as const)("while a %s notifier is being revoked",
   });
 });
 
+describe.each(["map", "unmap"] as const)("a %s notifier that is cut off for its delay", (kind) => {
+  it("keeps the guest waiting until its revoke is done, although its late answer comes before that", async () => {
+    const machine = new Machine();
+    const late: (() => void)[] = [];
+    let letGo = (): void => undefined;
+    let asked = 0;
+    const unmap = (): Completion => {
+      asked += 1;
+      // The first flush of a cache comes with its attachment.
+      return kind === "unmap" && asked === 1 ? undefined : new Promise((resolve) => late.push(resolve));
+    };
+    const revoke = (): Completion => new Promise((resolve) => (letGo = resolve));
+    machine.tables.map(0, 4, 100);
+    machine.nicSpace.attach(
+      kind === "map" ? { kind, granularity: "page", map: () => undefined, unmap, revoke } : { kind, unmap, revoke },
+    );
+    machine.tables.unmap(0, 1);
+    const done: string[] = [];
+    void machine.invalidate()?.then(() => done.push("first"));
+    machine.scheduler.advance(machine.unit.limits.consumerDeadlineMilliseconds);
+    for (const answer of late) answer();
+    await turns();
+    expect(done).toEqual([]);
+    letGo();
+    await turns();
+    expect(done).toEqual(["first"]);
+  });
+});
+
 it("a cache that is cut off with two flushes under way keeps the guest waiting for both until its revoke is done", async () => {
   const machine = new Machine();
   const consumer = consumerOf("unmap", "hangs");

@@ -13,7 +13,7 @@ import type { LeafDirectory } from "./leaf-directory.js";
 import { firstWordOf, LeafStore, type WrittenSlots } from "./leaf-store.js";
 import type { EntryFormat, LeafTable } from "./leaf-table.js";
 import { Mapping, type RunVisitor } from "./mapping.js";
-import { FANOUT, slotSpan } from "./slot.js";
+import { FANOUT, slotSpan, isTarget } from "./slot.js";
 import { TreeNode } from "./tree-node.js";
 
 /** Superpages up to this level get a slot of their own: 2^27 frames, 512 GiB. */
@@ -21,9 +21,6 @@ const HIGHEST_SLOT_LEVEL = 4;
 
 /** Frames below a node of level 2. */
 const LEAF_PARENT_SPAN = FANOUT * FANOUT;
-
-/** Targets are below this frame. */
-const TARGET_LIMIT = 2 ** 40;
 
 /** No frame lies in a leaf or below a node that begins here. */
 const NOWHERE = -LEAF_PARENT_SPAN;
@@ -389,7 +386,7 @@ function slotLevel(pfn: number, pageCount: number): number {
 }
 
 function checkTarget(gpaPfn: number, pageCount: number): void {
-  if (Number.isSafeInteger(gpaPfn) && gpaPfn >= 0 && gpaPfn + pageCount <= TARGET_LIMIT) return;
+  if (isTarget(gpaPfn, pageCount)) return;
   throw new IommuError(
     "bad-range",
     `IovaTree.insert: expected targets that are whole frames in [0, 2^40), got first ${gpaPfn}, count ${pageCount}`,

@@ -30,9 +30,9 @@ export class LeafTable {
   firstWord = 0;
   /** What the words mean. */
   format: EntryFormat = DECODED;
-  /** The frame that the table lies in, and its `GuestMemory.generation` from before the words were read; -1 where the host has none. */
+  /** The frame that the table lies in; -1 for a table that is in none. */
   pfn = -1;
-  /** Of the frame, from before the words were read; -1 where the host has none. */
+  /** `GuestMemory.generation` of that frame, from before the words were read; -1 where the host has none. */
   generation = -1;
   readonly #entry = new Int32Array(2);
 

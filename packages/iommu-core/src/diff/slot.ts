@@ -45,3 +45,11 @@ export function fillSlots(words: Int32Array, index: number, count: number, gpaPf
     target += 1;
   }
 }
+
+/** Targets are below this frame. */
+export const TARGET_LIMIT = 2 ** 40;
+
+/** Whether slots can say that these frames lead there. */
+export function isTarget(gpaPfn: number, pageCount: number): boolean {
+  return Number.isSafeInteger(gpaPfn) && gpaPfn >= 0 && gpaPfn + pageCount <= TARGET_LIMIT;
+}

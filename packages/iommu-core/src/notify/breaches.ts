@@ -2,6 +2,8 @@
  * What a MAP notifier says that cannot be true: from there on it is not known what it holds.
  */
 
+import { Access } from "../access.js";
+import { isTarget } from "../diff/slot.js";
 import { IommuError } from "../errors.js";
 import { type MapNotifier, notifierName } from "../notifier.js";
 import { endOf, type FrameRange } from "../range.js";
@@ -10,6 +12,11 @@ import { endOf, type FrameRange } from "../range.js";
 export function isPartOf({ firstPfn, pageCount }: FrameRange, whole: FrameRange): boolean {
   const frames = Number.isSafeInteger(firstPfn) && Number.isSafeInteger(pageCount) && pageCount > 0;
   return frames && firstPfn >= whole.firstPfn && firstPfn + pageCount <= endOf(whole);
+}
+
+/** Whether frames can have been given with this target and these rights. */
+export function isMapping(gpaPfn: number, pageCount: number, access: Access): boolean {
+  return isTarget(gpaPfn, pageCount) && access !== Access.none && (access & Access.readWrite) === access;
 }
 
 /** An answer to a map that is neither a success nor a refusal. */

@@ -68,7 +68,7 @@ export class ConsumerGuard {
   }
 
   /**
-   * Cuts a notifier off, and tells `failed`. Done when it has let go of everything, or has been given as long as for any answer; then nobody waits for what it owes: not for
+   * Cuts a notifier off, and tells `failed`: once, and once more if it does not let go. Done when it has let go of everything, or has been given as long as for any answer; then nobody waits for what it owes: not for
    * more than that, because it may be attached again in the meantime.
    */
   cutOff(notifier: Notifier, error: IommuError, failed: (error: IommuError) => void): Completion {
@@ -85,12 +85,14 @@ export class ConsumerGuard {
         ),
       );
     let letGo: Completion;
+    let thrown: { readonly cause: unknown } | undefined;
     try {
       letGo = notifier.revoke?.(error);
-      failed(error);
     } catch (cause) {
-      stuck(cause);
+      thrown = { cause };
     }
+    failed(error);
+    if (thrown !== undefined) stuck(thrown.cause);
     if (!isPending(letGo)) return release();
     return this.watch(notifier, Promise.resolve(letGo), () => undefined, stuck).then(release);
   }

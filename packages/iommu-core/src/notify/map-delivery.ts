@@ -7,7 +7,7 @@
 
 import type { Access } from "../access.js";
 import { threw } from "./consumer-guard.js";
-import { isPartOf, meaninglessAnswer, untrueReport } from "./breaches.js";
+import { isMapping, isPartOf, meaninglessAnswer, untrueReport } from "./breaches.js";
 import { type Completion, CompletionGroup, isPending } from "../completion.js";
 import type { IommuError } from "../errors.js";
 import type { Slice } from "./job-queue.js";
@@ -351,7 +351,7 @@ export abstract class MapDelivery {
   }
 
   #await(answer: Completion): void {
-    if (isPending(answer)) this.#pending.add(this.reports.guard(Promise.resolve(answer), () => undefined));
+    if (isPending(answer)) this.#pending.add(this.reports.guard(Promise.resolve(answer), () => this.#revoking));
   }
 
   /** Before anything is told: the events of one invalidation are enclosed. */
@@ -371,7 +371,7 @@ export abstract class MapDelivery {
       refused: (iovaPfn, pageCount, gpaPfn, access, answer) => {
         if (this.heldPages === 0 || !this.#isRefusal(answer)) return;
         const range = { firstPfn: iovaPfn, pageCount };
-        if (!isPartOf(range, this.range)) {
+        if (!isPartOf(range, this.range) || !isMapping(gpaPfn, pageCount, access)) {
           this.misreported(range);
           return;
         }

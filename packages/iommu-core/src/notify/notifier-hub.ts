@@ -289,7 +289,7 @@ export class NotifierHub {
       const answer = tell();
       if (!isPending(answer)) return undefined;
       const promise = Promise.resolve(answer);
-      if (guarded) return this.#guard.watch(notifier, promise, () => undefined, fail);
+      if (guarded) return this.#guard.watch(notifier, promise, () => attachment.revoking, fail);
       return promise.catch((cause: unknown) => isolate(notifier, cause, fail));
     } catch (cause) {
       return guarded ? fail(threw(notifier, cause)) : isolate(notifier, cause, fail);
@@ -301,10 +301,7 @@ export class NotifierHub {
   #revoke(attachment: AttachmentRecord, error: IommuError): Completion {
     if (attachment.failure !== undefined) return attachment.revoking;
     attachment.failure = error;
-    let told = false;
     const revoking = this.#guard.cutOff(attachment.notifier, error, (why) => {
-      if (!told) attachment.failure = why;
-      told = true;
       this.observers.emit("failed", { space: attachment.space, attachment, error: why });
     });
     attachment.revoking = revoking;

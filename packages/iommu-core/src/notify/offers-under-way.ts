@@ -4,10 +4,11 @@
  */
 
 import { IovaTree } from "../diff/iova-tree.js";
+import { TARGET_LIMIT } from "../diff/slot.js";
 import type { FrameRange } from "../range.js";
 
-/** Targets of the IOVA tree are below this. */
-const TICKET_LIMIT = 2 ** 39;
+/** Tickets begin at 0 again before this: half of the targets that a tree can hold. */
+const TICKET_LIMIT = TARGET_LIMIT / 2;
 
 /** Of one consumer: `add` when an answer is pending, `take` when it comes. */
 export class OffersUnderWay {
