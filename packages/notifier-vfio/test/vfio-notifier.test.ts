@@ -393,6 +393,25 @@ describe("a container that is full", () => {
     expect(attachment).toMatchObject({ heldPages: 5, refusedPages: 0 });
   });
 
+  it("asks for no retry of the rest of a cut entry that the container does not accept: more room would not help", () => {
+    const container = new PlainContainer(new MemoryContainer(type1v2));
+    const notifier = new VfioNotifier(container, { coalescing: "free" });
+    const told: string[] = [];
+    notifier.reportTo({
+      refused: (iovaPfn, pageCount, _gpaPfn, _access, answer) => told.push(`${answer} ${iovaPfn}+${pageCount}`),
+      window: () => undefined,
+      retry: () => told.push("retry"),
+    });
+    void notifier.map(0, 4, 100, Access.read);
+    void notifier.map(8, 1, 200, Access.read);
+    container.map = () => ({ ok: false, cause: "bad-target" });
+
+    void notifier.unmap(1, 1);
+    void notifier.unmap(8, 1);
+
+    expect(told).toEqual(["unsupported 0+1", "unsupported 2+2"]);
+  });
+
   it("is offered the rest again when somebody else frees entries, but not what the guest has unmapped since", async () => {
     const { guest, attachment, container } = machine(
       { coalescing: "aligned", exclusive: false },
