@@ -28,9 +28,9 @@ export class Invalidator {
   #announce: Announce<VtdDomain> = () => undefined;
 
   /**
-   * `inputFrames`: how many frames second-stage inputs can have. Default: all. `firstStage`: whether the unit has first-stage tables: without them nobody needs to be asked for theirs.
+   * `inputFrames`: how many frames second-stage inputs can have. `firstStage`: whether the unit has first-stage tables: without them nobody needs to be asked for theirs.
    */
-  constructor(iotlb: Iotlb, bindings: Bindings, inputFrames: number = 2 ** 52, firstStage = true) {
+  constructor(iotlb: Iotlb, bindings: Bindings, inputFrames: number, firstStage: boolean) {
     this.#iotlb = iotlb;
     this.#bindings = bindings;
     this.#inputFrames = inputFrames;

@@ -13,7 +13,7 @@ import {
 import { RecordingFlushNotifier, RecordingNotifier, type Run } from "@iommu-kit/iommu-core/testing";
 import type { PageResponse } from "@iommu-kit/iommu-vtd";
 import { restore, save } from "@iommu-kit/iommu-vtd/snapshot";
-import { descriptor, type GuestDriver } from "@iommu-kit/iommu-vtd/testing";
+import { Command, descriptor, type GuestDriver } from "@iommu-kit/iommu-vtd/testing";
 import { expect } from "vitest";
 import { NIC, scalableGuest } from "../ats/ats-guest.js";
 import { ask } from "../support/watched-guest.js";
@@ -25,7 +25,6 @@ const FSTS = 0x34;
 const IQH = 0x80;
 const IQT = 0x88;
 const PQA = 0xd0;
-const TES = 0x8000_0000;
 const STATUS = 77;
 const FECTL = 0x38;
 const GCMD = 0x18;
@@ -127,7 +126,7 @@ const STATES = {
   "with a fault that is recorded, and its interrupt pending behind its mask": ({ guest, space }) => {
     ask(space, 0x7777);
     expect(guest.faultStatus & 2).toBe(2);
-    expect(guest.unit.mmio.read32(0x38)).toBe(0xc000_0000);
+    expect(guest.unit.mmio.read32(FECTL)).toBe(0xc000_0000);
   },
   "with a page request that waits": async (rig) => {
     void rig.guest.unit
@@ -188,7 +187,7 @@ const ENDS = {
 
   "has its translation switched off and on again: it ends where it was": async (state) => {
     const rig = await inState(state);
-    const translates = (): boolean => (rig.guest.unit.mmio.read32(GSTS) & TES) !== 0;
+    const translates = (): boolean => (rig.guest.unit.mmio.read32(GSTS) & Command.TE) !== 0;
     rig.guest.disable();
     rig.isDone = () => !translates();
     if (rig.lease !== undefined) await rig.settle();
@@ -226,7 +225,7 @@ const ENDS = {
     rig.until(unit.destroy());
     rig.until(unit.destroy());
     unit.mmio.write32(FECTL, 0);
-    unit.mmio.write32(GCMD, 0x8000_0000);
+    unit.mmio.write32(GCMD, Command.TE);
     await rig.settle();
     expectHeld(rig, []);
     expect(unit.addressSpaces, "address spaces").toEqual([]);
