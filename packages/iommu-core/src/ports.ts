@@ -39,7 +39,10 @@ export interface GuestMemory {
    * Default: every write goes through `write`. Dirty trackers of this package see all writes either way.
    */
   readonly directWrites?: boolean;
-  /** Optional: a counter that grows with every change of this frame by anybody. Equal answers promise equal contents. */
+  /**
+   * Optional: a counter that grows with every change of this frame by anybody, and when the frame stops or begins to be RAM. Equal answers promise equal contents, and that
+   * `fetch` answers as it did: a table that is vouched for is not read.
+   */
   generation?(pfn: number): number;
 }
 

@@ -127,6 +127,21 @@ describe("FakeMemory", () => {
     expect(new FakeMemory().generation).toBeUndefined();
   });
 
+  it("counts a frame that is lost, found, plugged or unplugged as changed: whoever is vouched for does not read", () => {
+    const memory = new FakeMemory({ generations: true });
+    const seen = new Set([memory.generation!(1)]);
+    for (const change of [
+      () => memory.poison(1),
+      () => memory.heal(1),
+      () => memory.setRam([range(0, 1)]),
+      () => memory.setRam([range(0, 2)]),
+    ]) {
+      change();
+      expect(seen).not.toContain(memory.generation!(1));
+      seen.add(memory.generation!(1));
+    }
+  });
+
   it("refuses RAM that overlaps or descends", () => {
     expect(() => new FakeMemory({ ram: [range(0, 5), range(4, 1)] })).toThrow(IommuError);
     expect(() => new FakeMemory().setRam([range(8, 1), range(0, 1)])).toThrow(/ascending, disjoint/);

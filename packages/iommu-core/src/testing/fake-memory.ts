@@ -57,11 +57,12 @@ export class FakeMemory implements GuestMemory {
   readonly #poisoned = new Set<number>();
   readonly #generations = new Map<number, number>();
   #ram: readonly FrameRange[];
+  #plugs = 0;
 
   constructor(options: FakeMemoryOptions = {}) {
     this.#ram = checkedRam(options.ram ?? [{ firstPfn: 0, pageCount: 65_536 }]);
     if (options.windows === true) this.window = (pfn) => this.#windowOf(pfn);
-    if (options.generations === true) this.generation = (pfn) => this.#generations.get(pfn) ?? 0;
+    if (options.generations === true) this.generation = (pfn) => (this.#generations.get(pfn) ?? 0) + this.#plugs;
   }
 
   get ram(): readonly FrameRange[] {
@@ -69,24 +70,27 @@ export class FakeMemory implements GuestMemory {
   }
 
   /**
-   * Plugs or unplugs RAM. Contents of frames that stay are kept; windows over frames that go are over.
+   * Plugs or unplugs RAM. Contents of frames that stay are kept; windows over frames that go are over, and all generations grow.
    * @throws {IommuError} `bad-range` unless the ranges are ascending and disjoint.
    */
   setRam(ram: readonly FrameRange[]): void {
     this.#ram = checkedRam(ram);
+    this.#plugs += 1;
     for (const chunk of this.#chunks.values()) if (!this.#chunkIsRam(chunk.firstPfn)) this.#retire(chunk);
   }
 
-  /** Makes every access to this frame fail, as a host does that has lost the page. */
+  /** Makes every access to this frame fail, as a host does that has lost the page. Its generation grows. */
   poison(pfn: number): void {
     this.#poisoned.add(pfn);
+    this.#touched(pfn * PAGE_BYTES, 1);
     const chunk = this.#chunks.get(Math.floor(pfn / CHUNK_PAGES));
     if (chunk !== undefined) this.#retire(chunk);
   }
 
-  /** Ends `poison`; the contents are what they were. */
+  /** Ends `poison`; the contents are what they were. The frame's generation grows. */
   heal(pfn: number): void {
     this.#poisoned.delete(pfn);
+    this.#touched(pfn * PAGE_BYTES, 1);
   }
 
   /** Sets all counters to 0. */
