@@ -1,4 +1,4 @@
-import { describe, expect, it, vi } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { BufferMemory, sharedEntries } from "../src/index.js";
 
 function twoRegions(): { memory: BufferMemory; low: Uint8Array; high: Uint8Array } {
@@ -15,6 +15,8 @@ function twoRegions(): { memory: BufferMemory; low: Uint8Array; high: Uint8Array
 }
 
 describe("BufferMemory", () => {
+  afterEach(() => vi.restoreAllMocks());
+
   it("reads and writes bytes of every region at its guest-physical address", () => {
     const { memory, low, high } = twoRegions();
     expect(memory.write(4096 + 10, Uint8Array.of(1, 2, 3))).toBe(true);
