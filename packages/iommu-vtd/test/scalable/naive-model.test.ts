@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { type Access, BufferMemory, type Scheduler, Translation } from "@iommu-kit/iommu-core";
 import { VtdIommu } from "../../src/index.js";
 import { type ModelConfig, type ModelRequest, NaiveUnit } from "./naive-unit.js";
-import { Random } from "../../../../fuzz/src/random.js";
+import { Random } from "../support/random.js";
 import { FRAMES, INDEXES, PASIDS, randomConfig, randomTables, ROOT, SOURCES } from "./random-guest.js";
 import { NO_MEMORY, soundConfig, soundTables } from "./sound-guest.js";
 
@@ -205,7 +205,7 @@ describe("scalable-mode translation", () => {
     "agrees with the model where tables are sound: often for every type, number of levels and privilege",
     { timeout: 60_000 },
     () => {
-      const { codes, successes, pages } = run(SOUND, 0, FEW ? 20 : 240, 2_000_000);
+      const { codes, successes, pages } = run(SOUND, 0, FEW ? 20 : 260, 7_000_000);
       const kinds = [
         ...["4", "5"].map((first) => `first-stage ${first}`),
         ...["3", "4", "5"].map((second) => `second-stage ${second}`),

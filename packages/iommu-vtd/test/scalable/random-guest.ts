@@ -2,7 +2,7 @@
  * Random scalable-mode tables, mostly sound, with every kind of defect strewn in.
  */
 
-import type { Random } from "../../../../fuzz/src/random.js";
+import type { Random } from "../support/random.js";
 import type { ModelConfig } from "./naive-unit.js";
 
 export const FRAMES = 96;

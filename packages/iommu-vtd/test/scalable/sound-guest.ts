@@ -4,7 +4,7 @@
  */
 
 import type { ModelConfig } from "./naive-unit.js";
-import type { Random } from "../../../../fuzz/src/random.js";
+import type { Random } from "../support/random.js";
 import { FRAMES, INDEXES, PASIDS, ROOT, SOURCES } from "./random-guest.js";
 
 const CONTEXT = 2;
