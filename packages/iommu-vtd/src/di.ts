@@ -22,7 +22,9 @@ export const VTD_IOMMU: InjectionToken<VtdIommu> = Symbol.for("@iommu-kit/iommu-
 
 /** Decisions about a unit that comes from a container. */
 export interface VtdRegistration extends VtdConfig {
+  /** See `VtdOptions.regions`: ascending and disjoint. Default: RAM. */
   readonly regions?: readonly FrameRange[];
+  /** Budgets and deadlines that differ from the defaults, in the units that their names give. */
   readonly limits?: Partial<Limits>;
 }
 

@@ -55,18 +55,29 @@ export class VtdIommu implements Iommu {
     return this.#unit.config;
   }
 
+  /** Events of every address space of the unit, until `destroy` removes the listeners. */
   get events(): IommuEventEmitter {
     return this.#unit.iommu.events;
   }
 
+  /** Every address space that was asked for and is still plugged: a new array each time. */
   get addressSpaces(): readonly AddressSpace[] {
     return this.#unit.iommu.addressSpaces;
   }
 
+  /**
+   * What a requester sees: a device function, or one PASID of it (§3.4.1). The same object each time, until it is unplugged.
+   * @throws {IommuError} `bad-source-id`, `bad-option` (a PASID beyond 20 bits, privilege or execute without one), or `destroyed` after `destroy`.
+   */
   addressSpace(sourceId: SourceId, options: AddressSpaceOptions = {}): AddressSpace {
     return this.#unit.iommu.addressSpace(sourceId, options);
   }
 
+  /**
+   * Says which frames are mapped onto themselves while translation is off or a context passes through (§3.9). Ascending and disjoint. Only differences are announced; done
+   * when every notifier has completed them.
+   * @throws {IommuError} `bad-range`.
+   */
   setRegions(regions: readonly FrameRange[]): Completion {
     return this.#unit.iommu.setRegions(regions);
   }

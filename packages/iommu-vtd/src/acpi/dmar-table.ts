@@ -9,6 +9,7 @@ import { formatDevicePath, parseDevicePath } from "./device-path.js";
 
 /** A PCI device. In SATC and SIDP a physical function, which stands for its virtual functions too. */
 export interface EndpointScope {
+  /** Device scope type 1 (§8.3.1). */
   readonly type: "endpoint";
   /** "bb:dd.f", or "bb:dd.f/dd.f" behind a bridge; hexadecimal. */
   readonly path: string;
@@ -16,6 +17,7 @@ export interface EndpointScope {
 
 /** A bridge and everything behind it. */
 export interface BridgeScope {
+  /** Device scope type 2 (§8.3.1). */
   readonly type: "bridge";
   /** Place of the bridge, as for an endpoint. */
   readonly path: string;
@@ -23,6 +25,7 @@ export interface BridgeScope {
 
 /** An I/O APIC; `path` is the source-id of its interrupts and may be fictitious (q35 machines use "ff:00.0"). */
 export interface IoApicScope {
+  /** Device scope type 3 (§8.3.1). */
   readonly type: "io-apic";
   /** Id of the I/O APIC in the MADT, 0-255. */
   readonly ioApicId: number;
@@ -32,6 +35,7 @@ export interface IoApicScope {
 
 /** An HPET that sends message-signalled interrupts; `path` is their source-id. */
 export interface HpetScope {
+  /** Device scope type 4 (§8.3.1). */
   readonly type: "hpet";
   /** Number of the HPET in its ACPI table, 0-255. */
   readonly hpetNumber: number;
@@ -41,6 +45,7 @@ export interface HpetScope {
 
 /** A device that only ACPI knows; `path` is the source-id of its requests. */
 export interface NamespaceDeviceScope {
+  /** Device scope type 5 (§8.3.1). */
   readonly type: "namespace-device";
   /** `deviceNumber` of an entry in `namespaceDevices`. */
   readonly deviceNumber: number;

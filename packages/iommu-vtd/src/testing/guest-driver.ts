@@ -52,7 +52,9 @@ export interface GuestOptions extends VtdConfig {
   readonly windows?: boolean;
   /** Memory says which frames change (`GuestMemory.generation`). Default false. */
   readonly generations?: boolean;
+  /** See `VtdOptions.regions`: ascending and disjoint. Default: RAM. */
   readonly regions?: readonly FrameRange[];
+  /** Budgets and deadlines that differ from the defaults, in the units that their names give. */
   readonly limits?: Partial<Limits>;
 }
 
