@@ -3,6 +3,7 @@
  */
 
 import { parseSourceId } from "@iommu-kit/iommu-core";
+import { RecordingFlushNotifier } from "@iommu-kit/iommu-core/testing";
 import { FaultReason, faultName } from "@iommu-kit/iommu-vtd";
 import { GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
@@ -288,5 +289,23 @@ describe("a warm reset", () => {
     void guest.unit.reset();
     expect(guest.faults()).toEqual([]);
     expect(guest.faultStatus).toBe(0);
+  });
+});
+
+describe("the records of a block", () => {
+  it("end in front of what follows them: the IVT of a command that waits for a notifier is no fault", async () => {
+    const guest = new GuestDriver({ faultRecordOffset: FRCD, iotlbRegisterOffset: FRCD + 16 });
+    guest.context(NIC, { did: 5 });
+    guest.setRoot();
+    guest.enable();
+    const notifier = new RecordingFlushNotifier({ answers: "manual" });
+    guest.device(NIC).attach(notifier);
+    notifier.answers.settle();
+    await guest.scheduler.idle();
+    expect(guest.registers.all()).toBe("pending");
+    guest.unit.mmio.write32(FSTS, PFO);
+    expect(guest.faultStatus).toBe(0);
+    fault(guest, "00:00.0");
+    expect(guest.takeFaults()).toMatchObject([{ sourceId: 0 }]);
   });
 });

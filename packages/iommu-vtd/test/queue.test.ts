@@ -143,6 +143,8 @@ describe("a queue error", () => {
       expect(error(guest)).toBe(code);
       expect(head(guest)).toBe(16);
       expect(guest.memory.peek(guest.queue.statusGpa)).toBe(1);
+      // It rests there: nothing is fetched again and again until the guest clears the error.
+      expect(guest.scheduler.deferredCount).toBe(0);
     });
   }
 
