@@ -23,7 +23,7 @@ const targets = {
 
 /** Tests of what is not mutated, those that need a second thread, and long ones that say no more about a single line than shorter ones do: not used. */
 const BESIDE =
-  /^(acpi|capabilities|inspect|spec|units)\/|^time-of-check\/(second-thread|whole-entries)|^(contract-mutants|di|mmio|readme|replay|storm\.property|testing-kit|views)\.test|^traps\/notifiers|\.slow\.test/;
+  /^(acpi|capabilities|spec|units)\/|^time-of-check\/(second-thread|whole-entries)|^(contract-mutants|di|mmio|readme|replay|storm\.property|testing-kit|views)\.test|^traps\/notifiers|\.slow\.test/;
 
 /** Judges files of a package (patterns). What is found takes the place of what was known of them. @param {string} name @param {readonly string[]} mutate */
 async function judge(name, mutate) {
