@@ -10,7 +10,7 @@ import type { AddressSpace, Attachment, FrameRange, Notifier } from "@iommu-kit/
 export class AttachmentScope {
   readonly #space: AddressSpace;
   readonly #notifier: () => Notifier;
-  readonly #onDetach: () => void;
+  readonly #onDetach: (() => void) | undefined;
   readonly #detached = (event: { readonly attachment: Attachment }): void => this.#whenDetached(event.attachment);
   #attachment: Attachment | undefined;
 
@@ -18,16 +18,16 @@ export class AttachmentScope {
    * @param notifier Answers the notifier; called after its construction only.
    * @param onDetach Called when its attachment has ended in an orderly way.
    */
-  constructor(space: AddressSpace, notifier: () => Notifier, onDetach: () => void) {
+  constructor(space: AddressSpace, notifier: () => Notifier, onDetach?: () => void) {
     this.#space = space;
     this.#notifier = notifier;
     this.#onDetach = onDetach;
   }
 
-  /** The attachment, if it is one that still hears of invalidations. */
+  /** The attachment, if it is one that still hears of invalidations: not when it has failed, nor in the last call that it gets, by which it lets go of everything. */
   get attachment(): Attachment | undefined {
     const known = this.#attachment ?? this.#find();
-    return known?.failure === undefined ? known : undefined;
+    return known?.state === "failed" || known?.state === "detached" ? undefined : known;
   }
 
   /** Whether an invalidation of any part of the block would be heard of, and the block has no frames that are never memory. */
@@ -52,7 +52,7 @@ export class AttachmentScope {
     if (attachment !== this.#attachment) return;
     this.#space.events.off("detach", this.#detached);
     this.#attachment = undefined;
-    this.#onDetach();
+    this.#onDetach?.();
   }
 }
 

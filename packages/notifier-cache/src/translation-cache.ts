@@ -7,8 +7,10 @@
 
 import { Access, type FrameRange, IommuError, type Translation } from "@iommu-kit/iommu-core";
 
+/** Pages of the largest entry. */
+export const LARGEST_SPAN = 262_144;
 /** Sizes of entries in pages. An answer for a block of another size is held as the next smaller one. */
-export const ENTRY_SPANS: readonly number[] = [1, 512, 262_144];
+export const ENTRY_SPANS: readonly number[] = [1, 512, LARGEST_SPAN];
 /** Bits of an info word above the rights: 0 for a free slot, else 1 + the index into `ENTRY_SPANS`. */
 const SIZE_SHIFT = 2;
 const NOWHERE = -1;

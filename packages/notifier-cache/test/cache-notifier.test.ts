@@ -1,6 +1,6 @@
 import { Access, byteAddress, IommuError, PAGE_BYTES, Translation } from "@iommu-kit/iommu-core";
 import { describe, expect, it } from "vitest";
-import { CacheNotifier, type CacheNotifierOptions, DeviceTlb } from "../src/index.js";
+import { ALWAYS_INVALIDATED, CacheNotifier, type CacheNotifierOptions, DeviceTlb } from "../src/index.js";
 import { FakeMachine, NO_RIGHT, NOT_MAPPED } from "./fake-machine.js";
 
 const PAGES_2M = 512;
@@ -190,6 +190,21 @@ describe("CacheNotifier, being flushed", () => {
     expect(cache.statistics).toMatchObject({ discarded: 1, fills: 1 });
   });
 
+  it("refuses a request for a page that is invalidated whenever it is being translated, with a reason of its own", () => {
+    const { machine, cache, out } = cachedMachine({
+      fill: (iovaPfn, access, answer) => {
+        const done = machine.space.translate(iovaPfn, access, answer);
+        void machine.invalidate(iovaPfn, 1);
+        return done;
+      },
+    });
+    machine.map(5, 100);
+    expect(cache.translate(5, Access.read, out)).toBe(false);
+    expect(out.reason).toBe(ALWAYS_INVALIDATED);
+    expect(cache.statistics).toMatchObject({ misses: 1, fills: 0, discarded: 4, refused: 0 });
+    expect(cache.entryCount).toBe(0);
+  });
+
   it("refuses an asynchronous fill whose answer is older than the last invalidation", () => {
     const { machine, cache, out } = cachedMachine();
     machine.map(5, 100);
@@ -242,6 +257,18 @@ describe("CacheNotifier, attachment", () => {
     machine.space.attach(cache);
     cache.translate(5, Access.read, out);
     expect(cache.entryCount).toBe(1);
+  });
+
+  it("keeps its entries when another cache of the same device is detached", () => {
+    const { machine, cache, out } = cachedMachine();
+    const tlb = new DeviceTlb(machine.space);
+    const attachment = machine.space.attach(tlb);
+    machine.map(5, 100);
+    for (const each of [cache, tlb]) each.translate(5, Access.read, out);
+    void attachment.detach();
+    expect([cache.entryCount, tlb.entryCount]).toEqual([1, 0]);
+    void machine.invalidate(5, 1);
+    expect(cache.entryCount).toBe(0);
   });
 
   it("caches only inside the attached range, cutting blocks that reach beyond it", () => {
@@ -333,7 +360,7 @@ describe("DeviceTlb", () => {
     expect(tlb.lookup(5, Access.read, out)).toBe(false);
   });
 
-  it("drops everything when it is detached, although no invalidation comes", () => {
+  it("drops everything when it is detached, although no invalidation comes, and serves as before when attached again", () => {
     const machine = new FakeMachine();
     const tlb = new DeviceTlb(machine.space);
     const attachment = machine.space.attach(tlb);
@@ -341,6 +368,11 @@ describe("DeviceTlb", () => {
     machine.map(5, 100);
     tlb.translate(5, Access.read, out);
     void attachment.detach();
+    expect(tlb.entryCount).toBe(0);
+    machine.space.attach(tlb);
+    tlb.translate(5, Access.read, out);
+    expect(tlb.entryCount).toBe(1);
+    void machine.invalidateDeviceTlb(5, 1);
     expect(tlb.entryCount).toBe(0);
   });
 

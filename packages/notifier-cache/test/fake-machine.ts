@@ -72,6 +72,17 @@ class TableBackend implements Backend {
     this.domain = { kind: "table", label: "the tables", holes: [], scan };
   }
 
+  /** From now on a scan tells everything that is mapped, also what lies outside of its range. */
+  tellMore(): void {
+    const scan = (_range: FrameRange, sink: MappingSink): void => {
+      for (const { firstPfn, pageCount, gpaPfn, access } of [...this.blocks.values()].toSorted(
+        (a, b) => a.firstPfn - b.firstPfn,
+      ))
+        if (!sink.run(firstPfn, pageCount, gpaPfn, access)) return;
+    };
+    this.domain = { kind: "table", label: "all tables", holes: [], scan };
+  }
+
   blockOf(pfn: number): Block | undefined {
     for (const span of [1, 512, 262_144]) {
       const block = this.blocks.get(Math.floor(pfn / span) * span);
@@ -203,9 +214,14 @@ export class FakeMachine {
     this.#backend.tellTables();
   }
 
+  /** See the backend. Before anything is attached. */
+  tellMore(): void {
+    this.#backend.tellMore();
+  }
+
   /** The device sees memory as it is, or nothing; announced. */
-  setDomain(kind: "bypass" | "blocked"): Completion {
-    this.#backend.domain = { kind, label: kind, holes: [], scan: () => undefined };
+  setDomain(kind: "bypass" | "blocked", holes: readonly FrameRange[] = []): Completion {
+    this.#backend.domain = { kind, label: kind, holes, scan: () => undefined };
     return this.invalidate();
   }
 

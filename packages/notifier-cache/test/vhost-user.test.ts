@@ -37,10 +37,11 @@ interface Bench {
 async function connected(
   options: Partial<FakeBackEndOptions> = {},
   iotlbOptions: VhostIotlbOptions = {},
-  tables = false,
+  tell: "runs" | "tables" | "more" = "runs",
 ): Promise<Bench> {
   const machine = new FakeMachine({ memory: new Ram(RAM_PAGES), holes: [{ firstPfn: 0x700, pageCount: 0x10 }] });
-  if (tables) machine.tellTables();
+  if (tell === "tables") machine.tellTables();
+  if (tell === "more") machine.tellMore();
   const backEnd = new FakeBackEnd({ memory: machine.memory.bytes, ...options });
   backEnds.push(backEnd);
   const frontEnd = new VhostFrontEnd({
@@ -420,13 +421,36 @@ describe("VhostIotlb", () => {
   });
 
   it("finds the rights of a page that got mapped in tables of 512 entries", async () => {
-    const { machine, backEnd, iotlb } = await connected({}, {}, true);
+    const { machine, backEnd, iotlb } = await connected({}, {}, "tables");
     backEnd.dmaWrite(BigInt(IOVA), Uint8Array.of(1));
     await settle();
     machine.map(0x100, 5, Access.read);
     expect(iotlb.retryMisses()).toBe(0);
     machine.map(0x100, 5);
     expect(iotlb.retryMisses()).toBe(1);
+  });
+
+  it("answers a miss by the page itself where a backend tells its neighbours as well", async () => {
+    const { machine, backEnd, iotlb } = await connected({}, {}, "more");
+    backEnd.dmaWrite(BigInt(IOVA), Uint8Array.of(1));
+    await settle();
+    machine.map(0xff, 4);
+    machine.map(0x101, 6);
+    expect(iotlb.retryMisses()).toBe(0);
+    machine.map(0x100, 5);
+    expect(iotlb.retryMisses()).toBe(1);
+    await settle();
+    expect(backEnd.dmaWrite(BigInt(IOVA), Uint8Array.of(7))).toBe(true);
+    expect(machine.memory.bytes[5 * 4096]).toBe(7);
+  });
+
+  it("tells nothing ahead where a device that sees memory as it is has no memory", async () => {
+    const { machine, backEnd, iotlb } = await connected();
+    await machine.setDomain("bypass", [{ firstPfn: 0x300, pageCount: 0x10 }]);
+    const told = [0x2ff, 0x300, 0x30f, 0x310, RAM_PAGES].map((pfn) => iotlb.preload(pfn, 1));
+    expect(told).toEqual([true, false, false, true, false]);
+    await settle();
+    expect(backEnd.entries.map(({ iova }) => iova)).toEqual([0x2ff000n, 0x310000n]);
   });
 
   it("tells ahead what a device may reach that sees memory as it is, and nothing to one that sees none", async () => {
@@ -555,6 +579,31 @@ describe("VhostIotlb", () => {
     await settle();
     await machine.space.attachments[0]?.detach();
     expect(backEnd.entries).toEqual([]);
+  });
+
+  it("is told nothing by the end of its attachment, not even of a page that was mapped since it asked", async () => {
+    const { machine, backEnd, iotlb } = await connected();
+    backEnd.dmaRead(BigInt(IOVA), 4);
+    await settle();
+    machine.map(0x100, 5);
+    await machine.space.attachments[0]?.detach();
+    await settle();
+    expect(backEnd.entries).toEqual([]);
+    expect(iotlb.statistics.updates).toBe(0);
+  });
+
+  it("answers when it is attached again what it could not answer before it was detached: it is never asked twice", async () => {
+    const { machine, backEnd, iotlb } = await connected();
+    machine.map(0xff, 4);
+    for (const page of [0xff, 0x100]) backEnd.dmaRead(BigInt(page * 4096), 4);
+    await settle();
+    await machine.space.attachments[0]?.detach();
+    machine.map(0x100, 5);
+    expect(iotlb.retryMisses()).toBe(0);
+    machine.space.attach(iotlb);
+    await settle();
+    expect(backEnd.dmaRead(BigInt(IOVA), 4)).toBeDefined();
+    expect(iotlb.unansweredMisses).toBe(0);
   });
 
   it("is cut off when the back-end hangs: the guest goes on, the host hears of it and can end the process", async () => {

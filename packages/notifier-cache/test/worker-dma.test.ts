@@ -1,7 +1,7 @@
 /**
  * Both halves of a worker's cache in one thread, so that every interleaving can be had on purpose. Real threads are in worker.test.ts.
  */
-import { Access, Translation } from "@iommu-kit/iommu-core";
+import { Access, IommuError, Translation } from "@iommu-kit/iommu-core";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ALWAYS_INVALIDATED } from "../src/index.js";
@@ -26,6 +26,9 @@ class Pair {
   afterAnswer: (() => void) | undefined;
   /** Loses the worker's misses. */
   deaf = false;
+  /** Decides when the host hears a message of the worker, and does what else happens meanwhile. */
+  onTheWay: ((kind: "miss" | "ack", arrive: () => void) => void) | undefined;
+  readonly revocations: { readonly code: string; readonly inAccess: boolean }[] = [];
   readonly #toWorker: unknown[] = [];
   #workerHears = (_message: unknown): void => undefined;
 
@@ -43,8 +46,10 @@ class Pair {
     };
     const postMessage = (message: unknown): void => {
       if (this.deaf) return;
+      const { kind } = message as { readonly kind: "miss" | "ack" };
+      if (this.onTheWay !== undefined) return this.onTheWay(kind, () => hostHears(message));
       hostHears(message);
-      if ((message as { readonly kind: string }).kind === "miss") this.afterAnswer?.();
+      if (kind === "miss") this.afterAnswer?.();
     };
     const worker: WorkerPort =
       options.web === true
@@ -62,6 +67,7 @@ class Pair {
       port: host,
       scheduler,
       entries: 16,
+      onRevoke: ({ code }, inAccess) => this.revocations.push({ code, inAccess }),
       ...(options.rights && { rights: options.rights }),
     });
     this.machine.space.attach(this.cache);
@@ -78,6 +84,11 @@ class Pair {
   /** The host sends something else on the same port. */
   say(message: unknown): void {
     this.#workerHears(message);
+  }
+
+  /** The host cuts the worker off. */
+  revoke(): void {
+    this.cache.revoke(new IommuError("notifier-failed", "the host had enough of it", { hint: "none" }));
   }
 
   /** The worker returns to its event loop. */
@@ -127,6 +138,7 @@ describe("WorkerDma", () => {
     expect(pair.read(5)).toBe(10);
     pair.say({ hello: "worker" });
     pair.say(5);
+    pair.say({ tag: "@iommu-kit/notifier-cache" });
     expect(pair.read(5)).toBe(10);
   });
 
@@ -156,6 +168,88 @@ describe("WorkerDma", () => {
     pair.afterAnswer = undefined;
     expect(pair.dma.translate(521, Access.read, out)).toBe(true);
     expect(out).toMatchObject({ gpaPfn: 9, pageCount: 512 });
+  });
+
+  it("holds a superpage's answer whole when only pages far away from it were invalidated meanwhile", () => {
+    const largest = 2 ** 18;
+    for (const far of [largest - 1, 2 * largest, 5 * largest]) {
+      const pair = new Pair();
+      pair.machine.map(largest + 512, 0, Access.readWrite, 512);
+      pair.afterAnswer = () => void pair.machine.invalidate(far, 1);
+      const out = new Translation();
+      expect(pair.dma.translate(largest + 520, Access.read, out)).toBe(true);
+      expect(out).toMatchObject({ gpaPfn: 8, pageCount: 512 });
+    }
+  });
+
+  it("waits for the answer to its own request, and not for one that came too late for the request before", () => {
+    const pair = new Pair({ answerDeadlineMilliseconds: 10 });
+    pair.machine.map(5, 10);
+    pair.machine.map(6, 11);
+    pair.machine.map(7, 12);
+    expect(pair.read(7)).toBe(12);
+    const late: (() => void)[] = [];
+    pair.onTheWay = (_kind, arrive) => void late.push(arrive);
+    expect(pair.read(5)).toBeUndefined();
+    expect(pair.dma.reason).toBe(NO_ANSWER);
+    pair.onTheWay = (kind, arrive) => {
+      late.push(arrive);
+      // The host hears the request before with this one's sending, and this one with an acknowledgement.
+      if (kind === "miss") void pair.machine.invalidate(7, 1);
+      for (const each of kind === "miss" ? late.splice(0, 1) : late.splice(0)) each();
+    };
+    expect(pair.read(6)).toBe(11);
+    expect(pair.cache.status).toMatchObject({ fills: 2, discarded: 0, pendingInvalidations: 0 });
+  });
+
+  it("comes out of waiting when the host cuts it off instead of answering", () => {
+    const pair = new Pair();
+    pair.machine.map(5, 10);
+    pair.onTheWay = () => pair.revoke();
+    expect(pair.read(5)).toBeUndefined();
+    expect([pair.dma.reason, pair.dma.revoked]).toEqual([WORKER_REVOKED, true]);
+    expect(pair.revocations).toEqual([{ code: "notifier-failed", inAccess: false }]);
+  });
+
+  it("touches nothing through an answer that it got just before it was cut off", () => {
+    const pair = new Pair();
+    pair.machine.map(5, 10);
+    pair.machine.map(6, 11);
+    expect(pair.read(6)).toBe(11);
+    pair.onTheWay = (kind, arrive) => {
+      arrive();
+      if (kind === "miss") void pair.machine.invalidate(6, 1);
+      else pair.revoke();
+    };
+    const byte = Uint8Array.of(0xee);
+    expect(pair.dma.read(5 * 4096, byte)).toBe(false);
+    expect([pair.dma.reason, byte[0]]).toEqual([WORKER_REVOKED, 0xee]);
+  });
+
+  it("is reported to be in an access when it was cut off in the middle of one, and makes no other", () => {
+    const pair = new Pair();
+    pair.machine.map(5, 10);
+    const read = pair.machine.memory.read.bind(pair.machine.memory);
+    pair.machine.memory.read = (gpa, into) => {
+      pair.revoke();
+      return read(gpa, into);
+    };
+    expect(pair.read(5)).toBe(10);
+    expect(pair.revocations).toEqual([{ code: "notifier-failed", inAccess: true }]);
+    expect(pair.read(5)).toBeUndefined();
+    expect(pair.dma.reason).toBe(WORKER_REVOKED);
+  });
+
+  it("holds nobody up once its host has cut it off by itself", () => {
+    const pair = new Pair();
+    pair.machine.map(5, 10);
+    expect(pair.read(5)).toBe(10);
+    const before = pair.machine.invalidate(5, 1);
+    expect(before).toBeInstanceOf(Promise);
+    pair.revoke();
+    expect(pair.machine.invalidate(5, 1)).toBeUndefined();
+    expect(pair.cache.status).toMatchObject({ state: "revoked", pendingInvalidations: 0 });
+    return before;
   });
 
   it("refuses with a reason of its own when the host does not answer, or has cut it off", () => {
@@ -202,7 +296,16 @@ describe("WorkerDma", () => {
       },
     });
     const translations = pair.machine.translations;
-    for (const message of [undefined, 5, "text", {}, { tag: "other" }, { tag, kind: "miss" }, { tag, kind: "ack" }])
+    for (const message of [
+      undefined,
+      5,
+      "text",
+      {},
+      { tag: "other" },
+      { tag, kind: "miss" },
+      { tag, kind: "ack" },
+      { tag, kind: "wake" },
+    ])
       hears(message);
     for (const iovaPfn of [-1, 1.5, 2 ** 53, "5"]) hears({ tag, kind: "miss", id: 1, iovaPfn, access: 1 });
     hears({ tag, kind: "miss", id: 1, iovaPfn: 5, access: 1 });

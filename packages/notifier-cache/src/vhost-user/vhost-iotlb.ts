@@ -108,11 +108,7 @@ export class VhostIotlb implements UnmapNotifier {
     this.#frontEnd = frontEnd;
     this.#options = options;
     this.name = options.name ?? "vhost-user IOTLB";
-    this.#scope = new AttachmentScope(
-      space,
-      () => this,
-      () => this.#unanswered.clear(),
-    );
+    this.#scope = new AttachmentScope(space, () => this);
     frontEnd.onIotlb = (message) => this.#received(message);
   }
 
@@ -255,10 +251,11 @@ export class VhostIotlb implements UnmapNotifier {
 
   #remember(miss: number): void {
     this.#unanswered.add(miss);
-    if (this.#unanswered.size <= (this.#options.missLimit ?? 4096)) return;
-    const [oldest] = this.#unanswered;
-    if (oldest !== undefined) this.#unanswered.delete(oldest);
-    this.#counters.forgotten += 1;
+    for (const oldest of this.#unanswered) {
+      if (this.#unanswered.size <= (this.#options.missLimit ?? 4096)) return;
+      this.#unanswered.delete(oldest);
+      this.#counters.forgotten += 1;
+    }
   }
 
   #retry(iovaPfn: number, pageCount: number): number {

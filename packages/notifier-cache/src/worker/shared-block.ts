@@ -88,7 +88,7 @@ export function createSharedBlock(given: CacheShape): SharedBlock {
 /** Opens a block on the other side. @throws {IommuError} `bad-option` for a buffer of another version of this package. */
 export function openSharedBlock(buffer: SharedArrayBuffer): SharedBlock {
   const words = new Int32Array(buffer, 0, HEADER_WORDS);
-  const header = (word: number): number => words[word] ?? 0;
+  const header = (word: number): number => Atomics.load(words, word);
   if (header(Word.FORMAT) !== FORMAT) {
     throw new IommuError("bad-option", `shared cache: expected format ${FORMAT}, got ${header(Word.FORMAT)}`, {
       hint: "use the same version of @iommu-kit/notifier-cache on both sides, and give the worker `setup` as it is",

@@ -17,7 +17,7 @@ import {
   accessOf,
 } from "@iommu-kit/iommu-core";
 import { ALWAYS_INVALIDATED } from "../device-cache.js";
-import { ENTRY_SPANS, TranslationCache } from "../translation-cache.js";
+import { LARGEST_SPAN, TranslationCache } from "../translation-cache.js";
 import type { WorkerSetup } from "./host-cache.js";
 import { listen, post, type WorkerPort } from "./message-port.js";
 import { openSharedBlock, RING_ENTRIES, RUNNING, type SharedBlock, Word } from "./shared-block.js";
@@ -27,7 +27,6 @@ export const WORKER_REVOKED = LocalReason.WORKER_REVOKED;
 /** Reason of a request that the host did not answer in time. */
 export const NO_ANSWER = LocalReason.NO_ANSWER;
 const ATTEMPTS = 16;
-const LARGEST_SPAN = ENTRY_SPANS.at(-1) ?? 1;
 
 /** How a `WorkerDma` is made. */
 export interface WorkerDmaOptions {
