@@ -119,10 +119,14 @@ export class BlockDelivery extends MapDelivery {
     const slot = this.#cursor;
     let windowFirst = firstPfn;
     let windowEnd = firstPfn;
+    // A consumer that has failed meanwhile has let go of everything.
+    const reportWindow = (): void => {
+      if (windows && windowEnd > windowFirst && !this.failed) this.reports.window(windowFirst, windowEnd - windowFirst);
+    };
     const add = (start: number, pageCount: number, gpaPfn: number, access: Access, slotPages: number): void => {
       this.addPart(start, pageCount, gpaPfn, access, slotPages);
       if (start !== windowEnd) {
-        if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
+        reportWindow();
         windowFirst = start;
       }
       windowEnd = start + pageCount;
@@ -141,7 +145,7 @@ export class BlockDelivery extends MapDelivery {
         firstPfn: at,
         pageCount: end - at,
       });
-    if (windows && windowEnd > windowFirst) this.reports.window(windowFirst, windowEnd - windowFirst);
+    reportWindow();
     return slots;
   }
 
