@@ -114,7 +114,7 @@ export class BufferMemory implements GuestMemory {
   compareExchange(gpa: number, expected: number, replacement: number): boolean {
     const region = this.#find(gpa, 4);
     if (region === undefined) return false;
-    return Atomics.compareExchange(region.words, (gpa - region.firstGpa) / 4, expected, replacement) === expected;
+    return Atomics.compareExchange(region.words, (gpa - region.firstGpa) / 4, expected, replacement) === (expected | 0);
   }
 
   /** The region that holds this frame, for as long as the memory lives. */

@@ -117,6 +117,9 @@ describe("BufferMemory", () => {
       expect(memory.compareExchange(gpa, 0, -7)).toBe(true);
       expect(memory.compareExchange(gpa, 0, 8)).toBe(false);
       expect(memory.fetch(gpa, word) && word[0]).toBe(-7);
+      // Unsigned, it is the same word.
+      expect(memory.compareExchange(gpa, -7 >>> 0, 0xffff_fff0)).toBe(true);
+      expect(memory.fetch(gpa, word) && word[0]).toBe(-16);
     }
   });
 

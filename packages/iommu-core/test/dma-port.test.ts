@@ -225,6 +225,22 @@ describe("the DMA port", () => {
     expect(dma.failure).toMatchObject({ iovaPfn: 2 });
   });
 
+  it("takes words signed or unsigned, and gives memory signed ones", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 1, 50);
+    machine.memory.poke(50 * 4096, -7);
+    const given: number[] = [];
+    const exchange = machine.memory.compareExchange.bind(machine.memory);
+    machine.memory.compareExchange = (gpa, expected, replacement) => {
+      given.push(expected, replacement);
+      return exchange(gpa, expected, replacement);
+    };
+    const { dma } = machine.nicSpace;
+    expect(dma.compareExchange(0, -7 >>> 0, 0x8000_0000)).toBe(true);
+    expect(dma.compareExchange(0, -(2 ** 31), 3)).toBe(true);
+    expect(given).toEqual([-7, -(2 ** 31), -(2 ** 31), 3]);
+  });
+
   it("refuses to exchange what is no aligned word of memory, and says so: it is not a mismatch", () => {
     const machine = new Machine({ memory: new FakeMemory({ ram: [range(0, 100)] }) });
     const window: MessageWindow = { range: range(0xfee00, 0x100), write: () => true, read: () => true };

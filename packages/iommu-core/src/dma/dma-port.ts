@@ -116,7 +116,7 @@ export class DmaPort {
 
   /**
    * Atomically replaces the aligned 32-bit word at `iova` if it still is `expected`: an AtomicOp, which needs both rights. `false`: it is another word.
-   * `undefined`: refused, see `failure`; so are words that are not aligned, that are no memory, and messages.
+   * `undefined`: refused, see `failure`; so are words that are not aligned, that are no memory, and messages. Words are 32 bits, signed or unsigned.
    */
   compareExchange(iova: ByteAddress, expected: number, replacement: number): boolean | undefined {
     const pfn = pfnOf(iova);
@@ -129,7 +129,8 @@ export class DmaPort {
     }
     if (!this.#space.request(pfn, Access.readWrite, translation, iova)) return this.#refused(pfn);
     const gpa = translation.gpaPfn * PAGE_BYTES + offsetInPage(iova);
-    const exchanged = this.#memory.compareExchange(gpa, expected, replacement);
+    // Device models have words as they get them from a DataView, signed or not; to memory they are words of an Int32Array.
+    const exchanged = this.#memory.compareExchange(gpa, expected | 0, replacement | 0);
     if (exchanged) this.#space.wrote(pfn, translation.gpaPfn, offsetInPage(iova) + 4);
     else if (!this.#memory.fetch(gpa, this.#word)) return this.#nothing(pfn, NO_MEMORY);
     return exchanged;
