@@ -29,7 +29,7 @@ export interface GuestMemory {
   fetch(gpa: number, into: Int32Array): boolean;
   /** Writes one little-endian 32-bit word, as one access. `gpa` is a multiple of 4. */
   writeWord(gpa: number, word: number): boolean;
-  /** Writes `replacement` if the word at `gpa` still is `expected`, as one access. `false` if it is not, or if there is no RAM. */
+  /** Writes `replacement` if the word at `gpa` still is `expected`, as one access. `false` if it is not, or if there is no RAM. Words are signed, as those of an Int32Array. */
   compareExchange(gpa: number, expected: number, replacement: number): boolean;
   /** Optional: the window of RAM that contains this frame. The same object for the same frames: callers keep it while `words.length` is not 0. */
   window?(pfn: number): RamWindow | undefined;
@@ -56,7 +56,7 @@ export interface MsiMessage {
   readonly data: number;
 }
 
-/** Delivers a message to the interrupt controllers. Must not throw. */
+/** Delivers a message to the interrupt controllers. Must not throw. May write registers of the unit: what it submits is carried out when the message has been sent. */
 export type MsiSink = (message: MsiMessage) => void;
 
 /** Defers work and measures time-outs. */

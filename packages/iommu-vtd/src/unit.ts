@@ -173,9 +173,9 @@ export class Unit {
     this.mmio = new MmioPort(file, effects, { enter: () => this.enter(), gone: () => this.#destroyed });
   }
 
-  /** Begins a slice of work for one access of the guest; `false` while a notifier is being called. */
+  /** Begins a slice of work for one access of the guest; `false` while a notifier is being called. An access from inside another one has what is left of its slice. */
   enter(): boolean {
-    return this.iommu.enter();
+    return this.queue.running ? !this.iommu.hub.calling : this.iommu.enter();
   }
 
   /** @throws {IommuError} `destroyed` after `destroy`: what would be saved, restored or reset is not the state of any machine. */

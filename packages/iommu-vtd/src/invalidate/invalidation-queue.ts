@@ -78,6 +78,7 @@ export class InvalidationQueue {
   #enabled = false;
   /** Waits for notifiers or for the next slice. */
   #suspended = false;
+  #running = false;
   /** Grows with disable and reset: what was pending before means nothing after. */
   #epoch = 0;
   /** The wait descriptor that has been fetched and not completed. */
@@ -156,8 +157,26 @@ export class InvalidationQueue {
     faults.raise("ICE");
   }
 
-  /** Carries out descriptors until the queue is empty, an error stands, or something has to be waited for. */
+  /** Whether a descriptor is being carried out. */
+  get running(): boolean {
+    return this.#running;
+  }
+
+  /**
+   * Carries out descriptors until the queue is empty, an error stands, or something has to be waited for. A host may have its guest write registers in the middle of one, from the
+   * sink of its messages or the recall of a lease: what they say then is carried out behind it.
+   */
   run(): void {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      this.#carryOut();
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  #carryOut(): void {
     const { pace } = this.#parts;
     while (this.#enabled && !this.#suspended && !this.#stopped()) {
       const head = this.#head();
@@ -191,23 +210,21 @@ export class InvalidationQueue {
     const reserved = (wide ? this.#reserved : this.#narrowReserved)[type];
     if (type > largestDescriptorType(root.mode, wide) || reserved === undefined) return QueueError.TYPE;
     if (anyBit(words, reserved)) return QueueError.RESERVED_FIELD;
-    if (handler.isWait(type)) return this.#wait(head, words);
-    const outcome = handler.handle(type, words);
-    if (typeof outcome === "number") return outcome;
-    this.#pending.add(outcome);
-    this.#advance(head, words.byteLength);
+    const epoch = this.#epoch;
+    const outcome = handler.isWait(type) ? this.#wait(head, words) : handler.handle(type, words);
+    if (typeof outcome === "number" && outcome !== QueueError.NONE) return outcome;
+    // Else the queue was switched off in the middle of it, and its head is where that has put it.
+    if (epoch === this.#epoch) {
+      if (typeof outcome !== "number") this.#pending.add(outcome);
+      this.#advance(head, words.byteLength);
+    }
     return QueueError.NONE;
   }
 
   #wait(head: number, words: Int32Array): QueueError {
     const pending = this.#pending.take();
-    if (pending === undefined) {
-      const error = this.#parts.handler.wait(words);
-      if (error === QueueError.NONE) this.#advance(head, words.byteLength);
-      return error;
-    }
-    // Fetched and found valid: the head moves on, what is being waited for is remembered here.
-    this.#advance(head, words.byteLength);
+    if (pending === undefined) return this.#parts.handler.wait(words);
+    // What is being waited for is remembered here.
     const waiting = words.slice();
     this.#waiting = waiting;
     this.#awaited = pending;

@@ -102,10 +102,12 @@ export class PageRequestQueue {
     if (!this.#takeRoom()) return Promise.resolve(last ? "success" : "dropped");
     void this.#dropCached(binding, options.iovaPfn);
     const { write = false, read = !write } = options;
-    this.#enqueue(space, { ...options, read, write }, last);
+    // There before the guest hears of the request: it may respond at once.
     const group = this.#groupOf(space, options.group ?? 0);
     group.add(options.iovaPfn);
-    return last ? group.response() : Promise.resolve("queued");
+    const response = last ? group.response() : Promise.resolve<PageResponse>("queued");
+    this.#enqueue(space, { ...options, read, write }, last);
+    return response;
   }
 
   /** A stop marker: queued if there is room, never answered. One that finds no room leaves no trace. Without a PASID there is none. */
