@@ -225,6 +225,7 @@ export class Unit {
     this.registerInvalidation.reset();
     this.queue.disable();
     this.deviceTlb.reset();
+    this.iommu.hub.forgetNames();
     Object.assign(this.root, { enabled: false, mode: TableMode.LEGACY, rootPfn: 0 });
     Object.assign(this.interrupts.pointer, {
       enabled: false,

@@ -197,6 +197,12 @@ export class NotifierHub {
     return group.take();
   }
 
+  /** The guest's state has been replaced: what a device TLB holds is of the old one, so each hears of the next change, whether the guest invalidates it by name or not. */
+  forgetNames(): void {
+    for (const { attachments } of this.#records.values())
+      for (const attachment of attachments) attachment.named = false;
+  }
+
   /** Changes the identity mapping that bypass means. */
   setRegions(regions: readonly FrameRange[]): Completion {
     this.refuseInCallback("change regions");

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { IommuError } from "@iommu-kit/iommu-core";
+import { ALL_FRAMES, IommuError } from "@iommu-kit/iommu-core";
 import { FakeMemory, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import { restore, restoreAll, save, saveAll } from "@iommu-kit/iommu-vtd/snapshot";
@@ -11,6 +11,7 @@ import {
   remappableMessage,
 } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
+import { deviceTlb, legacyGuest, RecordingTlb } from "../ats/ats-guest.js";
 import { ask, WatchedGuest } from "../support/watched-guest.js";
 
 const NIC = "00:03.0";
@@ -224,6 +225,27 @@ describe("a snapshot taken while something is pending", () => {
     await guest.scheduler.idle();
     expect(unit.mmio.read32(FSTS) & 0x10).toBe(0x10);
     expect(unit.mmio.read32(IQH)).toBe(at);
+  });
+
+  it("of a device-TLB invalidation: the device has dropped everything when the wait behind it completes", async () => {
+    const { guest } = legacyGuest();
+    const tlb = new RecordingTlb();
+    guest.device(NIC).attach(tlb);
+    tlb.answers.mode = "manual";
+    expect(guest.queue.run(deviceTlb(0x18, 0x10))).toBe(false);
+    const snapshot = overTheWire(guest.unit);
+    tlb.take();
+    void restore(guest.unit, snapshot);
+    expect(tlb.take()).toEqual([ALL_FRAMES]);
+    await guest.scheduler.idle();
+    expect(guest.queue.completed).toBe(false);
+    tlb.answers.settle();
+    await guest.scheduler.idle();
+    expect(guest.queue.completed).toBe(true);
+    // From here on the guest names what is to be dropped, as before.
+    tlb.answers.mode = "sync";
+    guest.invalidate.all();
+    expect(tlb.take()).toEqual([]);
   });
 
   it("of a restore itself: saved again, nothing is lost", async () => {
