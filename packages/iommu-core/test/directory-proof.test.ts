@@ -52,8 +52,10 @@ class Guest implements Backend, Domain {
   blocked = false;
   /** The scan breaks off when it is about to read the directory. */
   broken = false;
-  /** Whether the scan ends where the directory does. */
+  /** What is invalidated. */
   range = WHOLE;
+  /** The sink is asked about the directory whatever the range. */
+  asksAlways = false;
   /** Frames of the tables that were handed over. */
   readonly told: number[] = [];
   readonly #generations = new Map<number, () => number>();
@@ -85,7 +87,7 @@ class Guest implements Backend, Domain {
   scan(part: FrameRange, sink: MappingSink): void {
     const { pfn, generation, entries } = this.directory;
     if (part.firstPfn < SPAN && !sink.reach(part.firstPfn, 512, part.firstPfn > 0)) return;
-    if (part.firstPfn === 0 && part.pageCount >= SPAN) {
+    if (this.asksAlways || (part.firstPfn === 0 && part.pageCount >= SPAN)) {
       Object.assign(this.#table, { pfn, generation, format: this.format });
       if (sink.isProved?.(0, this.#table, (frame) => this.#generations.get(frame)?.() ?? -2) === true) return;
     }
@@ -174,6 +176,23 @@ describe("a directory that the host vouches for", () => {
       guest.flush();
       expect(notifier.held()).toEqual(whole);
     }
+  });
+
+  it("is not passed over by a scan of a part of it, or by the next one of the rest", async () => {
+    const { guest, notifier } = world(directoryOf(40, [0, tableOf(20, 100)], [511, tableOf(21, 200)]));
+    expect(guest.flush()).toEqual([]);
+    guest.asksAlways = true;
+    expect(guest.flush(range(0, 512))).toEqual([20]);
+    expect(guest.flush(range(1, SPAN))).toEqual([20, 21]);
+    expect(guest.flush(range(511 * 512, SPAN))).toEqual([21]);
+    expect(guest.flush(range(0, SPAN))).toEqual([]);
+    expect(notifier.held()).toEqual([run(0, 1, 100), run(511 * 512, 1, 200)]);
+  });
+
+  it("of which the host keeps no count is read every time", () => {
+    const { guest } = world(directoryOf(40, [0, tableOf(20, 100)]));
+    guest.directory.generation = -1;
+    for (let i = 0; i < 3; i++) expect(guest.flush()).toEqual([20]);
   });
 
   it("may be empty, or end with the range", () => {

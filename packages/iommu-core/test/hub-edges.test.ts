@@ -131,12 +131,16 @@ describe("a budget", () => {
   });
 
   it("of tables is met by one entry more than it has, not by all of them", () => {
-    for (const [entries, held] of [
-      [1024, 1],
-      [1025, 0],
+    for (const [entries, again, held] of [
+      [1024, 0, 1],
+      [1025, 0, 0],
+      // Tables that have been counted before.
+      [1024, 512, 1],
+      [1023, 2000, 1],
     ] as const) {
       const machine = new Machine({ limits: { tablesPerView: 2 } });
-      machine.tables.scan = (_range, sink) => void (sink.reach(0, entries) && sink.run(0, 1, 100, 3));
+      machine.tables.scan = (_range, sink) =>
+        void (sink.reach(0, entries) && sink.reach(0, again, true) && sink.run(0, 1, 100, 3));
       const notifier = new RecordingNotifier();
       machine.nicSpace.attach(notifier);
       expect(notifier.pageCount).toBe(held);

@@ -173,6 +173,55 @@ describe("a block that the guest cuts", () => {
   });
 });
 
+describe("what was put back of a block", () => {
+  it("changes and goes like anything else, in the next invalidation as in later ones", () => {
+    for (const replace of [false, true]) {
+      const machine = new Machine();
+      machine.tables.map(512, 512, 2 ** 20);
+      const notifier = new RecordingNotifier({ granularity: "block", replace });
+      machine.nicSpace.attach(notifier);
+      machine.tables.unmap(600, 1);
+      void machine.invalidate();
+      for (const [pfn, gpaPfn] of [
+        [601, 1],
+        [512, 2],
+        [1023, 3],
+        [601, 4],
+      ] as const) {
+        machine.tables.map(pfn, 1, gpaPfn);
+        void machine.invalidate();
+        expect(notifier.lookup(pfn)).toEqual({ gpaPfn, access: 3 });
+        void machine.invalidate();
+        expect(notifier.lookup(pfn)).toEqual({ gpaPfn, access: 3 });
+      }
+      machine.tables.unmap(512, 512);
+      void machine.invalidate();
+      expect(notifier.held()).toEqual([]);
+      notifier.check();
+    }
+  });
+
+  it("is told once to a consumer that can replace: what the block was put back as is no change any more, at each place where one is cut", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 3 * 512, 2 ** 20);
+    const notifier = new RecordingNotifier({ granularity: "block", replace: true });
+    machine.nicSpace.attach(notifier);
+    for (const block of [0, 512, 1024]) {
+      machine.tables.unmap(block + 3, 1);
+      machine.tables.map(block + 5, 1, 1 + block);
+    }
+    notifier.take();
+    void machine.invalidate();
+    expect(notifier.take().filter((call) => !call.startsWith("map"))).toEqual([
+      "unmap 0x0+512",
+      "unmap 0x200+512",
+      "unmap 0x400+512",
+    ]);
+    for (const block of [0, 512, 1024]) expect(notifier.lookup(block + 5)?.gpaPfn).toBe(1 + block);
+    notifier.check();
+  });
+});
+
 describe("runs that a backend tells one by one", () => {
   it("are blocks of their own, also where the next one goes on where they end", () => {
     const machine = new Machine();
