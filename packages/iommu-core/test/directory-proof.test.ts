@@ -178,7 +178,7 @@ describe("a directory that the host vouches for", () => {
     }
   });
 
-  it("is not passed over by a scan of a part of it, or by the next one of the rest", async () => {
+  it("is not passed over by a scan of a part of it, or by the next one of the rest", () => {
     const { guest, notifier } = world(directoryOf(40, [0, tableOf(20, 100)], [511, tableOf(21, 200)]));
     expect(guest.flush()).toEqual([]);
     guest.asksAlways = true;
