@@ -2,7 +2,7 @@
  * The edges of limits, caches and flags, one by one: the first address behind a limit, the first entry of a cache, the one flag that is missing.
  */
 
-import { BufferMemory, type GuestMemory, parseSourceId } from "@iommu-kit/iommu-core";
+import { BufferMemory, type GuestMemory, parseSourceId, Translation } from "@iommu-kit/iommu-core";
 import { ManualScheduler, RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import { descriptor, GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
@@ -92,6 +92,32 @@ describe("the first frame behind a limit", () => {
     guest.start("scalable");
     expect(ask(guest.device("00:10.0"), PFN)).toBe(0x800);
     expect(ask(guest.device("00:0f.7"), PFN)).toBe("fault 39");
+  });
+});
+
+describe("the interrupt window", () => {
+  it("is memory like any other to a request with PASID: a page of its own while translation is off, and part of a superpage while it is on", () => {
+    const guest = new GuestDriver({ scalableMode: true, firstStage: "4-level", pasidWidth: 20 });
+    const space = guest.device(NIC, { pasid: 7 });
+    const out = new Translation();
+    expect(space.translate(0xfee01, 1, out)).toBe(true);
+    expect([out.gpaPfn, out.pageCount]).toEqual([0xfee01, 1]);
+    const first = guest.newFirstStageTables();
+    first.map(0xfee00, 512, 0x20000, { leafPages: 512 });
+    guest.scalableContext(NIC, { pasids: true });
+    guest.pasid(NIC, 7, { did: 6, type: "first-stage", firstRootPfn: first.rootPfn, fields: { PWSNP: 1 } });
+    guest.start("scalable");
+    expect(space.translate(0xfee01, 1, out)).toBe(true);
+    expect([out.gpaPfn, out.pageCount]).toEqual([0x20001, 512]);
+  });
+});
+
+describe("a PASID-table entry of the second stage", () => {
+  it("may say anything of first-stage tables", () => {
+    const { guest, space, write } = staged("second-stage", {}, 3);
+    write({ firstRootPfn: 2 ** 27 });
+    guest.invalidate.pasidEntries();
+    expect(ask(space, PFN)).toBe(0x800);
   });
 });
 

@@ -8,7 +8,13 @@ import { OutputFilter } from "../src/translate/output-filter.js";
 
 /** Around the window, 0xfee00 to 0xfeeff. */
 const pfn = fc.integer({ min: 0xfedf0, max: 0xfef10 });
-const region = fc.record({ firstPfn: pfn, pageCount: fc.integer({ min: 1, max: 40 }) });
+const anywhere = fc.record({ firstPfn: pfn, pageCount: fc.integer({ min: 1, max: 40 }) });
+/** Such that one often ends where the next begins. */
+const aligned = anywhere.map(({ firstPfn, pageCount }) => ({
+  firstPfn: firstPfn - (firstPfn % 16),
+  pageCount: pageCount > 20 ? 32 : 16,
+}));
+const region = fc.oneof(anywhere, aligned);
 
 describe("the filter of targets", () => {
   it("blocks the window and every protected frame, says which are protected, and finds any of them in a block", () => {
@@ -28,8 +34,11 @@ describe("the filter of targets", () => {
             expect(filter.protects(one)).toBe(isProtected(one));
             expect(filter.blocks(one)).toBe(isBlocked(one));
           }
-          const block = Array.from({ length: count }, (_, offset) => at + offset);
-          if (count > 0) expect(filter.touches(at, count)).toBe(block.some(isBlocked));
+          const edges = filter.blocked.flatMap(({ firstPfn, pageCount }) => [firstPfn, firstPfn + pageCount]);
+          for (const first of [at, ...edges, ...edges.map((edge) => edge - count)]) {
+            const block = Array.from({ length: count }, (_, offset) => first + offset);
+            if (count > 0) expect(filter.touches(first, count)).toBe(block.some(isBlocked));
+          }
           expect(filter.protectedRegions).toEqual(regions);
           // Ascending, with a gap between any two of them.
           let end = -1;
