@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BackendIommu, sourceId } from "../src/index.js";
+import { Access, ALL_FRAMES, BackendIommu, type Lease, sourceId } from "../src/index.js";
 import {
   FakeMemory,
   ManualScheduler,
@@ -397,5 +397,34 @@ describe("a container that serves several devices", () => {
     expect(() => machine.nicSpace.attach(notifier)).toThrow(/expected one that works, got a failed one/);
     void second.detach();
     Reflect.deleteProperty(notifier, "map");
+  });
+});
+
+describe("what devices hold of a domain that they no longer see", () => {
+  function moved(): { readonly machine: Machine; readonly cache: RecordingFlushNotifier; readonly lease: Lease } {
+    const machine = new Machine();
+    machine.tables.map(0, 5, 100);
+    const cache = new RecordingFlushNotifier();
+    machine.nicSpace.attach(cache);
+    const lease = machine.nicSpace.dma.segments(0, 4096, Access.read);
+    if (lease === undefined) throw new Error("expected a lease");
+    lease.onRecall = () => lease.release();
+    cache.take();
+    void machine.backend.assign(machine.nic, domainOf("other", [0, 5, 200]), false);
+    return { machine, cache, lease };
+  }
+
+  it("goes with the first invalidation that finds it there, however few pages that names: those that follow name another domain", () => {
+    const { machine, cache, lease } = moved();
+    void machine.invalidate(90, 1);
+    expect([cache.take(), lease.valid]).toEqual([[ALL_FRAMES], false]);
+    void machine.invalidate(90, 1);
+    expect(cache.take()).toEqual([]);
+  });
+
+  it("goes when somebody else is attached", () => {
+    const { machine, cache, lease } = moved();
+    machine.nicSpace.attach(new RecordingFlushNotifier());
+    expect([cache.take(), lease.valid]).toEqual([[ALL_FRAMES], false]);
   });
 });

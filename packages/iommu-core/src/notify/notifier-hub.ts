@@ -114,12 +114,9 @@ export class NotifierHub {
     const range = options.range ?? ALL_FRAMES;
     checkAttach(space, record.attachments, notifier, range);
     this.#backend.admit?.(space, notifier.kind);
-    const from = record.domain;
-    this.#rebound(record);
+    if (record.domain === undefined) this.#rebound(record);
     // The newcomer would see a domain that the others have not been brought to: they hear of it first.
-    if (from !== undefined && from !== record.domain) {
-      void this.queue.run((pending) => this.#jobs.sync([record], ALL_FRAMES, pending));
-    }
+    else if (record.domain !== this.#backend.domainOf(space)) void this.#carryOut([record], ALL_FRAMES);
     const member = notifier.kind === "map" ? this.#memberFor(notifier, range, record) : undefined;
     const attachment = new AttachmentRecord(space, notifier, range, member, {
       detach: (it) => this.#detach(it),
@@ -171,13 +168,14 @@ export class NotifierHub {
   }
 
   #carryOut(concerned: readonly SpaceRecord[], range: FrameRange): Completion {
-    // Those that were unplugged meanwhile have no attachments any more.
-    for (const record of concerned) if (record.domain !== undefined && record.space.plugged) this.#rebound(record);
     const group = new CompletionGroup();
     let mapped = false;
     for (const record of concerned) {
+      // Those that were unplugged meanwhile have no attachments any more.
       if (!record.space.plugged) continue;
-      this.#flushRecord(record, range, group);
+      // Of the domain that it saw before nothing may be left: what is invalidated there from now on does not concern it.
+      const moved = record.domain !== undefined && this.#rebound(record);
+      this.#flushRecord(record, moved ? ALL_FRAMES : range, group);
       for (const attachment of record.attachments) if (attachment.member !== undefined) mapped = true;
     }
     if (mapped) group.add(this.queue.run((pending) => this.#jobs.sync(concerned, range, pending)));
@@ -247,13 +245,14 @@ export class NotifierHub {
     void this.queue.run((group) => this.#jobs.retry(member, group));
   }
 
-  #rebound(record: SpaceRecord): void {
+  /** Looks at what an address space sees now. Answers whether that is another domain than before. */
+  #rebound(record: SpaceRecord): boolean {
     const from = record.domain;
     const to = this.#backend.domainOf(record.space);
     record.domain = to;
-    if (from !== undefined && from !== to && this.observers.wants(record.space, "move")) {
-      this.observers.emit("move", { space: record.space, from, to });
-    }
+    if (from === undefined || from === to) return false;
+    if (this.observers.wants(record.space, "move")) this.observers.emit("move", { space: record.space, from, to });
+    return true;
   }
 
   #flushRecord(record: SpaceRecord, range: FrameRange, group: CompletionGroup): void {

@@ -492,3 +492,20 @@ describe("requests without PASID", () => {
     expect(together).toBeLessThan(10);
   });
 });
+
+describe("a PASID entry that is exchanged, on a unit that keeps none", () => {
+  it("leaves nothing of its old domain in a cache, although pages of that were invalidated in between", () => {
+    const guest = new GuestDriver({ scalableMode: true, contextEntries: 0 });
+    guest.scalableContext(DEVICE, {});
+    guest.pasid(DEVICE, 0, { did: DID, type: "second-stage" });
+    guest.start("scalable");
+    const cache = new RecordingFlushNotifier();
+    guest.device(DEVICE).attach(cache);
+    cache.take();
+    guest.pasid(DEVICE, 0, { did: OTHER_DID, type: "second-stage" });
+    guest.invalidate.page(DID, FAR);
+    guest.invalidate.pasidEntry(DID, 0);
+    guest.invalidate.domain(DID);
+    expect(cache.take()).toContainEqual(ALL_FRAMES);
+  });
+});
