@@ -71,6 +71,7 @@ export class Unit {
   readonly protectedMemory: ProtectedMemory;
   readonly pageRequests: PageRequestQueue;
   readonly translationRequests: TranslationRequests;
+  readonly eventMessages: readonly EventMessage[];
   readonly #events: EventDelivery;
   #destroyed = false;
 
@@ -145,6 +146,7 @@ export class Unit {
     this.protectedMemory = new ProtectedMemory(file, filter, () => invalidator.everything());
     const completionEvent = new EventMessage(file, COMPLETION_EVENT, events);
     const pageRequestEvent = new EventMessage(file, PAGE_REQUEST_EVENT, events);
+    this.eventMessages = [faults.event, completionEvent, pageRequestEvent];
     this.pageRequests = this.#makePageRequests(pageRequestEvent);
     this.deviceTlb = this.#makeDeviceTlb(scheduler);
     const handler = this.#makeDescriptors(completionEvent);

@@ -90,6 +90,14 @@ export class EventMessage {
     this.#file.set(this.#registers.control, IP, 0);
   }
 
+  /** The registers are those of a snapshot: a message that was held back for its distance keeps it from now on. */
+  restored(): void {
+    const { control } = this.#registers;
+    if (this.#resting || this.#file.get(control, IP) === 0 || this.#file.get(control, IM) === 1) return;
+    this.#rest();
+    this.controlWritten();
+  }
+
   #rest(): void {
     const { scheduler, intervalMilliseconds, resting } = this.#delivery;
     if (intervalMilliseconds === 0) return;

@@ -58,6 +58,7 @@ function apply(unit: Unit, snapshot: VtdSnapshot): Completion {
   unit.command.restore(snapshot.command, completion);
   unit.registerInvalidation.restore(completion);
   unit.protectedMemory.restore(completion);
+  for (const event of unit.eventMessages) event.restored();
   const waiting = snapshot.waiting === null ? undefined : Int32Array.from(snapshot.waiting);
   unit.queue.restore(snapshot.command.QIE === 1, waiting, completion);
   return completion;

@@ -161,6 +161,28 @@ describe("a snapshot", () => {
     expect(guest.messages).toHaveLength(1);
   });
 
+  it("keeps a message that waits for its distance from the last one", () => {
+    const options = { eventIntervalMilliseconds: 100, faultRecords: 4 };
+    const guest = busyGuest(options);
+    guest.start();
+    guest.unit.mmio.write32(0x38, 0);
+    for (let fault = 0; fault < 2; fault++) {
+      ask(guest.device(NIC), 0x999);
+      guest.takeFaults();
+    }
+    ask(guest.device(NIC), 0x999);
+    expect(guest.messages).toHaveLength(1);
+    const { unit } = twin(guest, options);
+    const state = overTheWire(guest.unit);
+    void guest.unit.destroy();
+    void restore(unit, state);
+    guest.scheduler.advance(99);
+    expect(guest.messages).toHaveLength(1);
+    guest.scheduler.advance(1);
+    expect(guest.messages).toHaveLength(2);
+    expect(unit.mmio.read32(0x38)).toBe(0);
+  });
+
   it("keeps an error of the queue, and goes on when software clears it", () => {
     const guest = busyGuest();
     guest.start();
