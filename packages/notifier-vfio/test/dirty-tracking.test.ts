@@ -82,6 +82,53 @@ describe("dirty tracking", () => {
     expect(await collect(notifier)).toEqual([100, 101]);
   });
 
+  it("counts all that is writable where the container does not know of logs at all", async () => {
+    const guest = new Guest();
+    const container = Object.defineProperty(new PlainContainer(new MemoryContainer(shadow)), "dirtyLog", {
+      value: undefined,
+    });
+    const notifier = new VfioNotifier(container);
+    notifier.attachTo(guest.device(3));
+    guest.table.map(0, 2, 100);
+    guest.table.map(2, 1, 200, Access.read);
+    await guest.flush();
+    expect(notifier.startDirtyTracking()).toBeUndefined();
+
+    expect(notifier.dirtyTracking).toBe("assume");
+    expect(await collect(notifier)).toEqual([100, 101]);
+    expect(notifier.stopDirtyTracking()).toBeUndefined();
+    expect(notifier.dirtyTracking).toBe("off");
+  });
+
+  it("tells frames that lie far apart in ascending order, whichever was written first", async () => {
+    const { guest, container, notifier } = machine(shadow);
+    const frames = [2 ** 30, 3, 70_000];
+    for (const [iovaPfn, gpaPfn] of frames.entries()) guest.table.map(iovaPfn, 1, gpaPfn);
+    await guest.flush();
+    await notifier.startDirtyTracking();
+
+    for (const iovaPfn of frames.keys()) write(container, iovaPfn);
+
+    expect(await collect(notifier)).toEqual([3, 70_000, 2 ** 30]);
+  });
+
+  it("tells what was written to a range before it was removed by a container that reads its log in a call of its own", async () => {
+    const guest = new Guest();
+    const container = new MemoryContainer(vfioUser);
+    const notifier = new VfioNotifier(new PlainContainer(container));
+    notifier.attachTo(guest.device(3));
+    guest.table.map(0, 4, 100);
+    await guest.flush();
+    await notifier.startDirtyTracking();
+    write(container, 1);
+    write(container, 3);
+
+    guest.table.unmap(0, 3);
+    await guest.flush();
+
+    expect(await collect(notifier)).toEqual([101, 103]);
+  });
+
   it("counts all that is writable when the container does not say what was written", async () => {
     const { guest, container, notifier } = machine(shadow);
     guest.table.map(0, 2, 100);
@@ -229,6 +276,37 @@ describe("dirty tracking", () => {
       expect(scheduler.timerCount).toBe(0);
     },
   );
+
+  it("waits no longer than its deadline for a container that does not say that it has stopped", async () => {
+    const { container, far, scheduler, notifier } = await remoteMachine();
+    const started = notifier.startDirtyTracking();
+    await far.answer();
+    await started;
+    let stopped = false;
+    void notifier.stopDirtyTracking()?.then(() => (stopped = true));
+    scheduler.advance(4999);
+    await turns();
+    expect([notifier.dirtyTracking, stopped]).toEqual(["off", false]);
+    scheduler.advance(1);
+    await turns();
+    expect([stopped, scheduler.timerCount]).toEqual([true, 0]);
+    await far.answer();
+    expect(container.dirtyLog.active).toBe(false);
+  });
+
+  it("stops what was never started, or could not be, without a word to the container", async () => {
+    const { container, notifier } = machine(shadow);
+    let stops = 0;
+    container.dirtyLog.stop = () => {
+      stops += 1;
+      return { ok: true };
+    };
+    expect(notifier.stopDirtyTracking()).toBeUndefined();
+    container.dirtyLog.start = () => ({ ok: false, cause: "denied" });
+    await notifier.startDirtyTracking();
+    expect(notifier.stopDirtyTracking()).toBeUndefined();
+    expect([notifier.dirtyTracking, stops]).toEqual(["off", 0]);
+  });
 
   it("takes the answer to a start for that start's only, not for a later one's", async () => {
     const { container, far, notifier } = await remoteMachine();

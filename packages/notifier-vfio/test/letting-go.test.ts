@@ -70,6 +70,96 @@ describe.each([true, false])("a container that is exclusive: %s", (exclusive) =>
   );
 });
 
+/** How a container answers an unmap that it never carries out. */
+const denials: [string, () => ReturnType<DmaContainer["unmap"]>][] = [
+  ["refuses", () => REFUSED],
+  [
+    "throws at",
+    () => {
+      throw new Error("EIO");
+    },
+  ],
+  ["rejects", () => Promise.reject(new Error("EIO"))],
+];
+
+it.each(denials)(
+  "a container that is shared and %s every unmap of one page is reported as stuck, once, and lets go of all others",
+  async (_how, deny) => {
+    const { guest, container, attachment, stuck } = await machine({ exclusive: false });
+    const { unmap } = container;
+    container.unmap = (iovaPfn, pageCount) =>
+      iovaPfn === 1 ? (deny() as ReturnType<typeof unmap>) : unmap.call(container, iovaPfn, pageCount);
+
+    guest.table.unmap(1, 1);
+    await guest.flush();
+    await settled();
+
+    expect(attachment.state).toBe("failed");
+    expect(stuck).toEqual(["reset the device behind it"]);
+    expect(entriesOf(container)).toEqual(["1+1", "5000+1"]);
+  },
+);
+
+it.each(denials)("a container of its own that %s being emptied is reported as stuck, once", async (_how, deny) => {
+  const { guest, container, attachment, stuck } = await machine({});
+  container.unmapAll = deny as MemoryContainer["unmapAll"];
+  container.map = () => ({ ok: false, cause: "gone" });
+
+  guest.table.map(9, 1, 900);
+  await guest.flush();
+  await settled();
+
+  expect(attachment.state).toBe("failed");
+  expect(stuck).toEqual(["reset the device behind it"]);
+});
+
+it.each(denials.slice(1))(
+  "a container that %s the end of the step in which it failed is reported as stuck, and what was unmapped in it counts as far as it was written",
+  async (_how, deny) => {
+    const { guest, container, notifier, attachment, stuck } = await machine({ tracking: true });
+    delete container.dirtyLog.unmapAndRead;
+    expect(container.translate(1, Access.write, shadowBlock())).toBe(true);
+    container.map = () => ({ ok: false, cause: "gone" });
+    const { commit } = container;
+    container.commit = () => {
+      commit.call(container);
+      return deny() as unknown as undefined;
+    };
+
+    guest.table.unmap(0, 4);
+    guest.table.map(9, 1, 900);
+    await guest.flush();
+    await settled();
+
+    expect(attachment.state).toBe("failed");
+    expect(stuck).toEqual(["reset the device behind it"]);
+    expect(await collect(notifier)).toEqual([101]);
+  },
+);
+
+it("a step that a failure cut short is read when the container has closed it, not before", async () => {
+  const { guest, container, notifier } = await machine({ tracking: true });
+  delete container.dirtyLog.unmapAndRead;
+  container.map = () => ({ ok: false, cause: "gone" });
+  const { commit } = container;
+  let close = (): void => undefined;
+  container.commit = () =>
+    new Promise<void>((resolve) => {
+      close = () => resolve(commit.call(container));
+    }) as unknown as undefined;
+  guest.table.unmap(0, 4);
+  guest.table.map(9, 1, 900);
+  const flushed = guest.flush();
+  await settled();
+
+  // The device goes on through what it had until the step is closed.
+  expect(container.translate(2, Access.write, shadowBlock())).toBe(true);
+  close();
+  await flushed;
+
+  expect(await collect(notifier)).toEqual([102]);
+});
+
 it("what is not confirmed yet when another page fails is let go of too", async () => {
   const { guest, container, far, attachment, stuck } = await machine({ exclusive: false, remote: true });
   // Both are on their way when the first is refused; the second is refused afterwards, when the attachment is over.

@@ -390,6 +390,13 @@ describe("the dirty log", () => {
     void container.dirtyLog.start();
     expect(container.dirtyLog.active).toBe(true);
     expect(await container.dirtyLog.read(0, 9, buffer)).toEqual({ ok: false, cause: "invalid" });
+    for (const [first, count] of [
+      [0, 0],
+      [-1, 2],
+      [0.5, 1],
+      [2 ** 52 - 1, 2],
+    ] as const)
+      expect(await container.dirtyLog.read(first, count, buffer)).toEqual({ ok: false, cause: "invalid" });
     expect(await container.dirtyLog.unmapAndRead?.(0, 9, buffer)).toEqual({ ok: false, cause: "invalid" });
   });
 });

@@ -158,6 +158,16 @@ describe("entries", () => {
     expect(entriesOf(container)).toEqual(["3+2000", "2003+5", "2008+5"]);
   });
 
+  it("of the free policy are no larger than wanted either", async () => {
+    const { guest, container } = machine({ coalescing: "free", largestBlock: 8 });
+    guest.table.map(3, 30, 100);
+
+    await guest.flush();
+
+    expect(entriesOf(container)).toEqual(["3+8", "11+8", "19+8", "27+6"]);
+    expect(pagesOf(container)).toEqual(guest.table.pages());
+  });
+
   it("are no larger than the container takes", () => {
     const container = Object.assign(new PlainContainer(new MemoryContainer(type1v2)), { largestEntryPageCount: 300 });
     const guest = new Guest();
@@ -472,6 +482,63 @@ describe("targets", () => {
   });
 });
 
+describe("a merged run", () => {
+  it("of which the container does not accept one entry is mapped around it", () => {
+    const usableRanges = [
+      { firstPfn: 0, pageCount: 8 },
+      { firstPfn: 16, pageCount: 1000 },
+    ];
+    const { guest, space, attachment, container } = machine({ coalescing: "aligned" }, { ...type1v2, usableRanges });
+    const told: string[] = [];
+    space.events.on("refused", ({ iovaPfn, pageCount, gpaPfn, answer }) =>
+      told.push(`${iovaPfn}+${pageCount} -> ${gpaPfn} ${answer}`),
+    );
+    guest.table.map(3, 30, 100);
+
+    void guest.flush();
+
+    expect(entriesOf(container)).toEqual(["3+1", "4+4", "16+16", "32+1"]);
+    expect(told).toEqual(["8+8 -> 105 unsupported"]);
+    expect(attachment).toMatchObject({ state: "active", heldPages: 22, refusedPages: 8 });
+  });
+
+  it("that the container is gone for when it is put there fails the attachment, and answers everybody who added to it", async () => {
+    const { guest, attachment, container, notifier } = machine({ coalescing: "free" }, type1v2, "plain");
+    notifier.container.map = () => ({ ok: false, cause: "gone" });
+    guest.table.map(0, 3, 100);
+
+    await guest.flush();
+
+    expect(attachment).toMatchObject({ state: "failed", failure: { code: "notifier-failed" } });
+    expect(container.entriesHeld).toBe(0);
+  });
+
+  it("that is still being gathered when its notifier is cut off is answered, and goes nowhere", async () => {
+    const container = new PlainContainer(new MemoryContainer(type1v2));
+    const notifier = new VfioNotifier(container, { coalescing: "free" });
+    notifier.begin();
+    const answers = [0, 1].map(async (pfn) => notifier.map(pfn, 1, 100 + pfn, Access.read));
+
+    void notifier.revoke();
+
+    expect(await Promise.all(answers)).toEqual([undefined, undefined]);
+    expect([container.calls, notifier.entriesHeld]).toEqual([["unmapAll"], 0]);
+  });
+});
+
+it("a map over frames that are held already is the caller's mistake, said before the container is asked", () => {
+  const container = new PlainContainer(new MemoryContainer(type1v2));
+  const notifier = new VfioNotifier(container);
+  void notifier.map(4, 4, 100, Access.read);
+
+  expect(() => notifier.map(7, 2, 200, Access.read)).toThrow(
+    expect.objectContaining({ code: "notifier-contract", hint: "unmap or replace frames before mapping them again" }),
+  );
+
+  expect(container.calls).toEqual(["map 4+4"]);
+  expect([...notifier.entries()]).toHaveLength(1);
+});
+
 describe("a container that fails", () => {
   it("by being gone ends the attachment, not the guest", () => {
     const { guest, attachment, plain } = machine({}, type1v2, "plain");
@@ -698,6 +765,36 @@ describe("a container behind a pipe", () => {
     expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
   });
 
+  it("that refuses a run of which the guest has unmapped the middle meanwhile is asked again for both ends only", async () => {
+    const remote = new RemoteContainer(new MemoryContainer({ ...shadow, entryLimit: 3 }));
+    const guest = new Guest();
+    const attachment = new VfioNotifier(remote, { coalescing: "free" }).attachTo(guest.device(3));
+    for (const iovaPfn of [100, 102, 104]) guest.table.map(iovaPfn, 1, iovaPfn);
+    void guest.flush();
+    await remote.answer();
+    guest.table.map(0, 8, 200);
+    const mapped = guest.flush();
+    guest.table.unmap(2, 3);
+    const unmapped = guest.flush();
+    await remote.answer();
+    await Promise.all([mapped, unmapped]);
+    expect(attachment).toMatchObject({
+      state: "active",
+      refusedRanges: [
+        { firstPfn: 0, pageCount: 2 },
+        { firstPfn: 5, pageCount: 3 },
+      ],
+    });
+
+    guest.table.unmap(100, 5);
+    const freed = guest.flush();
+    await remote.answer();
+    await freed;
+
+    expect(attachment.refusedPages).toBe(0);
+    expect(pagesOf(remote.inner)).toEqual(guest.table.pages());
+  });
+
   it("that turns out to be full reports it late, and recovers", async () => {
     const remote = new RemoteContainer(new MemoryContainer({ ...type1v2, entryLimit: 3 }));
     const guest = new Guest();
@@ -823,6 +920,19 @@ describe("the end of an attachment", () => {
     guest.table.map(20, 1, 1);
     void guest.flush();
     expect(container.entriesHeld).toBe(0);
+  });
+
+  it("by unplugging before anything was mapped leaves nothing for its notifier to end, which serves the next device", async () => {
+    const { guest, notifier, container } = machine();
+    const { attachments } = guest.device(3);
+    void guest.device(3).unplug();
+    await notifier.detach();
+    expect(attachments[0]?.state).toBe("detached");
+
+    guest.table.map(0, 2, 100);
+    notifier.attachTo(guest.device(4));
+
+    expect(pagesOf(container)).toEqual(guest.table.pages());
   });
 
   it("of one of its devices leaves it listening for the others, and a device that is plugged again is served", async () => {
