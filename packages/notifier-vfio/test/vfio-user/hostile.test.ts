@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { VfioUserDevice } from "@iommu-kit/notifier-vfio/vfio-user";
 import { Cmd, type FakeServer, message, type Seen } from "./fake-server.js";
 import { createFile } from "./native.js";
 import { failureOf, Rig, type RigOptions, until } from "./rig.js";
@@ -39,6 +40,7 @@ const wrongs: readonly (readonly [string, Wrong])[] = [
   ["answers something that was not asked", (server, seen) => server.reply({ ...seen, id: seen.id + 77 })],
   ["answers another command", (server, seen) => server.reply({ ...seen, command: Cmd.RESET })],
   ["answers twice", (server, seen) => server.raw(Buffer.concat([done(seen), done(seen)]))],
+  ["answers with a region that nobody asked for", (server, seen) => server.reply(seen, Buffer.alloc(24))],
   ["answers with too much", (server, seen) => server.reply(seen, Buffer.alloc(7))],
   [
     "sends a message of no known type",
@@ -151,6 +153,47 @@ describe("a connection that was lost", () => {
 
     expect(rig.losses.map(({ code }) => code)).toEqual(["destroyed", "notifier-failed"]);
     expect(again.attachment.state).toBe("active");
+  });
+
+  it("is told with whatever it was that kept its notifier from being detached", async () => {
+    const { rig } = await connected(() => undefined, Cmd.RESET);
+    const { notifier } = rig.device.connection ?? expect.unreachable();
+    // oxlint-disable-next-line typescript/prefer-promise-reject-errors
+    Object.assign(notifier, { detach: () => Promise.reject("no error at all") });
+    rig.server.drop();
+
+    await until(() => rig.losses.length === 2);
+
+    expect(rig.losses[1]?.message).toMatch(/expected the lost connection to be detached, got no error at all/);
+  });
+
+  it("by a message that could not be sent, in the middle of attaching, fails the connecting, and can be tried again", async () => {
+    const rig = await start();
+    rig.guest.map(1, { iovaPfn: 0x10, gpaPfn: 0x1000 });
+    let broken = true;
+    const losses: string[] = [];
+    const device = new VfioUserDevice({
+      space: rig.space,
+      onLost: (error) => losses.push(error.message),
+      open: async () => {
+        const transport = await rig.transport();
+        const { send } = transport;
+        transport.send = (bytes, fds) => {
+          if (broken && bytes[2] === Cmd.MAP) throw new Error("EPIPE");
+          send.call(transport, bytes, fds);
+        };
+        return transport;
+      },
+    });
+
+    expect(await failureOf(device.connect())).toMatch(/destroyed: .* a message could not be sent/);
+    expect([device.connection, losses.length]).toEqual([undefined, 1]);
+    broken = false;
+    await until(() => !rig.server.isConnected);
+    const { attachment } = await device.connect();
+
+    expect([attachment.state, rig.server.pages()]).toEqual(["active", ["16+1"]]);
+    await device.close();
   });
 
   it("is ended by close, although its notifier could not be detached", async () => {
