@@ -17,8 +17,7 @@ export class DirtyPages {
       chunk = new Uint8Array(FRAMES_PER_CHUNK / 8);
       this.#chunks.set(key, chunk);
     }
-    const bit = pfn - key * FRAMES_PER_CHUNK;
-    chunk[bit >> 3] = (chunk[bit >> 3] ?? 0) | (1 << (bit & 7));
+    setBits(chunk, pfn - key * FRAMES_PER_CHUNK, 1);
   }
 
   /** Takes the frames of a range out of the set and sets their bits in `bitmap`; bit 0 is `firstPfn`. */

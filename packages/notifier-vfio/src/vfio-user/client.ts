@@ -20,12 +20,13 @@ import {
   packRegionAccess,
   packRegionInfo,
   readDeviceInfo,
+  readEmpty,
   readIrqInfo,
   readRegionAccess,
   readRegionInfo,
   type RegionInfo,
 } from "./messages.js";
-import { Command, Default, Errno, HEADER_BYTES, HeaderFlag } from "./protocol.js";
+import { Command, type CommandName, Default, Errno, HEADER_BYTES, HeaderFlag } from "./protocol.js";
 import type { VfioUserTransport } from "./transport.js";
 import { type Negotiated, packVersion, readVersion } from "./version.js";
 
@@ -116,51 +117,42 @@ export class VfioUserClient {
       maxDataTransferBytes: this.#maxDataTransferBytes,
       maxDmaMaps: 1_000_000,
     };
-    const reply = await this.ask(Command.VERSION, packVersion(own), NO_FDS, (payload) => {
-      const answer = readVersion(payload);
-      if (typeof answer === "string") this.#end(answer);
-      else this.#negotiated = answer;
-      return true;
-    });
+    const reply = await this.ask("VERSION", packVersion(own), NO_FDS, (payload) => this.#agree(payload));
     if (reply.kind === "error") this.#end("the server refused the version");
-    payloadOf(reply, "VERSION", this.#closed);
-    if (this.#negotiated === undefined) throw ended("no version was agreed on", this.#closed);
-    return this.#negotiated;
+    return valueOf(reply, "VERSION");
   }
 
   /** What the device is. @throws {IommuError} as `readRegion`. */
   async deviceInfo(): Promise<DeviceInfo> {
-    return this.#get(Command.DEVICE_GET_INFO, packDeviceInfo(), readDeviceInfo);
+    return this.#get("DEVICE_GET_INFO", packDeviceInfo(), readDeviceInfo);
   }
 
   /** What a region of the device is. @throws {IommuError} as `readRegion`. */
   async regionInfo(index: number): Promise<RegionInfo> {
-    const read = (payload: DataView): RegionInfo | undefined => readRegionInfo(payload, index);
-    return this.#get(Command.DEVICE_GET_REGION_INFO, packRegionInfo(index), read);
+    return this.#get("DEVICE_GET_REGION_INFO", packRegionInfo(index), (payload) => readRegionInfo(payload, index));
   }
 
   /**
    * Reads registers or memory of the device, as one access.
-   * @throws {IommuError} `bad-option` for more bytes than the server takes at a time; `not-supported`, with the error number in the message, if it
-   * refuses; `destroyed` if the connection ends.
+   * @throws {IommuError} `bad-option` before `connect`, and for more bytes than the server takes at a time; `not-supported`, with the error number in the
+   * message, if it refuses; `destroyed` if the connection ends.
    */
   async readRegion(index: number, offsetBytes: number | bigint, byteLength: number): Promise<Uint8Array> {
     this.#checkTransfer(byteLength);
     const request = packRegionAccess(index, BigInt(offsetBytes), byteLength, NO_BYTES);
-    return this.#get(Command.REGION_READ, request, (payload) => readRegionAccess(payload, byteLength, byteLength));
+    return this.#get("REGION_READ", request, (payload) => readRegionAccess(payload, byteLength, byteLength));
   }
 
   /** Writes registers or memory of the device, as one access; done when the device has taken it. @throws {IommuError} as `readRegion`. */
   async writeRegion(index: number, offsetBytes: number | bigint, bytes: Uint8Array): Promise<void> {
     this.#checkTransfer(bytes.length);
     const request = packRegionAccess(index, BigInt(offsetBytes), bytes.length, bytes);
-    await this.#get(Command.REGION_WRITE, request, (payload) => readRegionAccess(payload, bytes.length, 0));
+    await this.#get("REGION_WRITE", request, (payload) => readRegionAccess(payload, bytes.length, 0));
   }
 
   /** What an interrupt type offers. @throws {IommuError} as `readRegion`. */
   async irqInfo(index: number): Promise<IrqInfo> {
-    const read = (payload: DataView): IrqInfo | undefined => readIrqInfo(payload, index);
-    return this.#get(Command.DEVICE_GET_IRQ_INFO, packIrqInfo(index), read);
+    return this.#get("DEVICE_GET_IRQ_INFO", packIrqInfo(index), (payload) => readIrqInfo(payload, index));
   }
 
   /**
@@ -169,19 +161,18 @@ export class VfioUserClient {
    */
   async setIrqs(request: IrqAction): Promise<void> {
     const fds = request.eventfds ?? NO_FDS;
-    const most = this.sendsFds ? (this.#negotiated?.maxMessageFds ?? Default.maxMessageFds) : 0;
+    const most = this.sendsFds ? this.agreed().maxMessageFds : 0;
     if (fds.length > most) {
       throw new IommuError("not-supported", `setIrqs: expected at most ${most} file descriptors, got ${fds.length}`, {
         hint: this.sendsFds ? "set them in several calls" : "give the transport a function that sends descriptors",
       });
     }
-    const payload = packIrqAction(request);
-    payloadOf(await this.ask(Command.DEVICE_SET_IRQS, payload, fds, isEmpty), "DEVICE_SET_IRQS", this.#closed);
+    await this.#get("DEVICE_SET_IRQS", packIrqAction(request), readEmpty, fds);
   }
 
   /** Resets the device; its DMA regions stay. @throws {IommuError} as `readRegion`. */
   async reset(): Promise<void> {
-    payloadOf(await this.ask(Command.DEVICE_RESET, NO_BYTES, NO_FDS, isEmpty), "DEVICE_RESET", this.#closed);
+    await this.#get("DEVICE_RESET", NO_BYTES, readEmpty);
   }
 
   /** Ends the connection. Everything pending fails. */
@@ -194,33 +185,51 @@ export class VfioUserClient {
     this.#closeListeners.add(listener);
   }
 
-  /**
-   * @internal Sends a command. The promise never rejects.
-   * @param isValid Whether the payload of a reply that does not refuse makes sense; if not, the connection ends.
-   */
-  ask(
-    command: number,
-    payload: Uint8Array,
-    fds: readonly number[],
-    isValid: (payload: DataView) => boolean,
-  ): Promise<Reply> {
-    return this.#closed === undefined
-      ? this.#commands.ask(command, payload, fds, isValid)
-      : Promise.resolve({ kind: "gone" });
+  /** @internal What was agreed on. @throws {IommuError} `bad-option` before `connect`; `destroyed` if the connection has ended before. */
+  agreed(): Negotiated {
+    if (this.#negotiated !== undefined) return this.#negotiated;
+    if (this.#closed !== undefined) throw this.#closed;
+    throw new IommuError("bad-option", "vfio-user: expected a version that both sides have agreed on, got none yet", {
+      hint: "call connect first",
+    });
   }
 
-  async #get<T>(command: number, request: Uint8Array, read: (payload: DataView) => T | undefined): Promise<T> {
-    const reply = await this.ask(command, request, NO_FDS, (payload) => read(payload) !== undefined);
-    const answer = read(payloadOf(reply, nameOf(command), this.#closed));
-    if (answer === undefined) throw ended("the reply makes no sense", this.#closed);
-    return answer;
+  /**
+   * @internal Sends a command. The promise never rejects.
+   * @param read Reads the payload of a reply that does not refuse; `undefined`: it makes no sense, and the connection ends.
+   */
+  ask<T>(
+    name: CommandName,
+    payload: Uint8Array,
+    fds: readonly number[],
+    read: (payload: DataView) => T | undefined,
+  ): Promise<Reply<T>> {
+    return this.#commands.ask(Command[name], payload, fds, read);
+  }
+
+  /** A command that needs an agreed version, as all but VERSION do. */
+  async #get<T>(
+    name: CommandName,
+    request: Uint8Array,
+    read: (payload: DataView) => T | undefined,
+    fds = NO_FDS,
+  ): Promise<T> {
+    this.agreed();
+    return valueOf(await this.ask(name, request, fds, read), name);
+  }
+
+  #agree(payload: DataView): Negotiated | undefined {
+    const answer = readVersion(payload);
+    if (typeof answer !== "string") return (this.#negotiated = answer);
+    this.#end(answer);
+    return undefined;
   }
 
   #checkTransfer(byteLength: number): void {
-    const most = Math.min(this.#negotiated?.maxDataTransferBytes ?? 0, this.#maxDataTransferBytes);
+    const most = Math.min(this.agreed().maxDataTransferBytes, this.#maxDataTransferBytes);
     if (Number.isInteger(byteLength) && byteLength >= 0 && byteLength <= most) return;
     throw new IommuError("bad-option", `expected an access of at most ${most} bytes, got ${byteLength}`, {
-      hint: most === 0 ? "call connect first" : "split it",
+      hint: "split it",
     });
   }
 
@@ -234,7 +243,6 @@ export class VfioUserClient {
   }
 
   #received(message: VfioUserMessage): void {
-    if (this.#closed !== undefined) return;
     const why = message.isReply ? this.#commands.replied(message) : this.#requested(message);
     if (why !== undefined) this.#end(why);
   }
@@ -255,17 +263,17 @@ export class VfioUserClient {
     const error = ended(why, cause);
     this.#closed = error;
     this.#stream.stop();
-    this.#commands.end();
+    this.#commands.end(error);
     this.#transport.close();
     for (const listener of this.#closeListeners) listener(error);
     this.#onClose?.(error);
   }
 }
 
-/** The payload of a reply; a refusal or the end of the connection is thrown. */
-function payloadOf(reply: Reply, name: string, closed: IommuError | undefined): DataView {
-  if (reply.kind === "done") return reply.payload;
-  if (reply.kind === "gone") throw closed ?? ended("the connection is over");
+/** What a reply says; a refusal or the end of the connection is thrown. */
+function valueOf<T>(reply: Reply<T>, name: CommandName): T {
+  if (reply.kind === "done") return reply.value;
+  if (reply.kind === "gone") throw reply.error;
   throw new IommuError(
     "not-supported",
     `vfio-user: expected the server to carry out ${name}, got error ${reply.errno}`,
@@ -273,14 +281,6 @@ function payloadOf(reply: Reply, name: string, closed: IommuError | undefined): 
       hint: "see the server's own log",
     },
   );
-}
-
-function nameOf(command: number): string {
-  return Object.entries(Command).find(([, number]) => number === command)?.[0] ?? String(command);
-}
-
-function isEmpty(payload: DataView): boolean {
-  return payload.byteLength === 0;
 }
 
 function checkWhole(name: string, value: number, most: number): void {

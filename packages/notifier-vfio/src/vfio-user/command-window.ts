@@ -2,24 +2,26 @@
  * Commands under way: sent in the order in which they were asked for, so many at a time that every one has an id of its own, and settled each by its reply.
  */
 
+import type { IommuError } from "@iommu-kit/iommu-core";
 import type { VfioUserMessage } from "./message-stream.js";
 import { packMessage } from "./messages.js";
 
-/** How a command ended: `gone` without a reply, as the connection is over. */
-export type Reply =
-  | { readonly kind: "done"; readonly payload: DataView }
+/** Why a command was not carried out: `gone` without a reply, as the connection is over. */
+export type Failure =
   | { readonly kind: "error"; readonly errno: number }
-  | { readonly kind: "gone" };
+  | { readonly kind: "gone"; readonly error: IommuError };
+
+/** How a command ended. */
+export type Reply<T> = { readonly kind: "done"; readonly value: T } | Failure;
 
 interface Asked {
   readonly command: number;
   readonly payload: Uint8Array;
   readonly fds: readonly number[];
-  readonly isValid: (payload: DataView) => boolean;
-  readonly settle: (reply: Reply) => void;
+  /** Settles it by the payload of a reply; `false` for one that makes no sense. */
+  readonly take: (payload: DataView) => boolean;
+  readonly fail: (failure: Failure) => void;
 }
-
-const GONE: Reply = { kind: "gone" };
 
 /** The commands of one connection. When it ends, each is settled with that. */
 export class CommandWindow {
@@ -32,7 +34,7 @@ export class CommandWindow {
   #next = 0;
   #lastId = 0;
   #sending = false;
-  #over = false;
+  #over: IommuError | undefined;
 
   /** @param maxInFlight Up to 65,536, as many as there are ids. */
   constructor(maxInFlight: number, send: (message: Uint8Array, fds: readonly number[]) => void) {
@@ -40,16 +42,24 @@ export class CommandWindow {
     this.#send = send;
   }
 
-  /** Asks for a command. The promise never rejects. */
-  ask(
+  /**
+   * Asks for a command. The promise never rejects.
+   * @param read Reads the payload of a reply that does not refuse; `undefined` for one that makes no sense.
+   */
+  ask<T>(
     command: number,
     payload: Uint8Array,
     fds: readonly number[],
-    isValid: (payload: DataView) => boolean,
-  ): Promise<Reply> {
-    if (this.#over) return Promise.resolve(GONE);
+    read: (payload: DataView) => T | undefined,
+  ): Promise<Reply<T>> {
+    if (this.#over !== undefined) return Promise.resolve({ kind: "gone", error: this.#over });
     return new Promise((settle) => {
-      this.#waiting.push({ command, payload, fds, isValid, settle });
+      const take = (reply: DataView): boolean => {
+        const value = read(reply);
+        if (value !== undefined) settle({ kind: "done", value });
+        return value !== undefined;
+      };
+      this.#waiting.push({ command, payload, fds, take, fail: settle });
       this.#flush();
     });
   }
@@ -61,34 +71,28 @@ export class CommandWindow {
     if (asked.command !== message.command) {
       return `expected a reply to command ${asked.command}, got one to command ${message.command}`;
     }
-    if (message.errno === undefined && !asked.isValid(message.payload)) {
+    if (message.errno !== undefined) asked.fail({ kind: "error", errno: message.errno });
+    else if (!asked.take(message.payload))
       return `expected a reply to command ${asked.command} of the shape that the protocol gives it, got another`;
-    }
     this.#sent.delete(message.id);
-    asked.settle(
-      message.errno === undefined
-        ? { kind: "done", payload: message.payload }
-        : { kind: "error", errno: message.errno },
-    );
     this.#flush();
     return undefined;
   }
 
-  /** The connection is over. */
-  end(): void {
-    if (this.#over) return;
-    this.#over = true;
+  /** The connection is over. Once. */
+  end(error: IommuError): void {
+    this.#over = error;
     const left = [...this.#sent.values(), ...this.#waiting.slice(this.#next)];
     this.#sent.clear();
     this.#waiting.length = 0;
-    for (const { settle } of left) settle(GONE);
+    for (const { fail } of left) fail({ kind: "gone", error });
   }
 
   #flush(): void {
     // Sending may end the connection, which ends this; it must not send out of order.
     if (this.#sending) return;
     this.#sending = true;
-    while (!this.#over && this.#sent.size < this.#maxInFlight) {
+    while (this.#over === undefined && this.#sent.size < this.#maxInFlight) {
       const asked = this.#waiting[this.#next];
       if (asked === undefined) break;
       this.#next += 1;

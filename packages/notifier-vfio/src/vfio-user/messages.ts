@@ -110,12 +110,22 @@ export function packUnmapAll(): Uint8Array {
   return payload;
 }
 
-/** Whether a reply to DMA_UNMAP speaks of the same region; servers may leave the region out. */
-export function isUnmapReply(reply: DataView, request: Uint8Array): boolean {
+/** Reads a reply to DMA_UNMAP, which speaks of the same region; servers may leave the region out. */
+export function readUnmapReply(reply: DataView, request: Uint8Array): true | undefined {
   if (reply.byteLength === 0) return true;
-  if (reply.byteLength !== UNMAP_BYTES) return false;
+  if (reply.byteLength !== UNMAP_BYTES) return undefined;
   const asked = new DataView(request.buffer, request.byteOffset, request.byteLength);
-  return [8, 16].every((at) => reply.getBigUint64(at, true) === asked.getBigUint64(at, true));
+  return [8, 16].every((at) => reply.getBigUint64(at, true) === asked.getBigUint64(at, true)) || undefined;
+}
+
+/** Reads a reply to DMA_UNMAP of everything; servers may leave the region out. */
+export function readUnmapAllReply(reply: DataView): true | undefined {
+  return reply.byteLength === 0 || reply.byteLength === UNMAP_BYTES || undefined;
+}
+
+/** Reads a reply without a payload. */
+export function readEmpty(reply: DataView): true | undefined {
+  return reply.byteLength === 0 || undefined;
 }
 
 /** Payload of DEVICE_GET_INFO. */

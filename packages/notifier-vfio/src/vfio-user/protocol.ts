@@ -25,6 +25,9 @@ export const Command = {
   DEVICE_RESET: 13,
 } as const;
 
+/** A command by its name. */
+export type CommandName = keyof typeof Command;
+
 /** Flags of the header. */
 export const HeaderFlag = { TYPE: 0xf, REPLY: 1, NO_REPLY: 0x10, ERROR: 0x20 } as const;
 

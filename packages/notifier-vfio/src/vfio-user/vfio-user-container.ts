@@ -16,9 +16,9 @@ import {
   type UnmapResult,
 } from "../container.js";
 import type { VfioUserClient } from "./client.js";
-import type { Reply } from "./command-window.js";
-import { isUnmapReply, packMap, packUnmap, packUnmapAll } from "./messages.js";
-import { Command, Default, Errno } from "./protocol.js";
+import type { Failure } from "./command-window.js";
+import { packMap, packUnmap, packUnmapAll, readEmpty, readUnmapAllReply, readUnmapReply } from "./messages.js";
+import { Errno } from "./protocol.js";
 
 /** Guest memory that lies in a file which the server may map. */
 export interface SharedMemory extends FrameRange {
@@ -53,6 +53,8 @@ const NO_FDS: readonly number[] = [];
  */
 export class VfioUserContainer implements DmaContainer {
   readonly granularity = "block";
+  /** As agreed on with the server. */
+  readonly entryLimit: number;
   readonly #client: VfioUserClient;
   readonly #memory: readonly SharedMemory[];
   /** What the server holds, with everything that is under way done. */
@@ -60,7 +62,11 @@ export class VfioUserContainer implements DmaContainer {
   /** A file was sent with some map: the server may reach memory even when the connection is over. */
   #shared = false;
 
-  /** @throws {IommuError} `not-supported` for files with a transport that cannot send them. */
+  /**
+   * @param client Connected.
+   * @throws {IommuError} `not-supported` for files with a transport that cannot send them; `bad-option` before the client's `connect`; `destroyed` if its connection
+   * has ended before.
+   */
   constructor(client: VfioUserClient, options: VfioUserContainerOptions = {}) {
     this.#client = client;
     this.#memory = options.memory ?? [];
@@ -73,11 +79,7 @@ export class VfioUserContainer implements DmaContainer {
         },
       );
     }
-  }
-
-  /** As agreed on with the server. */
-  get entryLimit(): number {
-    return this.#client.negotiated?.maxDmaMaps ?? Default.maxDmaMaps;
+    this.entryLimit = client.agreed().maxDmaMaps;
   }
 
   /** What the server holds once it has answered all that is under way. */
@@ -102,17 +104,15 @@ export class VfioUserContainer implements DmaContainer {
     const entry: Entry = { pageCount, before, refused: false };
     this.#held.set(iovaPfn, entry);
     const payload = packMap(iovaPfn, pageCount, access, offsetBytes);
-    return this.#client
-      .ask(Command.DMA_MAP, payload, file === undefined ? NO_FDS : [file.fd], isEmpty)
-      .then((reply) => {
-        if (reply.kind === "done") {
-          entry.before = undefined;
-          return MAPPED;
-        }
-        entry.refused = true;
-        this.#takeBack(iovaPfn);
-        return refused(causeOf(reply));
-      });
+    return this.#client.ask("DMA_MAP", payload, file === undefined ? NO_FDS : [file.fd], readEmpty).then((reply) => {
+      if (reply.kind === "done") {
+        entry.before = undefined;
+        return MAPPED;
+      }
+      entry.refused = true;
+      this.#takeBack(iovaPfn);
+      return refused(causeOf(reply));
+    });
   }
 
   /** Sends DMA_UNMAP for one entry, exactly as it was mapped; `no-entry` from the server for anything else, `gone` once the connection is over. */
@@ -133,11 +133,10 @@ export class VfioUserContainer implements DmaContainer {
     if (this.#client.closed !== undefined) return this.#lost(removedPageCount);
     const entries = [...this.#held];
     this.#held.clear();
-    const isReply = (payload: DataView): boolean => payload.byteLength === 0 || payload.byteLength === 24;
-    return this.#client.ask(Command.DMA_UNMAP, packUnmapAll(), NO_FDS, isReply).then((reply) => {
+    return this.#client.ask("DMA_UNMAP", packUnmapAll(), NO_FDS, readUnmapAllReply).then((reply) => {
       if (reply.kind === "done") return { ok: true, removedPageCount };
       if (reply.kind === "gone") return this.#lost(removedPageCount);
-      return this.#unmapEach(entries);
+      return this.#unmapEach(entries, removedPageCount);
     });
   }
 
@@ -151,21 +150,16 @@ export class VfioUserContainer implements DmaContainer {
 
   async #unmap(iovaPfn: number, pageCount: number): Promise<UnmapResult> {
     const request = packUnmap(iovaPfn, pageCount);
-    const reply = await this.#client.ask(Command.DMA_UNMAP, request, NO_FDS, (payload) =>
-      isUnmapReply(payload, request),
-    );
+    const reply = await this.#client.ask("DMA_UNMAP", request, NO_FDS, (payload) => readUnmapReply(payload, request));
     return reply.kind === "done" ? { ok: true, removedPageCount: pageCount } : refused(causeOf(reply));
   }
 
   /** For a server that does not know the flag. */
-  async #unmapEach(entries: readonly (readonly [number, Entry])[]): Promise<UnmapResult> {
+  async #unmapEach(entries: readonly (readonly [number, Entry])[], removedPageCount: number): Promise<UnmapResult> {
     const answers = await Promise.all(entries.map(([iovaPfn, { pageCount }]) => this.#unmap(iovaPfn, pageCount)));
-    let removedPageCount = 0;
-    for (const answer of answers) {
-      if (!answer.ok) return this.#client.closed === undefined ? answer : this.#lost(removedPageCount);
-      removedPageCount += answer.removedPageCount;
-    }
-    return { ok: true, removedPageCount };
+    const refusal = answers.find(({ ok }) => !ok);
+    if (refusal === undefined) return { ok: true, removedPageCount };
+    return this.#client.closed === undefined ? refusal : this.#lost(removedPageCount);
   }
 
   #lost(removedPageCount: number): UnmapResult {
@@ -181,7 +175,7 @@ export class VfioUserContainer implements DmaContainer {
 }
 
 /** A refusal in the words of a container. */
-function causeOf(reply: Exclude<Reply, { kind: "done" }>): ContainerRefusal {
+function causeOf(reply: Failure): ContainerRefusal {
   return reply.kind === "gone" ? "gone" : (CAUSES.get(reply.errno) ?? "invalid");
 }
 
@@ -200,7 +194,3 @@ const CAUSES: ReadonlyMap<number, ContainerRefusal> = new Map<number, ContainerR
   [Errno.EOVERFLOW, "overflow"],
   [Errno.EOPNOTSUPP, "unsupported"],
 ]);
-
-function isEmpty(payload: DataView): boolean {
-  return payload.byteLength === 0;
-}

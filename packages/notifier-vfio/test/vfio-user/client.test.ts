@@ -1,6 +1,11 @@
 import { describe, expect, it, onTestFinished } from "vitest";
 import { IommuError } from "@iommu-kit/iommu-core";
-import { socketTransport, VfioUserClient } from "@iommu-kit/notifier-vfio/vfio-user";
+import {
+  socketTransport,
+  VfioUserClient,
+  VfioUserContainer,
+  type VfioUserTransport,
+} from "@iommu-kit/notifier-vfio/vfio-user";
 import { Cmd, type FakeServer, message as packed, type Seen } from "./fake-server.js";
 import { eventFd } from "./native.js";
 import { failureOf, Rig, type RigOptions, until } from "./rig.js";
@@ -29,12 +34,15 @@ describe("negotiation", () => {
     });
   });
 
-  it("takes the protocol's defaults where the server names nothing", async () => {
-    const rig = await start({ server: { version: Buffer.from([0, 0, 0, 0]) } });
-    const { negotiated } = await rig.client();
+  it.each(["", "{}\0", '{"capabilities":{}}\0'])(
+    "takes the protocol's defaults where the server names nothing (%j)",
+    async (text) => {
+      const rig = await start({ server: { version: Buffer.concat([Buffer.from([0, 0, 0, 0]), Buffer.from(text)]) } });
+      const { negotiated } = await rig.client();
 
-    expect(negotiated).toEqual({ minor: 0, maxMessageFds: 1, maxDataTransferBytes: 2 ** 20, maxDmaMaps: 65_535 });
-  });
+      expect(negotiated).toEqual({ minor: 0, maxMessageFds: 1, maxDataTransferBytes: 2 ** 20, maxDmaMaps: 65_535 });
+    },
+  );
 
   it.each([
     ["another major version", Buffer.from([1, 0, 0, 0]), /version 0.1 or lower, got 1.0/],
@@ -64,6 +72,16 @@ describe("negotiation", () => {
     const rig = await start({ server: { intercept } });
 
     expect(await failureOf((await rig.rawClient()).connect())).toMatch(/not-supported: .* VERSION, got error 22/);
+  });
+
+  it("ends the connection with a server that asks for something before it has answered", async () => {
+    const intercept = (server: FakeServer) => {
+      server.raw(packed(1, Cmd.DMA_READ, 0, 0, Buffer.alloc(16)));
+      return true;
+    };
+    const rig = await start({ server: { intercept } });
+
+    expect(await failureOf((await rig.rawClient()).connect())).toMatch(/expected the reply to VERSION, got a command/);
   });
 
   it("refuses limits that make no sense", async () => {
@@ -138,9 +156,18 @@ describe("the device", () => {
   it("is not asked for anything before a version was agreed on", async () => {
     const rig = await start();
     const client = await rig.rawClient();
+    const early = { code: "bad-option", hint: "call connect first" };
 
-    await expect(client.readRegion(0, 0, 1)).rejects.toMatchObject({ code: "bad-option", hint: "call connect first" });
+    await expect(client.readRegion(0, 0, 1)).rejects.toMatchObject(early);
+    await expect(client.deviceInfo()).rejects.toMatchObject(early);
+    await expect(client.setIrqs({ index: 0, action: "mask" })).rejects.toMatchObject(early);
+    await expect(client.reset()).rejects.toMatchObject(early);
+    expect(() => new VfioUserContainer(client)).toThrow(expect.objectContaining(early));
+
     client.close();
+    await expect(client.reset()).rejects.toMatchObject({ code: "destroyed" });
+    expect(() => new VfioUserContainer(client)).toThrow(expect.objectContaining({ code: "destroyed" }));
+    expect(rig.server.seen).toEqual([]);
   });
 
   it.each([
@@ -296,6 +323,67 @@ describe("the device's own accesses", () => {
     expect(client.closed?.message).toMatch(/does not read the answers/);
     expect(unread).toBeLessThan(200_000);
   });
+});
+
+describe("a transport that carries a message and brings the reply within the call", () => {
+  it("gets one message after the other, in the order in which they were asked for", async () => {
+    const rig = await start();
+    const { transport, log, send } = direct();
+    const client = new VfioUserClient({ transport, space: rig.space, maxInFlight: 1 });
+    await client.connect();
+    log.length = 0;
+    // Asked for in the middle of the sending of another.
+    let info: Promise<unknown> | undefined;
+    transport.send = (message) => {
+      info ??= client.deviceInfo();
+      send(message);
+    };
+
+    await Promise.all([client.reset(), client.irqInfo(2)]);
+    await info;
+
+    const inTurn = [Cmd.RESET, Cmd.INFO, Cmd.IRQ_INFO].flatMap((command) => [`send ${command}`, `sent ${command}`]);
+    expect(log).toEqual(inTurn);
+  });
+
+  it("gets nothing more when the host closes the connection in the middle of the device's access", async () => {
+    const rig = await start();
+    const { transport, log } = direct();
+    const client = new VfioUserClient({ transport, space: rig.space });
+    await client.connect();
+    log.length = 0;
+    rig.space.events.on("fault", () => client.close());
+
+    transport.onBytes?.(
+      packed(1, Cmd.DMA_WRITE, 0, 0, Buffer.from([0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7])),
+    );
+
+    expect(client.closed?.message).toMatch(/the client was closed/);
+    expect(log).toEqual(["close"]);
+    expect(rig.guest.takeFaults()).toHaveLength(1);
+  });
+
+  /** Answers every command with zeroes of its size. */
+  function direct() {
+    const log: string[] = [];
+    const transport: VfioUserTransport = {
+      sendsFds: false,
+      pendingBytes: 0,
+      onBytes: undefined,
+      onClose: undefined,
+      send: (message) => send(message),
+      close: () => void log.push("close"),
+    };
+    const send = (message: Uint8Array): void => {
+      const view = new DataView(message.buffer);
+      const [id, command] = [view.getUint16(0, true), view.getUint16(2, true)];
+      log.push(`send ${command}`);
+      const payload = command === Cmd.VERSION ? Buffer.alloc(4) : Buffer.from(message.subarray(16));
+      transport.onBytes?.(packed(id, command, 1, 0, payload));
+      log.push(`sent ${command}`);
+    };
+    return { transport, log, send };
+  }
 });
 
 describe("a connection that ends", () => {

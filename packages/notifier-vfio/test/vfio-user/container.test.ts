@@ -99,6 +99,39 @@ describe("a container over vfio-user", () => {
     expect([rig.server.regions.size, container.entriesHeld]).toEqual([0, 0]);
   });
 
+  it("that the server does not empty region by region either says so, and is empty when the connection ends meanwhile", async () => {
+    for (const [wrong, answer] of [
+      [(server: FakeServer, seen: Seen) => server.refuse(seen, 22), { ok: false, cause: "invalid" }],
+      [(server: FakeServer) => server.drop(), { ok: true, removedPageCount: 5 }],
+    ] as const) {
+      // The second region: the first is let go of.
+      const intercept = (server: FakeServer, seen: Seen): boolean => {
+        const isSecond = seen.command === Cmd.UNMAP && seen.payload.readBigUInt64LE(8) === 0x8000n;
+        if (isSecond) wrong(server, seen);
+        return isSecond;
+      };
+      const rig = await start({ server: { knowsUnmapAll: false, intercept } });
+      const container = new VfioUserContainer(await rig.client());
+      await Promise.all([container.map(0, 4, 0, RW), container.map(8, 1, 0, RW)]);
+
+      expect(await container.unmapAll()).toEqual(answer);
+    }
+  });
+
+  it("takes no nonsense for the confirmation that all is unmapped: the connection ends", async () => {
+    const intercept = (server: FakeServer, seen: Seen): boolean => {
+      if (seen.command === Cmd.UNMAP) server.reply(seen, Buffer.alloc(8));
+      return seen.command === Cmd.UNMAP;
+    };
+    const rig = await start({ server: { intercept } });
+    const client = await rig.client();
+    const container = new VfioUserContainer(client);
+    await container.map(0, 4, 0, RW);
+
+    expect(await container.unmapAll()).toEqual({ ok: true, removedPageCount: 4 });
+    expect(client.closed?.message).toMatch(/of the shape that the protocol gives it/);
+  });
+
   it("refuses files where the transport sends none", async () => {
     const rig = await start();
     const client = await rig.client();
