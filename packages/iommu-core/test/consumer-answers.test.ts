@@ -1,23 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { Attachment, MapAnswer, MapNotifier } from "../src/index.js";
 import { RecordingNotifier } from "../src/testing/index.js";
+import { answering } from "./support/answering.js";
 import { Machine, range, run } from "./support/machine.js";
-
-/** A consumer without `replace` whose maps are answered by the test. */
-function answering(machine: Machine, answer: (gpaPfn: number) => MapAnswer | Promise<MapAnswer>) {
-  const calls: string[] = [];
-  const notifier: MapNotifier = {
-    kind: "map",
-    granularity: "page",
-    map: (iovaPfn, pageCount, gpaPfn) => {
-      calls.push(`map ${iovaPfn}+${pageCount} -> ${gpaPfn}`);
-      return answer(gpaPfn);
-    },
-    unmap: (iovaPfn, pageCount) => void calls.push(`unmap ${iovaPfn}+${pageCount}`),
-  };
-  const attachment = machine.nicSpace.attach(notifier);
-  return { attachment, take: () => calls.splice(0) };
-}
 
 async function settle(machine: Machine): Promise<void> {
   await machine.scheduler.idle();

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import type { MapAnswer, MapNotifier } from "../src/index.js";
 import { RecordingNotifier, SimpleDomain } from "../src/testing/index.js";
+import { answering } from "./support/answering.js";
 import { Machine, range, run } from "./support/machine.js";
 
 const GIB = 2 ** 18;
@@ -163,28 +164,16 @@ describe("a consumer of blocks under superpages", () => {
   });
 });
 
-/** A consumer whose maps and replacements are answered by the test, in the order of the calls. */
-function answering(machine: Machine, more: Partial<MapNotifier> = {}) {
+/** A consumer whose maps are answered late, in the order of the calls. */
+function late(machine: Machine, more: Partial<MapNotifier> = {}) {
   const answers: ((answer: MapAnswer) => void)[] = [];
-  const calls: string[] = [];
-  const notifier: MapNotifier = {
-    kind: "map",
-    granularity: "page",
-    map: (iovaPfn, pageCount, gpaPfn) => {
-      calls.push(`map ${iovaPfn}+${pageCount} -> ${gpaPfn}`);
-      return new Promise((resolve) => answers.push(resolve));
-    },
-    unmap: (iovaPfn, pageCount) => void calls.push(`unmap ${iovaPfn}+${pageCount}`),
-    ...more,
-  };
-  const attachment = machine.nicSpace.attach(notifier);
-  return { attachment, answers, take: () => calls.splice(0) };
+  return { answers, ...answering(machine, () => new Promise((resolve) => answers.push(resolve)), more) };
 }
 
 describe("a late refusal", () => {
   it("says nothing of frames that have been replaced since", async () => {
     const machine = new Machine();
-    const { attachment, answers } = answering(machine, { replace: () => undefined });
+    const { attachment, answers } = late(machine, { replace: () => undefined });
     machine.tables.map(0, 2, 100);
     void machine.invalidate();
     machine.tables.map(0, 1, 500);
@@ -202,7 +191,7 @@ describe("a late refusal", () => {
       ["unsupported", false, false],
     ] as const) {
       const machine = new Machine();
-      const { attachment, answers, take } = answering(machine);
+      const { attachment, answers, take } = late(machine);
       for (const pfn of [0, 10, 20]) machine.tables.map(pfn, 1, 100 + pfn);
       void machine.invalidate();
       answers[0]?.("full");

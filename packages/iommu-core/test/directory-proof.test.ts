@@ -1,21 +1,12 @@
 /** Directories of leaf tables that the host vouches for: what makes the unit read them again, and what it may leave out. */
 import { describe, expect, it } from "vitest";
-import {
-  type Announce,
-  type Backend,
-  BackendIommu,
-  type Domain,
-  type EntryFormat,
-  type FrameRange,
-  LeafTable,
-  type MappingSink,
-} from "../src/index.js";
+import { BackendIommu, type EntryFormat, type FrameRange, LeafTable, type MappingSink } from "../src/index.js";
 import { FakeMemory, ManualScheduler, RecordingNotifier } from "../src/testing/index.js";
 import { range, run } from "./support/machine.js";
+import { OneDomain } from "./support/one-domain.js";
 
 const SPAN = 2 ** 18;
 const WHOLE = range(0, 2 ** 36);
-const NOTHING: Domain = { kind: "blocked", label: "nothing", holes: [], scan: () => undefined };
 
 /** A table of a guest's, in the frame that the host counts changes of. */
 interface Table {
@@ -43,13 +34,9 @@ function directoryOf(pfn: number, ...entries: [number, Table | { readonly superp
 }
 
 /** One directory for the first 2^18 frames, and the host's word for everything in it. */
-class Guest implements Backend, Domain {
-  readonly kind = "table";
-  readonly label = "guest";
-  readonly holes: readonly FrameRange[] = [];
+class Guest extends OneDomain {
   directory: Directory;
   format: EntryFormat = { decode: () => undefined };
-  blocked = false;
   /** The scan breaks off when it is about to read the directory. */
   broken = false;
   /** What is invalidated. */
@@ -60,27 +47,15 @@ class Guest implements Backend, Domain {
   readonly told: number[] = [];
   readonly #generations = new Map<number, () => number>();
   readonly #table = new LeafTable();
-  #announce: Announce | undefined;
 
   constructor(directory: Directory) {
+    super();
     this.directory = directory;
-  }
-
-  connect(announce: Announce): void {
-    this.#announce = announce;
-  }
-
-  domainOf(): Domain {
-    return this.blocked ? NOTHING : this;
-  }
-
-  translate(): void {
-    throw new Error("no request is made here");
   }
 
   /** Answers the tables that were read for it. */
   flush(part = this.range): number[] {
-    void this.#announce?.({ range: part, concerns: () => true });
+    this.invalidate(part);
     return this.told.splice(0);
   }
 

@@ -3,10 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
   type Access,
-  type Announce,
-  type Backend,
   BackendIommu,
-  type Domain,
   type EntryFormat,
   type FrameRange,
   LeafTable,
@@ -14,6 +11,7 @@ import {
 } from "../src/index.js";
 import { FakeMemory, ManualScheduler, RecordingNotifier } from "../src/testing/index.js";
 import { range } from "./support/machine.js";
+import { OneDomain } from "./support/one-domain.js";
 
 const WHOLE = range(0, 2 ** 52);
 const SLOTS = 3;
@@ -31,18 +29,12 @@ interface Rules {
   readonly blockedFrom: number;
 }
 
-const NOTHING: Domain = { kind: "blocked", label: "nothing", holes: [], scan: () => undefined };
-
 /** Three times 512 frames; leaf tables lie in memory, and may be shared, swapped and edited. `plain` tells every entry alone and remembers nothing. */
-class Guest implements Backend, Domain {
-  readonly kind = "table";
-  readonly label = "guest";
-  holes: readonly FrameRange[] = [range(600, 5)];
+class Guest extends OneDomain {
+  override holes: readonly FrameRange[] = [range(600, 5)];
   /** Directories that needed no look, and tables that were told. */
   proved = 0;
   tables = 0;
-  /** Devices see nothing for the time being. */
-  blocked = false;
   readonly memory: FakeMemory;
   readonly places: Place[] = [{ table: 0 }, undefined, undefined];
   readonly #plain: boolean;
@@ -53,9 +45,9 @@ class Guest implements Backend, Domain {
   /** One for each set of rules, so that going back to old rules goes back to their format. */
   readonly #formats = new Map<string, EntryFormat>();
   #rules: Rules = { rights: 3, blockedFrom: 2 ** 40 };
-  #announce: Announce | undefined;
 
   constructor(memory: FakeMemory, plain: boolean, offset = 0) {
+    super();
     this.memory = memory;
     this.#offset = offset;
     this.#words = new Int32Array(offset + 1024);
@@ -73,22 +65,6 @@ class Guest implements Backend, Domain {
 
   setRules(rules: Rules): void {
     this.#rules = rules;
-  }
-
-  connect(announce: Announce): void {
-    this.#announce = announce;
-  }
-
-  domainOf(): Domain {
-    return this.blocked ? NOTHING : this;
-  }
-
-  translate(): void {
-    throw new Error("no request is made here");
-  }
-
-  invalidate(part: FrameRange): void {
-    void this.#announce?.({ range: part, concerns: () => true });
   }
 
   /** Writes an entry of the directory. */
