@@ -74,8 +74,8 @@ export class EventMessage {
 
   /** Software wrote the control register: unmasking sends what waits. */
   controlWritten(): void {
+    if (!this.#due) return;
     const { control, data, address, upperAddress } = this.#registers;
-    if (this.#resting || this.#file.get(control, IP) === 0 || this.#file.get(control, IM) === 1) return;
     this.#file.set(control, IP, 0);
     this.#rest();
     this.#delivery.send({
@@ -92,10 +92,15 @@ export class EventMessage {
 
   /** The registers are those of a snapshot: a message that was held back for its distance keeps it from now on. */
   restored(): void {
-    const { control } = this.#registers;
-    if (this.#resting || this.#file.get(control, IP) === 0 || this.#file.get(control, IM) === 1) return;
+    if (!this.#due) return;
     this.#rest();
     this.controlWritten();
+  }
+
+  /** Whether a message waits for nothing any more. */
+  get #due(): boolean {
+    const { control } = this.#registers;
+    return !this.#resting && this.#file.get(control, IP) === 1 && this.#file.get(control, IM) === 0;
   }
 
   #rest(): void {
