@@ -38,8 +38,14 @@ export class CompletionGroup {
 
   /** `undefined` if nothing was pending; else a promise for all that was added so far. The group is empty afterwards. */
   take(): Completion {
-    const pending = this.#pending;
+    const all = this.all();
     this.#pending = undefined;
+    return all;
+  }
+
+  /** As `take`, but the group keeps what is pending. */
+  all(): Completion {
+    const pending = this.#pending;
     if (pending === undefined || pending.size === 0) return undefined;
     const [only] = pending;
     return pending.size === 1 ? Promise.resolve(only) : Promise.all(pending).then(() => undefined);

@@ -59,6 +59,8 @@ export class NotifierHub {
   readonly #guard: ConsumerGuard;
   /** Bounds what a guest can have under way by never waiting for what it commands. */
   readonly #backlog: Backlog<SpaceRecord>;
+  /** What newcomers have brought about and no change has: none that follows is done before it, whomever that concerns. */
+  readonly #owed = new CompletionGroup();
   #flushing = 0;
 
   constructor(options: HubOptions) {
@@ -116,7 +118,7 @@ export class NotifierHub {
     this.#backend.admit?.(space, notifier.kind);
     if (record.domain === undefined) this.#rebound(record);
     // The newcomer would see a domain that the others have not been brought to: they hear of it first.
-    else if (record.domain !== this.#backend.domainOf(space)) void this.#carryOut([record], ALL_FRAMES);
+    else if (record.domain !== this.#backend.domainOf(space)) this.#owed.add(this.#carryOut([record], ALL_FRAMES));
     const member = notifier.kind === "map" ? this.#memberFor(notifier, range, record) : undefined;
     const attachment = new AttachmentRecord(space, notifier, range, member, {
       detach: (it) => this.#detach(it),
@@ -164,7 +166,12 @@ export class NotifierHub {
       if (record.domain === undefined ? record.space.leases.size > 0 : change.concerns(record.space, record.domain))
         concerned.push(record);
     }
-    return concerned.length === 0 ? undefined : this.#backlog.add(concerned, change.range);
+    const done = concerned.length === 0 ? undefined : this.#backlog.add(concerned, change.range);
+    if (this.#owed.size === 0) return done;
+    const group = new CompletionGroup();
+    group.add(this.#owed.all());
+    group.add(done);
+    return group.take();
   }
 
   #carryOut(concerned: readonly SpaceRecord[], range: FrameRange): Completion {

@@ -508,4 +508,24 @@ describe("a PASID entry that is exchanged, on a unit that keeps none", () => {
     guest.invalidate.domain(DID);
     expect(cache.take()).toContainEqual(ALL_FRAMES);
   });
+
+  it("is not gone for the guest before a cache has let go of it, also where the arrival of another consumer has found the exchange", async () => {
+    const guest = new GuestDriver({ scalableMode: true, contextEntries: 0 });
+    guest.scalableContext(DEVICE, {});
+    guest.pasid(DEVICE, 0, { did: DID, type: "second-stage" });
+    guest.start("scalable");
+    const slow = new RecordingFlushNotifier();
+    guest.device(DEVICE).attach(slow);
+    slow.answers.mode = "manual";
+    guest.pasid(DEVICE, 0, { did: OTHER_DID, type: "second-stage" });
+    guest.device(DEVICE).attach(new RecordingFlushNotifier());
+    for (const invalidate of [() => guest.invalidate.pasidEntry(DID, 0), () => guest.invalidate.domain(DID)]) {
+      invalidate();
+      await guest.scheduler.idle();
+      expect(guest.queue.completed).toBe(false);
+    }
+    slow.answers.settle();
+    await guest.scheduler.idle();
+    expect(guest.queue.completed).toBe(true);
+  });
 });
