@@ -230,6 +230,22 @@ describe("a transfer straight to RAM", () => {
     counted.unit.addressSpace(0).dma.write(0, Uint8Array.of(4));
     expect(counted.memory.writes).toBe(1);
   });
+
+  it("is no write past such a host in transfers over several known pages either", () => {
+    const mappings = [1, 3, 2].map((gpa, iova) => ({ iova, gpa, pages: 1 as const, access: 3 as const }));
+    const { memory, unit } = sideOf(Object.assign(new ShiftingMemory(true), { directWrites: true }), mappings, true);
+    const { dma } = unit.addressSpace(1);
+    const writes = (value: number): number => {
+      const before = memory.writes;
+      expect(dma.write(100, new Uint8Array(2 * 4096).fill(value))).toBe(true);
+      return memory.writes - before;
+    };
+    expect([writes(1), writes(2)]).toEqual([0, 0]);
+    memory.directWrites = false;
+    expect(writes(3)).toBe(3);
+    const values = [4096 + 99, 4096 + 100, 3 * 4096, 2 * 4096 + 99, 2 * 4096 + 100].map((at) => memory.bytes[at]);
+    expect(values).toEqual([0, 3, 3, 3, 0]);
+  });
 });
 
 type Mapping = typeof mapping extends fc.Arbitrary<infer T> ? T : never;

@@ -181,6 +181,21 @@ describe("a page that a device was allowed to reach", () => {
     expect(lengths).toEqual([3 * 4096 - 4, 4096 + 4, 3 * 4096 - 4, 4096 + 4]);
   });
 
+  it("is copied with the rest of its block, and asked about once for all of it, where the port writes straight to RAM", () => {
+    const backend = new KeepingBackend();
+    const translate = backend.translate.bind(backend);
+    backend.translate = (requester, iovaPfn, access, out) => {
+      translate(requester, iovaPfn, access, out);
+      out.pageCount = iovaPfn < 4 ? 1 : 4;
+    };
+    const { bytes, askedFor, dma } = machine(backend);
+    const long = new Uint8Array(6 * 4096).map((_, i) => i % 251);
+    expect(askedFor(() => dma.write(2 * 4096 + 5, long))).toEqual(["1 2 2", "1 3 2", "1 4 2", "1 8 2"]);
+    bytes.fill(0);
+    expect(askedFor(() => dma.write(2 * 4096 + 5, long))).toEqual([]);
+    expect(Buffer.compare(bytes.subarray(2050 * 4096 + 5, 2056 * 4096 + 5), long)).toBe(0);
+  });
+
   it("stays known while as many pages as the ports remember are in use, and may be forgotten beyond", () => {
     const { askedFor, dma } = machine();
     const all = (): void => Array.from({ length: 2048 }, (_, page) => dma.write(page * 4096, word())).forEach(Boolean);

@@ -77,7 +77,7 @@ export class DmaPort {
   constructor(space: PortSpace, { memory, window, leases, known }: PortParts) {
     this.#space = space;
     this.#memory = memory;
-    this.#ram = new DirectRam(memory);
+    this.#ram = new DirectRam(memory, known);
     this.#window = window;
     this.#windowFirst = window?.range.firstPfn ?? FRAME_LIMIT;
     this.#windowEnd = this.#windowFirst + (window?.range.pageCount ?? 0);
@@ -185,7 +185,16 @@ export class DmaPort {
     const stamp = known === undefined ? 0 : this.#stampFor(known, access);
     let pfn = pfnOf(iova);
     let offset = offsetInPage(iova);
-    for (let at = 0; at < bytes.length;) {
+    let at = 0;
+    if (access === Access.read || space.onWrite === undefined) {
+      at = ram.copyKnown(stamp, pfn, offset, bytes, access);
+      if (at === bytes.length) return true;
+      if (at > 0) {
+        pfn += (offset + at) / PAGE_BYTES;
+        offset = 0;
+      }
+    }
+    while (at < bytes.length) {
       if (this.#inWindow(pfn)) return this.#message(pfn, iova, at === 0 ? bytes : bytes.subarray(at), access);
       const record = known === undefined ? -1 : known.find(pfn, stamp);
       let gpa = 0;
