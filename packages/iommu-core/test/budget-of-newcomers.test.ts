@@ -39,6 +39,20 @@ describe("a device that comes to a view over its budget", () => {
     expect(told.toSorted()).toEqual(["00:03.0 mappings", "00:04.0 mappings"]);
   });
 
+  it("is not named when it comes to a view that has failed for another reason", () => {
+    const { machine, huge, told } = machineWithHugeTables();
+    machine.nicSpace.attach(new RecordingNotifier());
+    void machine.backend.assign(machine.nic, huge);
+    huge.scan = () => {
+      throw new Error("the memory is gone");
+    };
+    told.length = 0;
+    const attachment = machine.diskSpace.attach(new RecordingNotifier());
+    void machine.backend.assign(machine.disk, huge);
+    expect(() => machine.scheduler.turn()).toThrow("the memory is gone");
+    expect([told, attachment.state, attachment.heldPages]).toEqual([[], "active", 0]);
+  });
+
   it("is named when its notifier is attached to such a view", async () => {
     const { machine, huge, told } = machineWithHugeTables();
     machine.nicSpace.attach(new RecordingNotifier());

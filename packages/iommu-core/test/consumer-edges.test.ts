@@ -132,6 +132,20 @@ describe("a consumer of blocks under superpages", () => {
     }
   });
 
+  it("is told of as many superpages in a slice as their blocks are calls", async () => {
+    for (const granularity of ["page", "block"] as const) {
+      const machine = new Machine({ limits: { mappingsPerSlice: 2 } });
+      machine.tables.map(0, 2048, 0);
+      const notifier = new RecordingNotifier({ granularity, largestBlock: 256, replace: true });
+      expect(await turnsOf(machine, notifier, () => machine.nicSpace.attach(notifier))).toEqual([2, 2, 2, 2]);
+      const changed = await turnsOf(machine, notifier, () => {
+        machine.tables.map(0, 2048, 4096);
+        return machine.invalidate();
+      });
+      expect(changed).toEqual([2, 2, 2, 2]);
+    }
+  });
+
   it("is not offered the rest of a superpage that found no room, nor more than the view may have", () => {
     for (const granularity of ["page", "block"] as const) {
       const full = new Machine();

@@ -12,7 +12,12 @@ import {
 } from "../src/testing/index.js";
 import { Machine, range, run } from "./support/machine.js";
 
-function domainOf(label: string, ...runs: readonly [number, number, number][]): SimpleDomain {
+const GIB = 2 ** 18;
+
+/** Frames, and where they go: first, count, first target. */
+type Piece = readonly [number, number, number];
+
+function domainOf(label: string, ...runs: readonly Piece[]): SimpleDomain {
   const domain = new SimpleDomain(label);
   for (const [iovaPfn, pageCount, gpaPfn] of runs) domain.map(iovaPfn, pageCount, gpaPfn);
   return domain;
@@ -117,6 +122,33 @@ describe("moves between domains", () => {
     expect(notifier.held()).toEqual(runsOf(b));
     expect(other.held()).toEqual(runsOf(b));
     expect(notifier.breaches).toEqual([]);
+  });
+
+  it.each<[string, Piece, Piece]>([
+    ["a superpage to another", [0, 512, 4096], [0, 512, 8192]],
+    ["pages to a superpage", [0, 500, 4096], [0, 512, 8192]],
+    ["a superpage to pages", [0, 512, 4096], [0, 500, 8192]],
+    ["a superpage of 1 GiB to another", [0, GIB, GIB], [0, GIB, 2 * GIB]],
+    ["a page to a superpage of 1 GiB around it", [5, 1, 4096], [0, GIB, 2 * GIB]],
+    ["nothing to a superpage of 1 GiB", [0, 0, 0], [0, GIB, 2 * GIB]],
+  ])("from %s is told once, and nothing of it changes for those who stay", (_what, here, there) => {
+    const machine = new Machine();
+    const [a, b] = [domainOf("a", here), domainOf("b", there)];
+    for (const device of [machine.nic, machine.disk]) void machine.backend.assign(device, a);
+    const [mover, other] = [new RecordingNotifier({ replace: true }), new RecordingNotifier({ replace: true })];
+    machine.nicSpace.attach(mover);
+    machine.diskSpace.attach(other);
+    for (const notifier of [mover, other]) notifier.take();
+    void machine.backend.assign(machine.nic, b);
+    expect([mover.held(), other.take()]).toEqual([runsOf(b), []]);
+    const named = mover.calls.reduce((sum, call) => sum + ("pageCount" in call ? call.pageCount : 0), 0);
+    expect(named).toBe(Math.max(here[1], there[1]));
+    // What the others are told next begins at what they were told last.
+    a.unmap(0, 2 ** 40);
+    a.map(...there);
+    void machine.backend.invalidate(a);
+    expect(other.held()).toEqual(runsOf(b));
+    for (const notifier of [mover, other]) notifier.check();
   });
 
   it("goes from blocked to a table, to bypass, and back: always a difference", () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BackendIommu, sourceId } from "../src/index.js";
+import { BackendIommu, type MapReports, sourceId } from "../src/index.js";
 import { FakeMemory, ManualScheduler, PageTables, RecordingNotifier } from "../src/testing/index.js";
 import { Machine, range, run } from "./support/machine.js";
 import { TableBackend, TableDomain } from "./support/table-backend.js";
@@ -247,6 +247,36 @@ describe("a full consumer", () => {
     attachment.retry();
     expect(notifier.pageCount).toBe(2);
     expect(attachment.refusedPages).toBe(0);
+  });
+
+  it("that finds room while it is told something is offered again what it refused in the same invalidation", () => {
+    const machine = new Machine();
+    const calls: string[] = [];
+    let reports: MapReports | undefined;
+    let room = 1;
+    machine.nicSpace.attach({
+      kind: "map",
+      granularity: "page",
+      reportTo: (own) => (reports = own),
+      begin: () => void calls.push("begin"),
+      commit: () => void calls.push("commit"),
+      map: (iovaPfn) => {
+        calls.push(`map ${iovaPfn}`);
+        if (iovaPfn === 20) {
+          room = 2;
+          reports?.retry();
+        }
+        return --room < 0 ? "full" : undefined;
+      },
+      unmap: () => undefined,
+    });
+    machine.tables.map(0, 1, 100);
+    machine.tables.map(10, 1, 110);
+    void machine.invalidate();
+    expect(calls.splice(0)).toEqual(["begin", "map 0", "map 10", "commit"]);
+    machine.tables.map(20, 1, 120);
+    void machine.invalidate();
+    expect(calls).toEqual(["begin", "map 20", "map 10", "commit"]);
   });
 
   it("is not offered again what it cannot hold at all", () => {

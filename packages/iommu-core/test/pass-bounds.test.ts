@@ -78,6 +78,27 @@ describe("the mappings of a slice", () => {
   });
 });
 
+describe("the table entries of a slice", () => {
+  it("are as many as it may read, and no table more", async () => {
+    const machine = new Machine({ limits: { entriesPerSlice: 1024 } });
+    machine.nicSpace.attach(new RecordingNotifier());
+    let read = 0;
+    machine.tables.scan = (part, sink) => {
+      for (let first = Math.max(0, part.firstPfn); first < 7 * 512; first += 512) {
+        if (!sink.reach(first, 512)) return;
+        read += 512;
+        if (!sink.table(first, tableBy(first, 1000))) return;
+      }
+    };
+    machine.unit.hub.queue.beginSlice();
+    const done = machine.invalidate();
+    const turns = [read];
+    while (machine.scheduler.turn() > 0) turns.push(read);
+    await Promise.all([done, machine.scheduler.idle()]);
+    expect(turns).toEqual([1024, 2048, 3072, 3584]);
+  });
+});
+
 describe("a scan", () => {
   it("is asked for the range that is invalidated, and after each slice for what is left of it", async () => {
     const machine = new Machine({ limits: { entriesPerSlice: 2 } });

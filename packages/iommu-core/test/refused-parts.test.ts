@@ -106,6 +106,20 @@ describe("frames that a consumer says it has given up", () => {
     expect(attachment).toMatchObject({ heldPages: 0, refusedPages: 0 });
   });
 
+  it("are no reason to keep it when it is detached, not even if they never were its own", () => {
+    const machine = new Machine();
+    const notifier = new RecordingNotifier();
+    const attachment = machine.nicSpace.attach(notifier);
+    machine.tables.map(0, 16, 100);
+    void machine.invalidate();
+    notifier.take();
+    notifier.reports?.refused(1000, 4, 2000, 3, "full");
+    expect(attachment.refusedRanges).toEqual([range(1000, 4)]);
+    expect(attachment.detach()).toBeUndefined();
+    expect(attachment.state).toBe("detached");
+    expect(notifier.take()).toEqual(["unmap 0x0+16"]);
+  });
+
   it("end the attachment of one that is given blocks unless they are whole ones, at either end", () => {
     for (const [firstPfn, pageCount, state] of [
       [4, 4, "active"],
@@ -219,6 +233,27 @@ describe("what was put back of a block", () => {
     ]);
     for (const block of [0, 512, 1024]) expect(notifier.lookup(block + 5)?.gpaPfn).toBe(1 + block);
     notifier.check();
+  });
+});
+
+describe("a block beside one that the guest cuts", () => {
+  it.each([0, 4])("is told that it leads elsewhere, when the block at %d is the one that is cut", (cut) => {
+    for (const replace of [false, true]) {
+      const machine = new Machine();
+      const beside = 4 - cut;
+      let runs = [run(cut, 4, 100 + cut), run(beside, 4, 100 + beside)];
+      machine.tables.scan = (part, sink) => {
+        for (const { iovaPfn, pageCount, gpaPfn, access } of runs.toSorted((a, b) => a.iovaPfn - b.iovaPfn))
+          if (iovaPfn >= part.firstPfn && !sink.run(iovaPfn, pageCount, gpaPfn, access)) return;
+      };
+      const notifier = new RecordingNotifier({ granularity: "block", replace });
+      machine.nicSpace.attach(notifier);
+      runs = [run(cut, 3, 100 + cut), run(beside, 4, 200)];
+      void machine.invalidate();
+      expect(notifier.lookup(beside)).toEqual({ gpaPfn: 200, access: 3 });
+      expect(notifier.held()).toEqual(runs.toSorted((a, b) => a.iovaPfn - b.iovaPfn));
+      notifier.check();
+    }
   });
 });
 

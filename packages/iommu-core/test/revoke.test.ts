@@ -68,6 +68,7 @@ describe.each(["map", "unmap"] as const)("a %s notifier", (kind) => {
         await turns();
         expect(done).toEqual(["first"]);
         expect(errors.map(({ hint }) => hint)).toEqual([errors[0]?.hint, "reset the device behind it"]);
+        expect(errors[1]?.code).toBe("notifier-failed");
         expect(errors[1]?.message).toMatch(/expected revoke to let go of everything, got a failure/);
         expect(attachment.failure).toBe(errors[0]);
       }
@@ -138,6 +139,19 @@ describe.each(["map", "unmap"] as const)("a %s notifier that is cut off for its 
     await turns();
     expect(done).toEqual(["first"]);
   });
+});
+
+it.each(["map", "unmap"] as const)("a %s notifier that has nothing to revoke is reported once", (kind) => {
+  const machine = new Machine();
+  machine.tables.map(0, 4, 100);
+  const { notifier } = consumerOf(kind, "throws");
+  delete notifier.revoke;
+  const attachment = machine.nicSpace.attach(notifier);
+  const errors: IommuError[] = [];
+  machine.unit.events.on("failed", ({ error }) => errors.push(error));
+  machine.tables.unmap(0, 1);
+  expect(machine.invalidate()).toBeUndefined();
+  expect(errors).toEqual([attachment.failure]);
 });
 
 it("a cache that is cut off with two flushes under way keeps the guest waiting for both until its revoke is done", async () => {

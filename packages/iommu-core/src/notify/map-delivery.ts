@@ -186,14 +186,13 @@ export abstract class MapDelivery {
    */
   protected addPart(iovaPfn: number, pageCount: number, gpaPfn: number, access: Access, slotPages: number): void {
     const end = iovaPfn + pageCount;
-    // A replacement that found no room says nothing about this part: entries may have gone since.
+    // What found no room before says nothing about this part: entries may have gone since.
     this.#noRoom = false;
     for (let at = iovaPfn; at < end && !this.#failed;) {
       const left = end - at;
       const pages = this.pieceAt(at, left, slotPages);
       const target = gpaPfn + (at - iovaPfn);
       if (this.#noRoom || this.heldPages + pages > this.#mostBlocks() * this.largestBlock) {
-        this.#noRoom = false;
         this.#keepBack({ firstPfn: at, pageCount: left }, target, access, "full");
         return;
       }
@@ -201,7 +200,6 @@ export abstract class MapDelivery {
       this.tellMap(at, pages, target, access);
       at += pages;
     }
-    this.#noRoom = false;
   }
 
   protected tellUnmap(iovaPfn: number, pageCount: number): void {

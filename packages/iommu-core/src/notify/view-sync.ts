@@ -298,7 +298,7 @@ export class ViewSync {
   }
 
   #dropIfEmpty(view: View): void {
-    if (view.members.size === 0 && this.#views.get(view.domain) === view) this.#views.delete(view.domain);
+    if (view.members.size === 0) this.#views.delete(view.domain);
   }
 }
 
