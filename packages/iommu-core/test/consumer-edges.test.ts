@@ -112,6 +112,53 @@ describe("a consumer of blocks under superpages", () => {
     },
   );
 
+  describe("that holds the beginning of a superpage of another domain in many blocks", () => {
+    // As many of them as a leaf table has frames end in the midst of the second table.
+    const sizes = [...Array<number>(300).fill(2), ...Array<number>(212).fill(1), ...Array<number>(53).fill(4)];
+
+    async function moved() {
+      const machine = new Machine({ limits: { mappingsPerSlice: 1 } });
+      machine.tables.map(0, GIB, 4 * GIB);
+      const keeper = new RecordingNotifier();
+      const notifier = new RecordingNotifier({ granularity: "block", replace: true });
+      machine.diskSpace.attach(keeper);
+      const small = new SimpleDomain("small");
+      small.scan = (part, sink) => {
+        let first = 0;
+        for (const pageCount of sizes) {
+          if (first >= part.firstPfn && !sink.run(first, pageCount, 4 * GIB + first, 3)) return;
+          first += pageCount;
+        }
+      };
+      await Promise.all([machine.backend.assign(machine.nic, small), machine.scheduler.idle()]);
+      machine.nicSpace.attach(notifier);
+      await machine.scheduler.idle();
+      expect(notifier.entries).toHaveLength(sizes.length);
+      await Promise.all([machine.backend.assign(machine.nic, machine.tables), machine.scheduler.idle()]);
+      expect(notifier.held()).toEqual([run(0, GIB, 4 * GIB)]);
+      return { machine, keeper, notifier };
+    }
+
+    it("is told in parts that it changes", async () => {
+      const { machine, notifier } = await moved();
+      const turns = await turnsOf(machine, notifier, () => {
+        machine.tables.map(0, GIB, 8 * GIB);
+        return machine.invalidate();
+      });
+      expect(Math.max(...turns)).toBeLessThanOrEqual(512);
+      expect(notifier.held()).toEqual([run(0, GIB, 8 * GIB)]);
+    });
+
+    it("is told in whole tables that it goes, and nobody loses what lies behind", async () => {
+      const { machine, keeper, notifier } = await moved();
+      keeper.take();
+      machine.tables.unmap(0, 1024);
+      await Promise.all([machine.invalidate(), machine.scheduler.idle()]);
+      for (const each of [notifier, keeper]) expect(each.held()).toEqual([run(1024, GIB - 1024, 4 * GIB + 1024)]);
+      expect(keeper.take()).toEqual(["unmap 0x0+512", "unmap 0x200+512"]);
+    });
+  });
+
   it("is told of one superpage in a slice if that is as many calls as a slice may have", async () => {
     for (const granularity of ["page", "block"] as const) {
       const machine = new Machine({ limits: { mappingsPerSlice: 100 } });
