@@ -165,6 +165,19 @@ describe("a device TLB", () => {
     expect(tlb.take()).toEqual([ALL_FRAMES]);
   });
 
+  it("that the guest names is told the next change after the guest's state was replaced, and that once", () => {
+    const machine = machineWithAts();
+    const tlb = new Tlb();
+    machine.nicSpace.attach(tlb);
+    void machine.invalidate(3, 1);
+    expect(tlb.take()).toEqual([]);
+    machine.unit.hub.forgetNames();
+    void machine.invalidate(4, 1);
+    expect(tlb.take()).toEqual([range(4, 1)]);
+    void machine.invalidate(5, 1);
+    expect(tlb.take()).toEqual([]);
+  });
+
   it("of a backend that knows none is told every change", () => {
     const machine = new Machine();
     const tlb = new Tlb();

@@ -41,6 +41,8 @@ class Guest extends OneDomain {
   broken = false;
   /** What is invalidated. */
   range = WHOLE;
+  /** The tables are pointed to by nothing that is read: the sink hears of no directory. */
+  flat = false;
   /** The sink is asked about the directory whatever the range. */
   asksAlways = false;
   /** Frames of the tables that were handed over. */
@@ -60,14 +62,23 @@ class Guest extends OneDomain {
   }
 
   scan(part: FrameRange, sink: MappingSink): void {
-    const { pfn, generation, entries } = this.directory;
-    if (part.firstPfn < SPAN && !sink.reach(part.firstPfn, 512, part.firstPfn > 0)) return;
+    if (this.flat || this.#scanDirectory(part, sink)) this.#scanEntries(part, sink);
+  }
+
+  /** Whether what it points to is to be read. */
+  #scanDirectory(part: FrameRange, sink: MappingSink): boolean {
+    const { pfn, generation } = this.directory;
+    if (part.firstPfn < SPAN && !sink.reach(part.firstPfn, 512, part.firstPfn > 0)) return false;
     if (this.asksAlways || (part.firstPfn === 0 && part.pageCount >= SPAN)) {
       Object.assign(this.#table, { pfn, generation, format: this.format });
-      if (sink.isProved?.(0, this.#table, (frame) => this.#generations.get(frame)?.() ?? -2) === true) return;
+      if (sink.isProved?.(0, this.#table, (frame) => this.#generations.get(frame)?.() ?? -2) === true) return false;
     }
     if (this.broken) throw new Error("the memory is gone");
-    for (const [index, entry] of entries) {
+    return true;
+  }
+
+  #scanEntries(part: FrameRange, sink: MappingSink): void {
+    for (const [index, entry] of this.directory.entries) {
       const first = index * 512;
       if (first + 512 <= part.firstPfn || first >= part.firstPfn + part.pageCount) continue;
       if ("superpage" in entry) {
@@ -162,6 +173,41 @@ describe("a directory that the host vouches for", () => {
     expect(guest.flush(range(511 * 512, SPAN))).toEqual([21]);
     expect(guest.flush(range(0, SPAN))).toEqual([]);
     expect(notifier.held()).toEqual([run(0, 1, 100), run(511 * 512, 1, 200)]);
+  });
+
+  it("stays vouched for where one of its tables has changed and was read in an invalidation of its own", () => {
+    const [kept, edited] = [tableOf(20, 100), tableOf(21, 200)];
+    const { guest, notifier } = world(directoryOf(40, [0, kept], [1, edited]));
+    edited.words[2] = (300 << 12) | 3;
+    edited.generation = 2;
+    expect(guest.flush(range(512, 512))).toEqual([21]);
+    expect(guest.flush()).toEqual([]);
+    expect(notifier.held()).toEqual([run(0, 1, 100), run(512, 1, 200), run(513, 1, 300)]);
+  });
+
+  it("is read every time while one of its tables maps nothing: nothing is kept of such a table", () => {
+    const [kept, emptied] = [tableOf(20, 100), tableOf(21, 200)];
+    const { guest, notifier } = world(directoryOf(40, [0, kept], [1, emptied]));
+    emptied.words[0] = 0;
+    emptied.generation = 2;
+    for (let i = 0; i < 3; i++) expect(guest.flush()).toEqual([20, 21]);
+    expect(notifier.held()).toEqual([run(0, 1, 100)]);
+  });
+
+  it("is not taken for read by a pass over tables that no directory points to", () => {
+    const [kept, gone] = [tableOf(20, 100), tableOf(21, 200)];
+    const { guest, notifier } = world(directoryOf(40, [0, kept], [1, gone]));
+    const known = guest.directory;
+    expect(guest.flush()).toEqual([]);
+    // The same counters of the host, and one of the tables: another domain that shares it.
+    guest.directory = directoryOf(40, [0, kept]);
+    guest.flat = true;
+    expect(guest.flush()).toEqual([20]);
+    expect(notifier.held()).toEqual([run(0, 1, 100)]);
+    guest.flat = false;
+    guest.directory = known;
+    expect(guest.flush()).toEqual([20, 21]);
+    expect(notifier.held()).toEqual([run(0, 1, 100), run(512, 1, 200)]);
   });
 
   it("of which the host keeps no count is read every time", () => {

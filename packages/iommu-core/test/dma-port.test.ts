@@ -103,6 +103,39 @@ describe("the DMA port", () => {
     expect(Buffer.compare(behind, data.subarray(2 * 4096))).toBe(0);
   });
 
+  it("ends a copy of a larger page's frames at the message window within it, and goes on behind the window", () => {
+    const memory = new FakeMemory({ ram: [range(0, 2 ** 20)] });
+    const tables = new PageTables(memory);
+    // 1 GiB, with the addresses of messages in its last part.
+    tables.map(0xc0000, 2 ** 18, 0x40000, 3, 2 ** 18);
+    const messages: string[] = [];
+    const window: MessageWindow = {
+      range: range(0xfee00, 0x100),
+      write: (_requester, address, data) => messages.push(`${address.toString(16)}+${data.length}`) > 0,
+      read: () => false,
+    };
+    const backend = Object.assign(new TableBackend(new TableDomain("tables", tables)), {
+      messageWindowOf: () => window,
+    });
+    const { dma } = new BackendIommu({ backend, memory }).addressSpace(0);
+    const written = (pfn: number): Uint8Array => {
+      const page = new Uint8Array(4096);
+      memory.read((pfn - 0xc0000 + 0x40000) * 4096, page);
+      return page;
+    };
+    const data = bytes(3 * 4096);
+    expect(dma.write(0xfedfe * 4096, data)).toBe(true);
+    expect(messages.splice(0)).toEqual(["fee00000+4096"]);
+    expect([0xfedfe, 0xfedff, 0xfee00].map((pfn) => Buffer.compare(written(pfn), new Uint8Array(4096)))).toEqual([
+      1, 1, 0,
+    ]);
+    expect(Buffer.compare(written(0xfedff), data.subarray(4096, 2 * 4096))).toBe(0);
+    expect(dma.write(0xfef00 * 4096, data)).toBe(true);
+    for (const i of [0, 1, 2])
+      expect(Buffer.compare(written(0xfef00 + i), data.subarray(i * 4096, (i + 1) * 4096))).toBe(0);
+    expect(messages).toEqual([]);
+  });
+
   it("takes a negative address, as bit operations on a high one make it, for a mistake of the device model: nothing is asked, and the error says what to write", () => {
     const machine = new Machine();
     const { nicSpace } = machine;

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { Access, IovaTree, sourceId } from "../src/index.js";
 import { RecordingFlushNotifier, RecordingNotifier, SimpleDomain } from "../src/testing/index.js";
-import { Machine } from "./support/machine.js";
+import { Machine, range } from "./support/machine.js";
 
 describe("a device that is unplugged", () => {
   it("while an invalidation of it waits is not asked about any more, and hears of no move", async () => {
@@ -62,6 +62,42 @@ describe("an invalidation that ends", () => {
       await new Promise((turn) => setTimeout(turn, 1));
     }
     expect(slow.take()).toHaveLength(4);
+  });
+});
+
+describe("an invalidation that concerns nobody", () => {
+  it("is done at once, and widens none of those that wait", async () => {
+    const machine = new Machine({ limits: { invalidationsInFlight: 1 } });
+    const slow = new RecordingFlushNotifier({ answers: "manual" });
+    machine.nicSpace.attach(slow);
+    slow.answers.settle();
+    slow.take();
+    const done = [machine.invalidate(1, 1), machine.invalidate(2, 1)];
+    expect(machine.backend.invalidate(new SimpleDomain("of nobody"), range(1000, 1))).toBeUndefined();
+    for (const one of done) {
+      slow.answers.settle();
+      await one;
+    }
+    expect(slow.take()).toEqual([range(1, 1), range(2, 1)]);
+  });
+
+  it("waits like any other while caches still hold what a newcomer's attachment found exchanged", async () => {
+    const machine = new Machine();
+    const slow = new RecordingFlushNotifier();
+    machine.nicSpace.attach(slow);
+    void machine.backend.assign(machine.nic, new SimpleDomain("other"), false);
+    slow.answers.mode = "manual";
+    machine.nicSpace.attach(new RecordingNotifier());
+    const ofNobody = (): ReturnType<typeof machine.invalidate> =>
+      machine.backend.invalidate(new SimpleDomain("of nobody"), range(0, 1));
+    let waits = true;
+    const done = ofNobody()?.then(() => (waits = false));
+    await machine.scheduler.idle();
+    expect(waits).toBe(true);
+    slow.answers.settle();
+    await done;
+    expect(waits).toBe(false);
+    expect(ofNobody()).toBeUndefined();
   });
 });
 

@@ -83,6 +83,42 @@ describe("a page that a device was allowed to reach", () => {
     expect([...bytes.subarray(page + 7, page + 11)]).toEqual([5, 6, 7, 0]);
   });
 
+  it("is not taken for the one whose number is as much as a byte's address times 4096", () => {
+    // Page 4096 lies as far behind page 0 in memory as in the window, so that the confusion would end in RAM.
+    const low = new Uint8Array(2 * 4096);
+    const regions = [
+      { firstPfn: 0, bytes: low },
+      { firstPfn: 4096, bytes: new Uint8Array(4096) },
+    ];
+    const { tables, dma } = machine(new KeepingBackend(), () => new BufferMemory(regions, { directWrites: true }));
+    tables.map(4096, 1, 4096);
+    tables.map(0, 1, 1);
+    tables.map(1, 1, 0);
+    for (const pfn of [4096, 1])
+      expect([dma.read(pfn * 4096, word()), dma.write(pfn * 4096 + 100, word())]).toEqual([true, true]);
+    low.set([5, 6], 4096 + 1);
+    const into = new Uint8Array(2);
+    expect(dma.read(1, into)).toBe(true);
+    expect([...into]).toEqual([5, 6]);
+    expect(dma.write(1, Uint8Array.of(9))).toBe(true);
+    expect([low[1], low[4096 + 1]]).toEqual([0, 9]);
+  });
+
+  it("whose writes are tracked is named for each of them, also where it is known, and no more once nobody tracks", () => {
+    const { unit, bytes, dma } = machine();
+    const space = unit.addressSpace(1);
+    const dirty: string[] = [];
+    dma.write(0, word());
+    dma.write(0, word());
+    space.onWrite = (iovaPfn, gpaPfn, pageCount) => dirty.push(`${iovaPfn} ${gpaPfn}+${pageCount}`);
+    for (const at of [0, 8]) expect(dma.write(at, word())).toBe(true);
+    expect(dirty).toEqual(["0 2048+1", "0 2048+1"]);
+    space.onWrite = undefined;
+    expect(dma.write(4, word())).toBe(true);
+    expect(dirty).toHaveLength(2);
+    expect([...bytes.subarray(2048 * 4096, 2048 * 4096 + 8)]).toEqual([1, 2, 3, 4, 1, 2, 3, 4]);
+  });
+
   it("is asked about again after an announcement that concerns nobody who attached anything, or another domain", () => {
     const { backend, other, askedFor, dma } = machine();
     dma.read(0, word());
