@@ -183,6 +183,17 @@ describe("a snapshot", () => {
     expect(unit.mmio.read32(0x38)).toBe(0);
   });
 
+  it("in which no message waits lets the first one go at once", () => {
+    const options = { eventIntervalMilliseconds: 100, faultRecords: 4 };
+    const guest = busyGuest(options);
+    guest.start();
+    guest.unit.mmio.write32(0x38, 0);
+    const { unit } = twin(guest, options);
+    void restore(unit, overTheWire(guest.unit));
+    ask(unit.addressSpace(0x18), 0x999);
+    expect(guest.messages).toHaveLength(1);
+  });
+
   it("keeps an error of the queue, and goes on when software clears it", () => {
     const guest = busyGuest();
     guest.start();
