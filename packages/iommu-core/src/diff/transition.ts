@@ -11,6 +11,7 @@ import { IovaTree } from "./iova-tree.js";
 import type { AnnouncedState, MapDelivery } from "../notify/map-delivery.js";
 import type { Slice } from "../notify/job-queue.js";
 import { DirectoryProof } from "./directory-proof.js";
+import { EntriesRead } from "./entries-read.js";
 import { Difference, LeafDiff } from "./leaf-diff.js";
 import { DECODED, LeafTable } from "./leaf-table.js";
 import { Mapping } from "./mapping.js";
@@ -78,8 +79,7 @@ export class Transition implements MappingSink, AnnouncedState {
   pass = 0;
   /** Every frame below it is done. */
   cursor = 0;
-  /** Table entries read so far by the scan, those of a table that it had to enter again counted once. */
-  entriesRead = 0;
+  readonly #read = new EntriesRead();
   /** Whether the scan has told everything. */
   #scanned = false;
   /** Whether the last scan was told to stop: there is more to come from the cursor on. */
@@ -99,7 +99,7 @@ export class Transition implements MappingSink, AnnouncedState {
     this.pass += 1;
     this.cursor = plan.range.firstPfn;
     this.#end = endOf(plan.range);
-    this.entriesRead = 0;
+    this.#read.reset();
     this.#scanned = false;
     let blockPages = Infinity;
     for (const delivery of plan.deliveries) blockPages = Math.min(blockPages, delivery.largestBlock);
@@ -111,6 +111,7 @@ export class Transition implements MappingSink, AnnouncedState {
     this.#from = this.cursor;
     if (!this.#scanned) {
       this.#stopped = false;
+      this.#read.enter(this.cursor);
       this.#plan.source.scan({ firstPfn: this.cursor, pageCount: this.#end - this.cursor }, this);
       if (this.#stopped) return false;
       this.#scanned = true;
@@ -122,6 +123,11 @@ export class Transition implements MappingSink, AnnouncedState {
     this.#proof.finish(this.#plan.before, this.cursor);
     this.#plan = NO_PLAN;
     return true;
+  }
+
+  /** Table entries read so far by the scan, those of a table that it had to enter again counted once. */
+  get entriesRead(): number {
+    return this.#read.total;
   }
 
   get told(): IovaTree {
@@ -154,7 +160,7 @@ export class Transition implements MappingSink, AnnouncedState {
       if (!this.#removeUpTo(Math.min(iovaPfn, this.#end)) || this.#spent) return this.#stop();
     }
     this.#proof.enter(this.#plan.before, this.cursor);
-    if (!again) this.entriesRead += entriesRead;
+    if (!again) this.#read.add(this.cursor, entriesRead);
     this.#slice.entriesLeft -= entriesRead;
     return true;
   }

@@ -155,7 +155,7 @@ export class FirstStageScan {
     const count = Math.min(span, pass.endPfn - firstPfn) - skip;
     const { rootPfn, levels, limitPfn } = pass.binding;
     const range = { firstPfn: frame + skip, pageCount: Math.min(count, limitPfn - frame - skip) };
-    const shifted = new ShiftedSink(pass.sink, range, firstPfn - frame, access);
+    const shifted = new ShiftedSink(pass.sink, range, { shift: firstPfn - frame, access, entered: skip > 0 });
     this.#secondStage.scan(rootPfn, levels, range, shifted);
     return shifted.goes;
   }
@@ -192,6 +192,15 @@ class Pass {
   }
 }
 
+/** A first-stage leaf whose frames the second stage is asked for. */
+interface NestedLeaf {
+  /** From guest-physical frames to input frames. */
+  readonly shift: number;
+  readonly access: Access;
+  /** The pass was cut short in the middle of it, and goes on there. */
+  readonly entered: boolean;
+}
+
 /** Turns what the second stage says of guest-physical frames into input frames, with the rights of both stages. */
 class ShiftedSink implements MappingSink {
   goes = true;
@@ -199,12 +208,14 @@ class ShiftedSink implements MappingSink {
   readonly #range: FrameRange;
   readonly #shift: number;
   readonly #access: Access;
+  readonly #entered: boolean;
 
-  constructor(sink: MappingSink, range: FrameRange, shift: number, access: Access) {
+  constructor(sink: MappingSink, range: FrameRange, { shift, access, entered }: NestedLeaf) {
     this.#sink = sink;
     this.#range = range;
     this.#shift = shift;
     this.#access = access;
+    this.#entered = entered;
   }
 
   run(pfn: number, pageCount: number, gpaPfn: number, access: Access): boolean {
@@ -215,8 +226,9 @@ class ShiftedSink implements MappingSink {
     return this.goes;
   }
 
-  reach(pfn: number, entriesRead: number): boolean {
-    this.goes = this.#sink.reach(pfn + this.#shift, entriesRead);
+  reach(pfn: number, entriesRead: number, again = false): boolean {
+    // Each leaf looks for its frames from the top of the second stage: only what this one has read itself is read again.
+    this.goes = this.#sink.reach(pfn + this.#shift, entriesRead, again && this.#entered);
     return this.goes;
   }
 

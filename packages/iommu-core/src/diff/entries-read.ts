@@ -1,0 +1,34 @@
+/**
+ * How many table entries a pass has read, however many slices it took: what a view's budget of tables is spent on (design D9).
+ *
+ * A scan that goes on after a slice enters the tables around the cursor again. Those that begin before it say so themselves. Those that begin where the cursor
+ * stands do not: nothing had come of them yet when the slice was spent.
+ */
+
+/** The entries that one pass has read, those of a table that it entered again counted once. */
+export class EntriesRead {
+  total = 0;
+  /** Where the cursor stood when entries were counted last, and how many have been counted since it came there. */
+  #cursor = 0;
+  #here = 0;
+
+  /** A pass begins. */
+  reset(): void {
+    this.total = 0;
+    this.#here = 0;
+  }
+
+  /** A scan begins, or goes on, at the cursor: whatever was read there is read once more, and counted. */
+  enter(cursor: number): void {
+    if (this.#cursor === cursor) this.total -= this.#here;
+    this.#here = 0;
+  }
+
+  /** Entries are read of a table that is entered for the first time, while the cursor stands there. */
+  add(cursor: number, entries: number): void {
+    if (this.#cursor !== cursor) this.#here = 0;
+    this.#cursor = cursor;
+    this.#here += entries;
+    this.total += entries;
+  }
+}
