@@ -272,7 +272,10 @@ export class Unit {
       },
       namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
       admit: (requester, kind) => admitNotifier(requester, kind, config),
-      unplugged: (requester) => this.pageRequests.unplugged(requester),
+      unplugged: (requester) => {
+        bindings.served.forget(requester);
+        this.pageRequests.unplugged(requester);
+      },
     };
   }
 

@@ -230,3 +230,110 @@ describe("behind pass-through", () => {
     }
   });
 });
+
+describe("behind an entry that the guest changes in place, from domain 5 to domain 6,", () => {
+  const PAGE = 0x10;
+  const OTHER = 0x11;
+  const OLD = 0x1000;
+  const NEW = 0x2000;
+
+  const MODES = {
+    legacy: {
+      make: (contextEntries: number) => new GuestDriver({ contextEntries }),
+      enter: (guest: GuestDriver, did: number) => guest.context(NIC, { did }),
+      clear: (guest: GuestDriver) => guest.contexts.clear(NIC),
+      invalidate: (guest: GuestDriver, did: number) => guest.invalidate.context(NIC, did),
+    },
+    scalable: {
+      make: (contextEntries: number) => {
+        const guest = new GuestDriver({ scalableMode: true, secondStage: true, contextEntries });
+        guest.scalableContext(NIC);
+        return guest;
+      },
+      enter: (guest: GuestDriver, did: number) => guest.pasid(NIC, 0, { did, type: "second-stage" }),
+      clear: (guest: GuestDriver) => guest.contexts.clearPasid(NIC, 0),
+      invalidate: (guest: GuestDriver, did: number) => guest.invalidate.pasidEntry(did, 0),
+    },
+  } as const;
+
+  /** A device with a cache, attached while its entry was there or while it was not. A unit without `contextEntries` looks at the entry for every request. */
+  function behind(mode: keyof typeof MODES, attachedTo: "domain 5" | "nothing", contextEntries: number) {
+    const { make, enter, clear, invalidate } = MODES[mode];
+    const guest = make(contextEntries);
+    for (const page of [PAGE, OTHER]) {
+      guest.map(5, { iovaPfn: page, gpaPfn: OLD + page });
+      guest.map(6, { iovaPfn: page, gpaPfn: NEW + page });
+    }
+    if (attachedTo === "domain 5") enter(guest, 5);
+    guest.start(mode);
+    const space = guest.device(NIC);
+    const cache = new CacheNotifier(space);
+    space.attach(cache);
+    // Without caching mode nobody needs to be told of an entry that becomes present.
+    if (attachedTo === "nothing") enter(guest, 5);
+    const out = new Translation();
+    const target = (page: number): number | undefined =>
+      cache.translate(page, Access.read, out) ? out.gpaPfn : undefined;
+    const held = (page: number): number | undefined => (cache.lookup(page, Access.read, out) ? out.gpaPfn : undefined);
+    expect(target(PAGE)).toBe(OLD + PAGE);
+    return {
+      guest,
+      space,
+      target,
+      held,
+      enter: (did: number) => enter(guest, did),
+      clear: () => clear(guest),
+      invalidateEntry: (did: number) => expect(invalidate(guest, did)).toBe(true),
+    };
+  }
+
+  const CASES = (["legacy", "scalable"] as const).flatMap((mode) =>
+    (["domain 5", "nothing"] as const).flatMap((attachedTo) =>
+      [256, 0].map((contextEntries) => [mode, attachedTo, contextEntries] as const),
+    ),
+  );
+
+  describe.each(CASES)("in %s mode, attached to %s, with %i cached entries, a cache", (...how) => {
+    it("holds nothing of the old domain when the guest has invalidated the entry and the domain", () => {
+      const { guest, target, held, enter, invalidateEntry } = behind(...how);
+      enter(6);
+      target(OTHER);
+      invalidateEntry(5);
+      // The device goes on between the two.
+      target(PAGE);
+      guest.invalidate.domain(5);
+      expect([undefined, NEW + PAGE]).toContain(held(PAGE));
+      expect([undefined, NEW + OTHER]).toContain(held(OTHER));
+      expect([target(PAGE), target(OTHER)]).toEqual([NEW + PAGE, NEW + OTHER]);
+    });
+
+    it("holds nothing at all when the entry has gone instead", () => {
+      const { guest, target, held, clear, invalidateEntry } = behind(...how);
+      clear();
+      target(OTHER);
+      invalidateEntry(5);
+      target(PAGE);
+      guest.invalidate.domain(5);
+      expect([held(PAGE), held(OTHER), target(PAGE), target(OTHER)]).toEqual([
+        undefined,
+        undefined,
+        undefined,
+        undefined,
+      ]);
+    });
+
+    it("and a lease hold no page of either that is invalidated before the entry is", () => {
+      const { guest, space, target, held, enter } = behind(...how);
+      const lease = space.dma.segments(PAGE * 4096, 4096, Access.read);
+      lease!.onRecall = () => lease?.release();
+      enter(6);
+      target(OTHER);
+      guest.unmap(5, PAGE);
+      guest.unmap(6, OTHER);
+      guest.invalidate.page(5, PAGE);
+      expect([held(PAGE), lease?.valid]).toEqual([undefined, false]);
+      guest.invalidate.page(6, OTHER);
+      expect(held(OTHER)).not.toBe(NEW + OTHER);
+    });
+  });
+});

@@ -3,7 +3,7 @@
  *
  * The register interface and the queue both end here. Who is concerned follows the domain-id and the PASID under which a requester was last seen. Requesters that were
  * refused so far have neither. Without caching mode an entry may become present without an invalidation, so these are looked up anew. With it, what was refused has domain-id 0
- * (§6.2.3), and drivers name the domain-id of the new entry.
+ * (§6.2.3), and drivers name the domain-id of the new entry. What served a requester in between, seen by nobody, counts as well (`ServedNames`).
  */
 
 import {
@@ -44,70 +44,56 @@ export class Invalidator {
 
   /** Root pointer, enable and disable: everything, for everybody. */
   everything(): Completion {
-    this.#bindings.contexts.invalidateAll();
-    this.#bindings.scalableContexts.invalidateAll();
-    this.#bindings.pasids.invalidateAll();
-    this.#iotlb.invalidateAll();
-    return this.#everybody();
+    this.#dropContexts();
+    return this.translations();
   }
 
   /** Context cache, global; what one domain asks for is done so too: contexts that were refused have no domain-id. PASID entries were reached through a context: they are looked up anew as well. */
   contexts(): Completion {
-    this.#bindings.contexts.invalidateAll();
-    this.#bindings.scalableContexts.invalidateAll();
-    this.#bindings.pasids.invalidateAll();
-    return this.#everybody();
+    this.#dropContexts();
+    return this.#announce({ range: ALL_FRAMES, concerns: everyone });
   }
 
   /** Context cache, one device or the functions that `functionMask` (0 to 3) adds. */
   contextsOfDevice(sourceId: number, functionMask: number): Completion {
     const matches = (one: number): boolean => ((one ^ sourceId) & ~ignoredFunctionBits(functionMask)) === 0;
+    const ofDevice = (requester: Requester): boolean => matches(requester.sourceId);
     this.#bindings.contexts.invalidate(matches);
     this.#bindings.scalableContexts.invalidate(matches);
     // A PASID entry may be shared by contexts; looking one up again is cheap and exact.
     this.#bindings.pasids.invalidateAll();
-    return this.#announce({ range: ALL_FRAMES, concerns: (requester) => matches(requester.sourceId) });
+    this.#bindings.served.retire(ofDevice);
+    return this.#announce({ range: ALL_FRAMES, concerns: ofDevice });
   }
 
   /** PASID cache, global. */
   pasids(): Completion {
-    this.#bindings.pasids.invalidateAll();
-    return this.#everybody();
+    this.#dropPasids();
+    return this.#announce({ range: ALL_FRAMES, concerns: everyone });
   }
 
   /** PASID cache, one domain. */
   pasidsOfDomain(domainId: number): Completion {
-    this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId);
-    return this.#announce({
-      range: ALL_FRAMES,
-      concerns: (requester, domain) =>
-        isRefused(domain) ? this.#mayBeOf(requester, domainId) : domain.domainId === domainId,
-    });
+    return this.#pasidEntries(domainId, (tag) => tag.domainId === domainId, everyone);
   }
 
   /** PASID cache, one PASID of a domain. */
   pasid(domainId: number, pasid: number): Completion {
-    this.#bindings.pasids.invalidate((_key, binding) => binding.domainId === domainId && binding.pasid === pasid);
-    const concerns = (requester: Requester, domain: VtdDomain): boolean => {
-      if (!isRefused(domain)) return domain.domainId === domainId && domain.pasid === pasid;
-      return this.#bindings.pasidOf(requester) === pasid && this.#mayBeOf(requester, domainId);
-    };
-    return this.#announce({ range: ALL_FRAMES, concerns });
+    const picks = (tag: IotlbTag): boolean => tag.domainId === domainId && tag.pasid === pasid;
+    return this.#pasidEntries(domainId, picks, (requester) => this.#bindings.pasidOf(requester) === pasid);
   }
 
   /** IOTLB, global. */
   translations(): Completion {
     this.#iotlb.invalidateAll();
-    return this.#everybody();
+    this.#bindings.served.drop();
+    return this.#announce({ range: ALL_FRAMES, concerns: everyone });
   }
 
   /** IOTLB, one domain. */
   translationsOfDomain(domainId: number): Completion {
     this.#iotlb.invalidateDomain(domainId);
-    return this.#announce({
-      range: ALL_FRAMES,
-      concerns: (requester, domain) => this.#seen(requester, domain).domainId === domainId,
-    });
+    return this.#allTranslations((tag) => tag.domainId === domainId);
   }
 
   /** IOTLB, pages of a domain: the range of its second-stage mappings, everything of its first-stage and nested ones. */
@@ -117,40 +103,24 @@ export class Invalidator {
     const range = { firstPfn: firstPfn < this.#inputFrames ? firstPfn : firstPfn % this.#inputFrames, pageCount };
     this.#iotlb.invalidatePages(domainId, range.firstPfn, pageCount);
     this.#iotlb.invalidateFirstStage(domainId);
-    const concerns =
-      (firstStage: boolean) =>
-      (requester: Requester, domain: VtdDomain): boolean => {
-        const seen = this.#seen(requester, domain);
-        return seen.domainId === domainId && seen.firstStage === firstStage;
-      };
-    const done = this.#announce({ range, concerns: concerns(false) });
+    const done = this.#translations(range, (tag) => tag.domainId === domainId && !tag.firstStage);
     if (!this.#hasFirstStage) return done;
     const group = new CompletionGroup();
     group.add(done);
-    group.add(this.#announce({ range: ALL_FRAMES, concerns: concerns(true) }));
+    group.add(this.#translations(ALL_FRAMES, (tag) => tag.domainId === domainId && tag.firstStage));
     return group.take();
   }
 
   /** PASID-based IOTLB, everything of a PASID. */
   translationsOfPasid(domainId: number, pasid: number): Completion {
     this.#iotlb.invalidatePasid(domainId, pasid);
-    return this.#announce({
-      range: ALL_FRAMES,
-      concerns: (requester, domain) => {
-        const seen = this.#seen(requester, domain);
-        return seen.domainId === domainId && seen.pasid === pasid;
-      },
-    });
+    return this.#allTranslations((tag) => tag.domainId === domainId && tag.pasid === pasid);
   }
 
   /** PASID-based IOTLB, pages of a PASID: first-stage and nested mappings only. */
   translationsOfPasidPages(domainId: number, pasid: number, range: FrameRange): Completion {
     this.#iotlb.invalidatePasidPages(domainId, pasid, range.firstPfn, range.pageCount);
-    const concerns = (requester: Requester, domain: VtdDomain): boolean => {
-      const seen = this.#seen(requester, domain);
-      return seen.domainId === domainId && seen.pasid === pasid && seen.firstStage;
-    };
-    return this.#announce({ range, concerns });
+    return this.#translations(range, (tag) => tag.domainId === domainId && tag.pasid === pasid && tag.firstStage);
   }
 
   /** A guest has answered a page request: the pages may have become present unannounced. Nothing that is cached became wrong by that. */
@@ -159,23 +129,57 @@ export class Invalidator {
     return this.#announce({ range, concerns });
   }
 
-  #everybody(): Completion {
-    return this.#announce({ range: ALL_FRAMES, concerns: () => true });
+  #dropContexts(): void {
+    this.#bindings.contexts.invalidateAll();
+    this.#bindings.scalableContexts.invalidateAll();
+    this.#dropPasids();
   }
 
-  /** Whether an invalidation of PASID entries of a domain names a requester that was refused: its old entry has domain-id 0, its new one may have this one, or one had it in between. */
-  #mayBeOf(requester: Requester, domainId: number): boolean {
-    return (
-      domainId === 0 ||
-      this.#bindings.lastDomainOf(requester) === domainId ||
-      this.#bindings.of(requester).domainId === domainId
-    );
+  #dropPasids(): void {
+    this.#bindings.pasids.invalidateAll();
+    this.#bindings.served.retire(everyone);
   }
 
-  /** What invalidations name a requester by: as it was last seen, or, if it was refused then, as it is now. */
-  #seen(requester: Requester, domain: VtdDomain): IotlbTag {
-    return isRefused(domain) ? this.#bindings.of(requester) : domain;
+  /**
+   * PASID entries are invalidated by name. A requester that was refused is named as well by domain-id 0, which its old entry has, and by the domain-id of its new one. `mayUse`:
+   * whether one may use the PASID.
+   */
+  #pasidEntries(
+    domainId: number,
+    picks: (tag: IotlbTag) => boolean,
+    mayUse: (requester: Requester) => boolean,
+  ): Completion {
+    const { pasids, served } = this.#bindings;
+    pasids.invalidate((_key, binding) => picks(binding));
+    served.retire(everyone, picks);
+    const concerns = (requester: Requester, domain: VtdDomain): boolean => {
+      if (served.holds(requester, picks)) return true;
+      if (!isRefused(domain)) return picks(domain);
+      return mayUse(requester) && (domainId === 0 || picks(this.#bindings.of(requester)));
+    };
+    return this.#announce({ range: ALL_FRAMES, concerns });
   }
+
+  /** All translations with these names were invalidated. */
+  #allTranslations(picks: (tag: IotlbTag) => boolean): Completion {
+    const done = this.#translations(ALL_FRAMES, picks);
+    this.#bindings.served.drop(picks);
+    return done;
+  }
+
+  /**
+   * Translations were invalidated by name: of a requester as it was last seen, or, if it was refused then, as it is now; and of one that may hold something under that name
+   * without having been seen so, or still.
+   */
+  #translations(range: FrameRange, picks: (tag: IotlbTag) => boolean): Completion {
+    const concerns = (requester: Requester, domain: VtdDomain): boolean =>
+      picks(isRefused(domain) ? this.#bindings.of(requester) : domain) || this.#bindings.served.holds(requester, picks);
+    return this.#announce({ range, concerns });
+  }
+}
+
+function everyone(): boolean {
+  return true;
 }
 
 function isRefused(domain: VtdDomain): boolean {

@@ -13,6 +13,7 @@ import { ContextLookup } from "./context-lookup.js";
 import { PasidLookup } from "./pasid-lookup.js";
 import type { RootPointer } from "./root-pointer.js";
 import { type ScalableContext, ScalableContextLookup } from "./scalable-context-lookup.js";
+import { ServedNames } from "./served-names.js";
 
 /** Units of this major version and above refuse execute requests before they look at any table. */
 const FIRST_WITHOUT_EXECUTE = 8;
@@ -36,8 +37,8 @@ export class Bindings {
   readonly scalableContexts: BindingCache<ScalableContext>;
   /** Scalable-mode bindings by requester. */
   readonly pasids: BindingCache<Binding>;
-  /** Beside the cache, which forgets: an entry that became present without an invalidation is named by its domain-id when it goes. */
-  readonly #lastDomains = new WeakMap<Requester, number>();
+  /** Beside the caches, which forget. */
+  readonly served = new ServedNames();
   readonly #root: RootPointer;
   readonly #capabilities: UnitCapabilities;
   readonly #majorVersion: number;
@@ -62,10 +63,10 @@ export class Bindings {
   of(requester: Requester): Binding {
     const legacy = this.#root.mode === TableMode.LEGACY;
     // Most requests: nothing that the registers could refuse.
-    if (legacy && requester.pasid === undefined && !requester.execute) return this.#legacyOf(requester.sourceId);
+    if (legacy && requester.pasid === undefined && !requester.execute) return this.#legacyOf(requester);
     const refusal = this.refusalOfRegisters(requester);
     if (refusal !== 0) return refusedBinding(refusal);
-    return legacy ? this.#legacyOf(requester.sourceId) : this.#scalableOf(requester, true);
+    return legacy ? this.#legacyOf(requester) : this.#scalableOf(requester, true);
   }
 
   /** What a page request of a requester is judged by, in scalable mode: the same, before privilege and execute matter (§7.1.3). */
@@ -115,16 +116,12 @@ export class Bindings {
     return context.reason === 0 ? context.requestPasid : -1;
   }
 
-  /** The domain-id of the last PASID entry that served a requester, whatever has become of it; -1 if none has. */
-  lastDomainOf(requester: Requester): number {
-    return this.#lastDomains.get(requester) ?? -1;
-  }
-
-  #legacyOf(sourceId: number): Binding {
+  #legacyOf(requester: Requester): Binding {
+    const { sourceId } = requester;
     const cached = this.contexts.lookup(sourceId);
     if (cached !== undefined) return cached;
     const binding = this.#legacy.lookup(this.#root.rootPfn, sourceId);
-    if (binding.kind !== "refused") this.contexts.fill(sourceId, binding);
+    if (binding.kind !== "refused") this.#serve(requester, this.contexts, sourceId, binding);
     return binding;
   }
 
@@ -144,10 +141,12 @@ export class Bindings {
       privileged: withAttributes && privileged,
       execute: withAttributes && requester.execute,
     });
-    if (withAttributes && binding.kind !== "refused") {
-      this.pasids.fill(key, binding);
-      this.#lastDomains.set(requester, binding.domainId);
-    }
+    if (withAttributes && binding.kind !== "refused") this.#serve(requester, this.pasids, key, binding);
     return binding;
+  }
+
+  #serve(requester: Requester, cache: BindingCache<Binding>, key: number, binding: Binding): void {
+    cache.fill(key, binding);
+    this.served.note(requester, binding);
   }
 }

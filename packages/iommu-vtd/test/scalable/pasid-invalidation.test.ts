@@ -524,6 +524,7 @@ describe("a PASID entry that is exchanged, on a unit that keeps none", () => {
       await guest.scheduler.idle();
       expect(guest.queue.completed).toBe(false);
     }
+    slow.answers.mode = "sync";
     slow.answers.settle();
     await guest.scheduler.idle();
     expect(guest.queue.completed).toBe(true);
