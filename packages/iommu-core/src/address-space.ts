@@ -150,13 +150,16 @@ export class AddressSpace implements Requester {
 
   #refused(iovaPfn: number, access: Access, out: Translation, address: ByteAddress | undefined): false {
     if (this.#owner.observers.wants(this, "fault")) {
+      const { reason, cause } = out;
       this.#owner.observers.emit("fault", {
         space: this,
         address: address ?? byteAddress(iovaPfn),
         access,
-        reason: out.reason,
-        cause: out.cause,
+        reason,
+        cause,
       });
+      // A listener may have made requests of its own with the same object.
+      out.refuse(reason, cause);
     }
     return false;
   }

@@ -432,3 +432,25 @@ describe("a message window", () => {
     expect(dma.failure).toEqual({ iovaPfn: 0xfee00, reason: 0, cause: "messages cannot be leased" });
   });
 });
+
+describe("a listener of faults", () => {
+  it("may make requests of its own, through the same port or with the same answer: the refusal stays what it was", () => {
+    const machine = new Machine();
+    machine.tables.map(0, 2, 50, Access.read);
+    const { nicSpace: space } = machine;
+    const out = new Translation();
+    const seen: unknown[] = [];
+    space.events.on("fault", ({ access }) => {
+      if (access !== Access.write) return;
+      seen.push(space.dma.read(0, new Uint8Array(4)), space.dma.read(9 * 4096, new Uint8Array(4)));
+      seen.push(space.dma.failure?.iovaPfn, space.translate(1, Access.read, out));
+    });
+    expect(space.dma.write(4096, bytes(4))).toBe(false);
+    expect(space.dma.failure).toEqual({ iovaPfn: 1, reason: 3, cause: "no right" });
+    expect(space.dma.segments(4096, 4, Access.write)).toBeUndefined();
+    expect(space.dma.failure).toEqual({ iovaPfn: 1, reason: 3, cause: "no right" });
+    expect(space.translate(1, Access.write, out)).toBe(false);
+    expect(out).toMatchObject({ reason: 3, cause: "no right", access: Access.none });
+    expect(seen.slice(0, 4)).toEqual([true, false, 9, true]);
+  });
+});
