@@ -121,8 +121,9 @@ export class AddressSpace implements Requester {
 
   /**
    * Looks at the tables again, as an invalidation of `range` (default: all frames) that names this requester does: MAP notifiers hear the differences, UNMAP-only ones one flush,
-   * and whoever shares their view hears the same. For what a guest may change without an invalidation, as first-stage entries that become present: call it when the driver tells
-   * the device that something is there. Done when the notifiers have completed.
+   * and whoever shares their view hears the same. What the unit remembers for this requester's own requests to the range goes first; contexts that it remembers stay. For what a
+   * guest may change without an invalidation, as first-stage entries that become present: call it when the driver tells the device that something is there. Done when the notifiers
+   * have completed.
    * @throws {IommuError} `bad-range`, `unplugged`, or `reentrant-call` from inside a notifier's callback.
    */
   resync(range: FrameRange = ALL_FRAMES): Completion {

@@ -120,6 +120,8 @@ export interface Backend {
   namesDeviceTlb?(requester: Requester): boolean;
   /** Optional: throws an `IommuError` if a notifier of this kind cannot be served (a MAP notifier without caching mode). */
   admit?(requester: Requester, kind: "map" | "unmap" | "device-tlb"): void;
+  /** Optional, for a backend that keeps answers itself: drops those for this requester's requests to `range`, as the host wants the tables looked at again (`AddressSpace.resync`). */
+  forget?(requester: Requester, range: FrameRange): void;
   /** Optional: the requester is gone and asks no more. What it still waits for is answered now. Its notifiers hear of it afterwards. */
   unplugged?(requester: Requester): void;
 }

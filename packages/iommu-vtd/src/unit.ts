@@ -258,7 +258,7 @@ export class Unit {
   }
 
   #makeBackend(domains: Domains): Backend {
-    const { invalidator, translator, root, bindings, config, interrupts } = this;
+    const { invalidator, translator, root, bindings, iotlb, config, interrupts } = this;
     const messages = new MessagePort(interrupts);
     return {
       contract: 1,
@@ -272,6 +272,9 @@ export class Unit {
       },
       namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
       admit: (requester, kind) => admitNotifier(requester, kind, config),
+      forget: (requester, { firstPfn, pageCount }) => {
+        if (root.enabled) iotlb.invalidatePages(bindings.of(requester).domainId, firstPfn, pageCount);
+      },
       unplugged: (requester) => {
         bindings.served.forget(requester);
         this.pageRequests.unplugged(requester);

@@ -53,6 +53,7 @@ describe("a page that a device has reached before", () => {
       expect(read(guest)).toBe(1);
       guest.enable();
     },
+    "a resync by the host": (guest) => guest.device(NIC).resync({ firstPfn: PFN, pageCount: 1 }),
     "a restore": (guest) => restore(guest.unit, save(guest.unit)),
   };
   for (const [name, command] of Object.entries(commands)) {

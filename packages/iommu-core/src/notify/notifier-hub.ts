@@ -142,7 +142,10 @@ export class NotifierHub {
   resync(space: AddressSpace, range: FrameRange): Completion {
     this.refuseInCallback("resync");
     checkRange(range, "resync");
-    return this.#backlog.add([this.#recordOf(space)], range);
+    const record = this.#recordOf(space);
+    this.known.forget();
+    this.#backend.forget?.(space, range);
+    return this.#backlog.add([record], range);
   }
 
   /** See `AddressSpace.unplug`. */
