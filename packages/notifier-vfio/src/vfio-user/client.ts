@@ -63,6 +63,7 @@ export class VfioUserClient {
   readonly #maxDataTransferBytes: number;
   readonly #onClose: VfioUserClientOptions["onClose"];
   readonly #closeListeners = new Set<(error: IommuError) => void>();
+  #connected: Promise<Negotiated> | undefined;
   #negotiated: Negotiated | undefined;
   #closed: IommuError | undefined;
 
@@ -108,18 +109,11 @@ export class VfioUserClient {
   }
 
   /**
-   * Negotiates version and capabilities.
+   * Negotiates version and capabilities, once: called again, it answers what the first call does.
    * @throws {IommuError} `not-supported` if the server refuses; `destroyed` if the connection ends, also because the answer makes no sense.
    */
-  async connect(): Promise<Negotiated> {
-    const own = {
-      maxMessageFds: Default.maxMessageFds,
-      maxDataTransferBytes: this.#maxDataTransferBytes,
-      maxDmaMaps: 1_000_000,
-    };
-    const reply = await this.ask("VERSION", packVersion(own), NO_FDS, (payload) => this.#agree(payload));
-    if (reply.kind === "error") this.#end("the server refused the version");
-    return valueOf(reply, "VERSION");
+  connect(): Promise<Negotiated> {
+    return (this.#connected ??= this.#negotiate());
   }
 
   /** What the device is. @throws {IommuError} as `readRegion`. */
@@ -216,6 +210,17 @@ export class VfioUserClient {
   ): Promise<T> {
     this.agreed();
     return valueOf(await this.ask(name, request, fds, read), name);
+  }
+
+  async #negotiate(): Promise<Negotiated> {
+    const own = {
+      maxMessageFds: Default.maxMessageFds,
+      maxDataTransferBytes: this.#maxDataTransferBytes,
+      maxDmaMaps: 1_000_000,
+    };
+    const reply = await this.ask("VERSION", packVersion(own), NO_FDS, (payload) => this.#agree(payload));
+    if (reply.kind === "error") this.#end("the server refused the version");
+    return valueOf(reply, "VERSION");
   }
 
   #agree(payload: DataView): Negotiated | undefined {

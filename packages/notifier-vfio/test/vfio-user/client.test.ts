@@ -34,6 +34,16 @@ describe("negotiation", () => {
     });
   });
 
+  it("happens once, however often it is asked for", async () => {
+    const rig = await start();
+    const client = await rig.rawClient();
+    const [first, second] = await Promise.all([client.connect(), client.connect()]);
+
+    expect(second).toBe(first);
+    expect(await client.connect()).toBe(first);
+    expect(client.closed).toBeUndefined();
+  });
+
   it.each(["", "{}\0", '{"capabilities":{}}\0'])(
     "takes the protocol's defaults where the server names nothing (%j)",
     async (text) => {
