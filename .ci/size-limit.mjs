@@ -10,7 +10,7 @@ import { publishedPackages, root } from "./workspace.mjs";
  * @type {Record<string, number>}
  */
 const budgets = {
-  "@iommu-kit/iommu-core": 25,
+  "@iommu-kit/iommu-core": 25.1,
   "@iommu-kit/iommu-core/di": 1.5,
   "@iommu-kit/iommu-core/fd-stream": 1.5,
   "@iommu-kit/iommu-core/testing": 16,
@@ -54,7 +54,7 @@ const alone = packages.flatMap(({ name, entries }) => {
 const together = {
   name: "core and vtd, main entries together",
   path: fromHere("packages/iommu-vtd/dist/index.js"),
-  limit: "57.5 kB",
+  limit: "57.6 kB",
   gzip: true,
   modifyEsbuildConfig: (config) => ({
     ...keepExports(config),

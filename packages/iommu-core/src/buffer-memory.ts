@@ -32,7 +32,10 @@ interface Region extends RamWindow {
   readonly entries: BigInt64Array | undefined;
 }
 
-/** `GuestMemory` over buffers that the host owns. Nothing is copied. */
+/**
+ * `GuestMemory` over buffers that the host owns. Nothing is copied. The buffers stay: if one is detached, as that of unshared WebAssembly memory is when it grows, every use of
+ * its region throws `IommuError` `bad-range`.
+ */
 export class BufferMemory implements GuestMemory {
   /** The regions given, as frames. */
   readonly ram: readonly FrameRange[];
@@ -139,12 +142,24 @@ export class BufferMemory implements GuestMemory {
       this.#last = region;
       return region;
     }
+    for (const { bytes, firstPfn } of this.#regions) if (bytes.byteLength === 0) throw detached(firstPfn);
     return undefined;
   }
 }
 
 function holds(region: Region, gpa: number, byteLength: number): boolean {
   return gpa >= region.firstGpa && gpa + byteLength <= region.firstGpa + region.bytes.byteLength;
+}
+
+/** Refusing every access would look like a guest's mistake. */
+function detached(firstPfn: number): IommuError {
+  return new IommuError(
+    "bad-range",
+    `BufferMemory: expected the buffer of the region at frame ${firstPfn}, got one that is detached`,
+    {
+      hint: "WebAssembly memory that grows leaves its buffer: make it shared or as large as it gets, or make a GuestMemory that looks at memory.buffer each time",
+    },
+  );
 }
 
 function checkBytes(bytes: Uint8Array): void {

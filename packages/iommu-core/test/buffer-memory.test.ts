@@ -156,4 +156,25 @@ describe("BufferMemory", () => {
     expect(sharedEntries(words.subarray(4))?.byteOffset).toBe(16);
     expect(() => sharedEntries(words.subarray(1))).toThrow(expect.objectContaining({ code: "bad-range" }));
   });
+
+  it("says so when a buffer has gone from under it, as WebAssembly memory does when it grows, instead of having no RAM", () => {
+    const bytes = new Uint8Array(2 * 4096);
+    const memory = new BufferMemory([
+      { firstPfn: 0, bytes: new Uint8Array(4096) },
+      { firstPfn: 4, bytes },
+    ]);
+    expect(memory.read(4 * 4096, new Uint8Array(4))).toBe(true);
+    structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+    const uses = [
+      () => memory.read(4 * 4096, new Uint8Array(4)),
+      () => memory.write(4 * 4096, Uint8Array.of(1)),
+      () => memory.fetch(4 * 4096, new Int32Array(2)),
+      () => memory.writeWord(4 * 4096, 1),
+      () => memory.compareExchange(4 * 4096, 0, 1),
+      () => memory.window(4),
+    ];
+    for (const use of uses)
+      expect(use).toThrow("expected the buffer of the region at frame 4, got one that is detached");
+    expect(memory.read(0, new Uint8Array(4))).toBe(true);
+  });
 });
