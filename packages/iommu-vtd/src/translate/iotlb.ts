@@ -54,6 +54,7 @@ export class Iotlb {
   #victim = 0;
   // How many entries there are of each size, and of the first stage: what is not there is not looked for.
   readonly #bySize = new Int32Array(SIZES.length);
+  #superpages = 0;
   #firstStageEntries = 0;
 
   constructor(entryCount: number) {
@@ -88,7 +89,7 @@ export class Iotlb {
       out.allow(this.#targets[at] as number, 1, (rights & 3) as Access);
       return true;
     }
-    return this.#lookupSuperpage(owner, iovaPfn, access, out);
+    return this.#superpages === 0 ? this.#miss() : this.#lookupSuperpage(owner, iovaPfn, access, out);
   }
 
   /** Caches a leaf. `iovaPfn` and `gpaPfn` are the requested page's; its size is 1, 512 or 2^18. */
@@ -116,6 +117,7 @@ export class Iotlb {
     if (this.size === 0) return;
     this.#tags.fill(EMPTY);
     this.#bySize.fill(0);
+    this.#superpages = 0;
     this.#firstStageEntries = 0;
   }
 
@@ -258,6 +260,7 @@ export class Iotlb {
   #count(kind: number, by: number): void {
     if (kind === EMPTY) return;
     this.#bySize[kind & 3] = (this.#bySize[kind & 3] as number) + by;
+    if ((kind & 3) !== 0) this.#superpages += by;
     if ((kind & FIRST_STAGE) !== 0) this.#firstStageEntries += by;
   }
 }
