@@ -246,6 +246,52 @@ describe("a transfer straight to RAM", () => {
     const values = [4096 + 99, 4096 + 100, 3 * 4096, 2 * 4096 + 99, 2 * 4096 + 100].map((at) => memory.bytes[at]);
     expect(values).toEqual([0, 3, 3, 3, 0]);
   });
+
+  it("over several known pages goes to the window as it is now, not to the words that it had", () => {
+    const mappings = [5, 7, 6].map((gpa, iova) => ({ iova, gpa, pages: 1 as const, access: 3 as const }));
+    const { memory, unit } = sideOf(Object.assign(new ShiftingMemory(true), { directWrites: true }), mappings, true);
+    const { dma } = unit.addressSpace(1);
+    const long = new Uint8Array(3 * 4096).map((_, i) => i % 251);
+    const read = (): number => {
+      const into = new Uint8Array(long.length);
+      expect(dma.read(0, into)).toBe(true);
+      return Buffer.compare(into, long);
+    };
+    expect([dma.write(0, long), read(), read()]).toEqual([true, 0, 0]);
+    memory.move(false);
+    expect(read()).toBe(0);
+    memory.bytes.fill(0);
+    expect(dma.write(0, long)).toBe(true);
+    memory.move(false);
+    memory.bytes.fill(0);
+    expect([dma.write(0, long), read()]).toEqual([true, 0]);
+    for (const [iova, gpa] of [5, 7, 6].entries())
+      expect(
+        Buffer.compare(
+          memory.bytes.subarray(gpa * 4096, (gpa + 1) * 4096),
+          long.subarray(iova * 4096, (iova + 1) * 4096),
+        ),
+      ).toBe(0);
+  });
+
+  it("ends at known pages that are no memory, below the window used last as above it", () => {
+    for (const [ram, hole] of [
+      [7, 8],
+      [12, 11],
+    ] as const) {
+      const mappings = [ram, hole].map((gpa, iova) => ({ iova, gpa, pages: 1 as const, access: 3 as const }));
+      const { memory, unit } = sideOf(Object.assign(new ShiftingMemory(true), { directWrites: true }), mappings, true);
+      const { dma } = unit.addressSpace(1);
+      const failure = { iovaPfn: 1, reason: 0, cause: "no memory at the target" };
+      for (let i = 0; i < 3; i++) {
+        expect([dma.read(0, new Uint8Array(2 * 4096)), dma.failure]).toEqual([false, failure]);
+        expect(dma.read(0, new Uint8Array(4))).toBe(true);
+        expect([dma.read(4096, new Uint8Array(4)), dma.failure]).toEqual([false, failure]);
+        expect([dma.write(0, new Uint8Array(2 * 4096).fill(i + 1)), dma.failure]).toEqual([false, failure]);
+        expect([ram, hole].map((pfn) => memory.bytes[pfn * 4096])).toEqual([i + 1, 0]);
+      }
+    }
+  });
 });
 
 type Mapping = typeof mapping extends fc.Arbitrary<infer T> ? T : never;

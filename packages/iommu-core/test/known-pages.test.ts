@@ -104,6 +104,28 @@ describe("a page that a device was allowed to reach", () => {
     expect([low[1], low[4096 + 1]]).toEqual([0, 9]);
   });
 
+  it("is copied with others from where it lies in memory that does not begin at frame 0", () => {
+    const regions = [
+      { firstPfn: 0, bytes: new Uint8Array(4096) },
+      { firstPfn: 1, bytes: new Uint8Array(8 * 4096).map((_, i) => i % 253) },
+    ];
+    const { tables, dma } = machine(new KeepingBackend(), () => new BufferMemory(regions, { directWrites: true }));
+    for (const [iova, gpa] of [0, 5, 3].entries()) tables.map(iova, 1, gpa);
+    const expected = Buffer.concat(
+      [0, 4, 2].map((page, i) =>
+        i === 0 ? Buffer.alloc(4096) : regions[1]!.bytes.subarray(page * 4096, (page + 1) * 4096),
+      ),
+    );
+    const into = new Uint8Array(3 * 4096);
+    for (let i = 0; i < 3; i++) {
+      into.fill(0xee);
+      expect(dma.read(0, into)).toBe(true);
+      expect(Buffer.compare(into, expected)).toBe(0);
+      expect(dma.read(4096, into.subarray(4096).fill(0xee))).toBe(true);
+      expect(Buffer.compare(into, expected)).toBe(0);
+    }
+  });
+
   it("whose writes are tracked is named for each of them, also where it is known, and no more once nobody tracks", () => {
     const { unit, bytes, dma } = machine();
     const space = unit.addressSpace(1);
@@ -229,6 +251,7 @@ describe("a page that a device was allowed to reach", () => {
     expect(askedFor(() => dma.write(2 * 4096 + 5, long))).toEqual(["1 2 2", "1 3 2", "1 4 2", "1 8 2"]);
     bytes.fill(0);
     expect(askedFor(() => dma.write(2 * 4096 + 5, long))).toEqual([]);
+    expect(askedFor(() => dma.write(4 * 4096 + 5, long.subarray(2 * 4096, 4 * 4096)))).toEqual([]);
     expect(Buffer.compare(bytes.subarray(2050 * 4096 + 5, 2056 * 4096 + 5), long)).toBe(0);
   });
 
