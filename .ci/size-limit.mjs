@@ -14,7 +14,7 @@ const budgets = {
   "@iommu-kit/iommu-core/di": 1.5,
   "@iommu-kit/iommu-core/fd-stream": 1.5,
   "@iommu-kit/iommu-core/testing": 16,
-  "@iommu-kit/iommu-vtd": 34.2,
+  "@iommu-kit/iommu-vtd": 34.3,
   "@iommu-kit/iommu-vtd/acpi": 12,
   "@iommu-kit/iommu-vtd/di": 1,
   "@iommu-kit/iommu-vtd/inspect": 16,

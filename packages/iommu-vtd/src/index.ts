@@ -9,7 +9,7 @@ export { VtdIommu } from "./vtd-iommu.js";
 export type { VtdOptions } from "./vtd-options.js";
 export { type AddressWidth, type ResolvedConfig, resolveConfig, type VtdConfig } from "./config.js";
 export { MmioPort } from "./registers/mmio-port.js";
-export type { RemapResult } from "./interrupt/interrupt-remap.js";
+export type { ChangedRoutes, RemapResult } from "./interrupt/interrupt-remap.js";
 export { DeviceAts } from "./ats/device-ats.js";
 export type { CompletionStatus, TranslationCompletion, TranslationRequestOptions } from "./ats/translation-request.js";
 export type { PageRequestOptions, PageResponse } from "./page-request/page-request-queue.js";

@@ -12,7 +12,6 @@ import {
   type Domain,
   type GuestMemory,
   IommuError,
-  type MsiSink,
   type Requester,
   type Scheduler,
   timerScheduler,
@@ -73,12 +72,14 @@ export class Unit {
   readonly translationRequests: TranslationRequests;
   readonly eventMessages: readonly EventMessage[];
   readonly #events: EventDelivery;
+  readonly #scheduler: Scheduler;
   #destroyed = false;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
     const { memory, scheduler = timerScheduler } = options;
-    const msi = this.#outgoing(options.msi, scheduler);
+    this.#scheduler = scheduler;
+    const msi = this.outward(options.msi);
     const config = resolveConfig(options);
     const { capabilities } = config;
     const { root } = this;
@@ -236,7 +237,7 @@ export class Unit {
       tablePfn: 0,
       compatibility: false,
     });
-    this.interrupts.cache.invalidate(undefined);
+    this.interrupts.changed(undefined);
   }
 
   /** Lookups and scans of their own, without caches: for looking at tables from anywhere, even from inside a scan. */
@@ -283,15 +284,15 @@ export class Unit {
   }
 
   /**
-   * Where messages leave. A sink that throws is a mistake of its host, and reported from its event loop: neither guest nor device is in the middle of something there.
+   * A function of the host. One that throws is a mistake of its host, and reported from its event loop: neither guest nor device is in the middle of something there.
    */
-  #outgoing(sink: MsiSink, scheduler: Scheduler): MsiSink {
-    return (message) => {
+  outward<T>(tell: (what: T) => void): (what: T) => void {
+    return (what) => {
       if (this.#destroyed) return;
       try {
-        sink(message);
+        tell(what);
       } catch (error) {
-        scheduler.defer(() => {
+        this.#scheduler.defer(() => {
           throw error;
         });
       }
@@ -312,7 +313,7 @@ export class Unit {
       file,
       capabilities,
       invalidator,
-      interrupts: (range) => interrupts.cache.invalidate(range),
+      interrupts: (routes) => interrupts.changed(routes),
       completionEvent,
       deviceTlb,
       pageRequests,

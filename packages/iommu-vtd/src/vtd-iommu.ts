@@ -17,7 +17,7 @@ import {
 } from "@iommu-kit/iommu-core";
 import { DeviceAts } from "./ats/device-ats.js";
 import type { ResolvedConfig } from "./config.js";
-import type { RemapResult } from "./interrupt/interrupt-remap.js";
+import type { ChangedRoutes, RemapResult } from "./interrupt/interrupt-remap.js";
 import type { MmioPort } from "./registers/mmio-port.js";
 import { PARTS } from "./unit-of.js";
 import { Unit } from "./unit.js";
@@ -27,6 +27,7 @@ import type { VtdOptions } from "./vtd-options.js";
 export class VtdIommu implements Iommu {
   readonly #unit: Unit;
   readonly #memory: GuestMemory;
+  #onRoutesChanged: ((changed: ChangedRoutes | undefined) => void) | undefined;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
@@ -96,7 +97,20 @@ export class VtdIommu implements Iommu {
     return this.#unit.interrupts.request(sourceId, message);
   }
 
-  /** What a message would become, for hosts that cache routes: nothing is delivered or recorded. Ask again after every interrupt-entry invalidation. */
+  /**
+   * Called when cached routes may be wrong: with the interrupt-table indexes that the guest has invalidated (§6.5.2.8), or with `undefined` for all (another table or mode, remapping on
+   * or off, a reset, a restore). It is called before the guest's wait completes, so whoever asks `translateInterrupt` again in it is never late. What it throws is thrown from the
+   * event loop.
+   */
+  get onRoutesChanged(): ((changed: ChangedRoutes | undefined) => void) | undefined {
+    return this.#onRoutesChanged;
+  }
+  set onRoutesChanged(listener: ((changed: ChangedRoutes | undefined) => void) | undefined) {
+    this.#onRoutesChanged = listener;
+    this.#unit.interrupts.onChange = listener && this.#unit.outward(listener);
+  }
+
+  /** What a message would become, for hosts that cache routes: nothing is delivered or recorded. Ask again when `onRoutesChanged` is called. */
   translateInterrupt(sourceId: SourceId | undefined, message: MsiMessage): RemapResult {
     return this.#unit.interrupts.translate(sourceId, message);
   }

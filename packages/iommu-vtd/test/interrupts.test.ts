@@ -4,6 +4,7 @@
 
 import { type MsiMessage, parseSourceId } from "@iommu-kit/iommu-core";
 import { GuestDriver, type GuestOptions, remappableMessage } from "@iommu-kit/iommu-vtd/testing";
+import { restore, save } from "@iommu-kit/iommu-vtd/snapshot";
 import { describe, expect, it } from "vitest";
 
 const NIC = "00:03.0";
@@ -414,6 +415,36 @@ describe("the interrupt entry cache", () => {
     expect(guest.unit.translateInterrupt(SID, remappableMessage(6))).toMatchObject({ reason: 0x22 });
     expect(guest.messages).toEqual([]);
     expect(guest.faults()).toEqual([]);
+  });
+
+  it("tells a host that caches routes which to ask for again, before the guest's wait is done", () => {
+    const guest = remapping();
+    guest.interrupts.remapped(5, FIXED);
+    const heard: unknown[] = [];
+    let route = guest.unit.translateInterrupt(SID, remappableMessage(5)).message;
+    guest.unit.onRoutesChanged = (changed) => {
+      heard.push(changed);
+      route = guest.unit.translateInterrupt(SID, remappableMessage(5)).message;
+    };
+    guest.interrupts.remapped(5, { ...FIXED, V: 0x77 });
+    expect(guest.invalidate.interrupt(5, 1)).toBe(true);
+    expect([heard.splice(0), route?.data]).toEqual([[{ first: 4, count: 2 }], 0x4077]);
+    guest.interrupts.remapped(5, FIXED);
+    guest.invalidate.interrupts();
+    expect([heard.splice(0), route]).toEqual([[undefined], TO_CPU_7]);
+    guest.command(IRE, false);
+    expect([heard.splice(0), route]).toEqual([[undefined], remappableMessage(5)]);
+    guest.command(IRE);
+    expect([heard.splice(0), route]).toEqual([[undefined], TO_CPU_7]);
+    const saved = save(guest.unit);
+    void guest.unit.reset();
+    expect(heard.splice(0)).toEqual([undefined]);
+    expect(route).toEqual(remappableMessage(5));
+    void restore(guest.unit, saved);
+    expect([heard.splice(0).at(-1), route]).toEqual([undefined, TO_CPU_7]);
+    guest.unit.onRoutesChanged = undefined;
+    guest.invalidate.interrupts();
+    expect(heard).toEqual([]);
   });
 });
 

@@ -29,6 +29,14 @@ export interface RemapResult {
   readonly message: MsiMessage | undefined;
 }
 
+/** Interrupt entries that the guest has invalidated. */
+export interface ChangedRoutes {
+  /** The first index. */
+  readonly first: number;
+  /** Indexes, 1 to 2^31. */
+  readonly count: number;
+}
+
 /** What remapping works with. */
 export interface RemapParts {
   readonly memory: GuestMemory;
@@ -60,6 +68,8 @@ export class InterruptRemap {
     compatibility: false,
   };
   readonly cache: InterruptEntryCache;
+  /** See `VtdIommu.onRoutesChanged`. */
+  onChange: ((changed: ChangedRoutes | undefined) => void) | undefined;
   readonly #table: InterruptTable;
   readonly #posting: InterruptPosting;
   readonly #faults: FaultLog;
@@ -76,6 +86,12 @@ export class InterruptRemap {
     this.cache = new InterruptEntryCache(parts.entryCount);
     this.#table = new InterruptTable(parts.memory, parts.capabilities);
     this.#posting = new InterruptPosting(parts.memory);
+  }
+
+  /** Messages to these indexes, or all, may become others than before: cached entries go, then the host hears of it. */
+  changed(routes: ChangedRoutes | undefined): void {
+    this.cache.invalidate(routes);
+    this.onChange?.(routes);
   }
 
   /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse; or `UNLOCATED`). `false`: refused. */

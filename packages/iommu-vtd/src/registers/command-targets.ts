@@ -26,7 +26,7 @@ export interface CommandedParts {
 /** The targets of one unit. */
 export function commandTargets(parts: CommandedParts): CommandTargets {
   const { root, file, interrupts, faults, queue, invalidator, config } = parts;
-  const { pointer, cache } = interrupts;
+  const { pointer } = interrupts;
   const settle = (): void => {
     // §7.2.1: the record to be written next starts over when nothing can fault any more.
     if (!root.enabled && !pointer.enabled) faults.next = 0;
@@ -43,15 +43,16 @@ export function commandTargets(parts: CommandedParts): CommandTargets {
       pointer.entryCount = 2 ** (file.get("IRTA", IRTA.fields.S) + 1);
       pointer.extended = file.get("IRTA", IRTA.fields.EIME) === 1;
       pointer.tablePfn = file.get("IRTA", IRTA.fields.IRTA);
-      cache.invalidate(undefined);
+      interrupts.changed(undefined);
     },
     enableInterruptRemapping: (on) => {
       pointer.enabled = on;
-      cache.invalidate(undefined);
+      interrupts.changed(undefined);
       settle();
     },
     passCompatibilityInterrupts: (on) => {
       pointer.compatibility = on;
+      interrupts.changed(undefined);
     },
     enableTranslation: (on) => {
       root.enabled = on;

@@ -52,6 +52,7 @@ function apply(unit: Unit, snapshot: VtdSnapshot): Completion {
   for (const [word, value] of snapshot.registers) file.words[word] = value;
   Object.assign(unit.root, snapshot.root);
   Object.assign(unit.interrupts.pointer, snapshot.interrupts);
+  unit.interrupts.changed(undefined);
   unit.faults.next = snapshot.nextFault;
   unit.protectedMemory.reload();
   const completion = unit.invalidator.everything();
