@@ -193,6 +193,19 @@ describe("a consumer of blocks under superpages", () => {
     }
   });
 
+  it("is offered again in a slice as many blocks of what it refused as a slice has mappings", async () => {
+    for (const granularity of ["page", "block"] as const) {
+      const machine = new Machine({ limits: { mappingsPerSlice: 64 } });
+      machine.tables.map(0, 2048, 0);
+      const notifier = new RecordingNotifier({ granularity, largestBlock: 8, capacity: 0 });
+      const attachment = machine.nicSpace.attach(notifier);
+      await machine.scheduler.idle();
+      notifier.capacity = Infinity;
+      expect(await turnsOf(machine, notifier, () => attachment.retry())).toEqual([64, 64, 64, 64]);
+      expect(attachment).toMatchObject({ heldPages: 2048, refusedPages: 0 });
+    }
+  });
+
   it("is not offered the rest of a superpage that found no room, nor more than the view may have", () => {
     for (const granularity of ["page", "block"] as const) {
       const full = new Machine();

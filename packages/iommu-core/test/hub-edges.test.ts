@@ -178,8 +178,10 @@ describe("a budget", () => {
       machine.tables.scan = (_range, sink) =>
         void (sink.reach(0, entries) && sink.reach(0, again, true) && sink.run(0, 1, 100, 3));
       const notifier = new RecordingNotifier();
+      const met = machine.watch("budget");
       machine.nicSpace.attach(notifier);
       expect(notifier.pageCount).toBe(held);
+      expect(met).toEqual(held === 1 ? [] : ["budget budget=tables limit=2"]);
     }
   });
 

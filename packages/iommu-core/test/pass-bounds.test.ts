@@ -78,6 +78,22 @@ describe("the mappings of a slice", () => {
   });
 });
 
+it("a superpage of 512 GiB begins to go with as many pages as are 512 blocks of whoever takes the smallest", async () => {
+  const machine = new Machine();
+  const pages = 2 ** 27;
+  machine.tables.map(0, pages, 0);
+  const [large, small] = [new RecordingNotifier(), new RecordingNotifier({ largestBlock: 2 ** 17 })];
+  for (const notifier of [large, small]) machine.nicSpace.attach(notifier);
+  for (const notifier of [large, small]) notifier.take();
+  machine.tables.unmap(0, pages);
+  await Promise.all([machine.invalidate(), machine.scheduler.idle()]);
+  for (const notifier of [large, small]) {
+    expect(notifier.take()[0]).toBe("unmap 0x0+67108864");
+    expect(notifier.held()).toEqual([]);
+    notifier.check();
+  }
+});
+
 describe("the table entries of a slice", () => {
   it("are as many as it may read, and no table more", async () => {
     const machine = new Machine({ limits: { entriesPerSlice: 1024 } });
@@ -96,6 +112,32 @@ describe("the table entries of a slice", () => {
     while (machine.scheduler.turn() > 0) turns.push(read);
     await Promise.all([done, machine.scheduler.idle()]);
     expect(turns).toEqual([1024, 2048, 3072, 3584]);
+  });
+
+  it("are one for each table that the host vouches for", async () => {
+    const machine = new Machine({ limits: { entriesPerSlice: 2 } });
+    const notifier = new RecordingNotifier();
+    machine.nicSpace.attach(notifier);
+    let told = 0;
+    machine.tables.scan = (part, sink) => {
+      for (let first = Math.max(0, part.firstPfn); first < 6 * 512; first += 512) {
+        if (!sink.reach(first, 512)) return;
+        told += 1;
+        if (!sink.table(first, Object.assign(tableBy(first, 1000), { pfn: 1 + first / 512, generation: 7 }))) return;
+      }
+    };
+    const toldInTurns = async (): Promise<number[]> => {
+      machine.unit.hub.queue.beginSlice();
+      const done = machine.invalidate();
+      const turns = [told];
+      for (told = 0; machine.scheduler.turn() > 0; told = 0) turns.push(told);
+      await Promise.all([done, machine.scheduler.idle()]);
+      return turns.filter((tables) => tables > 0);
+    };
+    expect(await toldInTurns()).toEqual([1, 1, 1, 1, 1, 1]);
+    notifier.take();
+    expect(await toldInTurns()).toEqual([2, 2, 2]);
+    expect(notifier.take()).toEqual([]);
   });
 });
 
