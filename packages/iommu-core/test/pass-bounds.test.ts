@@ -141,6 +141,49 @@ describe("the table entries of a slice", () => {
   });
 });
 
+describe("the tables of a view", () => {
+  /** Frames that one table of each level is for, the largest first, and where there are such tables. */
+  const LEVELS = [
+    [2 ** 36, [0]],
+    [2 ** 27, [0, 2 ** 27]],
+    [2 ** 18, [0, 2 ** 18, 2 ** 27]],
+    [512, [0, 512, 5 * 512, 2 ** 18, 2 ** 18 + 512, 2 ** 27]],
+  ] as const;
+  const TABLES = LEVELS.reduce((sum, [, firsts]) => sum + firsts.length, 0);
+
+  /** Enters the tables of a level below one of the level above; those that begin before the range have been entered before. */
+  function walk(level: number, above: FrameRange, part: FrameRange, sink: MappingSink): boolean {
+    const [span, firsts] = LEVELS[level]!;
+    for (const first of firsts) {
+      const end = first + span;
+      if (first < above.firstPfn || first >= above.firstPfn + above.pageCount || end <= part.firstPfn) continue;
+      if (!sink.reach(Math.max(first, part.firstPfn), 512, first < part.firstPfn)) return false;
+      const going =
+        span === 512 ? sink.table(first, tableBy(first, 1000, 1)) : walk(level + 1, range(first, span), part, sink);
+      if (!going) return false;
+    }
+    return true;
+  }
+
+  it("are counted once in a pass, however many slices it takes", async () => {
+    for (let entriesPerSlice = 512; entriesPerSlice <= (TABLES + 1) * 512; entriesPerSlice += 512) {
+      for (const tablesPerView of [TABLES, TABLES - 1]) {
+        const machine = new Machine({ limits: { entriesPerSlice, tablesPerView } });
+        machine.tables.scan = (part, sink) => void walk(0, range(0, 2 ** 36), part, sink);
+        const budget = machine.watch("budget");
+        const notifier = new RecordingNotifier();
+        machine.nicSpace.attach(notifier);
+        await machine.scheduler.idle();
+        for (const _again of [1, 2]) await Promise.all([machine.invalidate(), machine.scheduler.idle()]);
+        const isMet = tablesPerView < TABLES;
+        expect([entriesPerSlice, budget.length, notifier.pageCount]).toEqual(
+          isMet ? [entriesPerSlice, 3, 0] : [entriesPerSlice, 0, 6],
+        );
+      }
+    }
+  });
+});
+
 describe("a scan", () => {
   it("is asked for the range that is invalidated, and after each slice for what is left of it", async () => {
     const machine = new Machine({ limits: { entriesPerSlice: 2 } });
