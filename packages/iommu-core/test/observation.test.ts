@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type AddressSpace, BackendIommu, type MappingEvent } from "../src/index.js";
 import { ManualScheduler, RecordingFlushNotifier, RecordingNotifier, SimpleDomain } from "../src/testing/index.js";
@@ -124,6 +125,75 @@ describe("observation events", () => {
     machine.tables.map(0, 1, 1);
     void machine.invalidate();
     expect(order).toEqual(["a", "b", "c"]);
+  });
+});
+
+describe("a listener of invalidations and moves", () => {
+  const ACTIONS = ["attach", "detach", "resync", "invalidate", "move", "unplug", "nothing"] as const;
+
+  it("may do, once, whatever a host may do: mirrors end as the tables say, caches are told of every page, and nothing is left undone", () => {
+    fc.assert(
+      fc.property(
+        fc.constantFrom("invalidate", "move"),
+        fc.constantFrom(...ACTIONS),
+        fc.boolean(),
+        (event, action, ofItself) => {
+          const machine = new Machine();
+          const { nicSpace, diskSpace, backend, tables, unit } = machine;
+          tables.map(0, 8, 100);
+          const other = new SimpleDomain("other");
+          other.map(0, 6, 100);
+          other.map(20, 2, 300);
+          const [mine, disks, late] = [0, 1, 2].map(() => new RecordingNotifier()) as [
+            RecordingNotifier,
+            RecordingNotifier,
+            RecordingNotifier,
+          ];
+          const cache = new RecordingFlushNotifier();
+          const attachment = nicSpace.attach(mine);
+          nicSpace.attach(cache);
+          diskSpace.attach(disks);
+          cache.take();
+          const actor = ofItself ? nicSpace : diskSpace;
+          const acts = {
+            attach: () => actor.attach(late),
+            detach: () => attachment.detach(),
+            resync: () => actor.resync(),
+            invalidate: () => {
+              tables.unmap(2, 1);
+              other.unmap(2, 1);
+              return backend.invalidateAll();
+            },
+            move: () => backend.assign(actor.sourceId, other),
+            unplug: () => actor.unplug(),
+            nothing: () => undefined,
+          } as const;
+          let acted = false;
+          unit.events.on(event as "move", () => {
+            if (acted) return;
+            acted = true;
+            void acts[action]();
+          });
+          tables.unmap(7, 1);
+          void backend.assign(machine.nic, other, false);
+          void backend.assign(machine.disk, event === "move" ? tables : other, false);
+          expect(backend.invalidateAll()).toBeUndefined();
+          expect(acted).toBe(true);
+          const seenBy = (space: AddressSpace): SimpleDomain => backend.domainOf(space);
+          const expected = (space: AddressSpace, isThere: boolean): number[] =>
+            Array.from({ length: 24 }, (_, pfn) => (isThere ? (seenBy(space).lookup(pfn)?.gpaPfn ?? -1) : -1));
+          const held = (notifier: RecordingNotifier): number[] =>
+            Array.from({ length: 24 }, (_, pfn) => notifier.lookup(pfn)?.gpaPfn ?? -1);
+          expect(held(mine)).toEqual(expected(nicSpace, nicSpace.plugged && attachment.state !== "detached"));
+          expect(held(disks)).toEqual(expected(diskSpace, diskSpace.plugged));
+          if (action === "attach") expect(held(late)).toEqual(expected(actor, true));
+          expect(cache.take()).toContainEqual({ firstPfn: 0, pageCount: 2 ** 52 });
+          for (const notifier of [mine, disks, late]) expect(notifier.breaches).toEqual([]);
+          machine.scheduler.turn();
+        },
+      ),
+      { numRuns: 200 },
+    );
   });
 });
 

@@ -209,6 +209,19 @@ describe("a listener that throws", () => {
   });
 });
 
+describe("a listener of interrupt routes that throws", () => {
+  it("is heard of from the event loop, and the guest's wait is done", async () => {
+    const guest = begin();
+    guest.unit.onRoutesChanged = () => {
+      throw new Error("no routes");
+    };
+    expect(guest.invalidate.interrupts()).toBe(true);
+    await expect(guest.scheduler.idle()).rejects.toThrow("no routes");
+    await guest.unit.destroy();
+    await guest.scheduler.idle();
+  });
+});
+
 describe("a lease that is never given back", () => {
   it("holds the guest up to its deadline, then is revoked: its holder sees that before the guest does", async () => {
     const guest = begin();

@@ -3,6 +3,7 @@
  */
 
 import { Access } from "@iommu-kit/iommu-core";
+import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { descriptor, GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
 import { PageGroupResponse } from "../../src/spec/page-request.js";
@@ -114,5 +115,42 @@ describe("a guest that runs while a lease is recalled", () => {
     await guest.scheduler.idle();
     expect(guest.memory.peek(queue.statusGpa)).toBe(7);
     expect(guest.unit.mmio.read32(IQH)).toBe(guest.unit.mmio.read32(IQT));
+  });
+});
+
+describe("a guest that runs in a listener of invalidations", () => {
+  it("may submit descriptors: each is carried out once, in order, and its wait comes last", () => {
+    const { guest, invalidated } = interruptedGuest(() => undefined);
+    const { queue, unit } = guest;
+    let ran = false;
+    guest.device(NIC).events.on("invalidate", () => {
+      if (ran) return;
+      ran = true;
+      queue.submit(descriptor.page(1, 0x77), queue.waitFor(9));
+      expect(guest.memory.peek(queue.statusGpa)).toBe(0);
+    });
+    queue.submit(descriptor.page(1, 0x66), descriptor.page(1, 0x67));
+    expect([...invalidated, guest.memory.peek(queue.statusGpa)]).toEqual(["102+1", "103+1", "119+1", 9]);
+    expect(unit.mmio.read32(IQH)).toBe(unit.mmio.read32(IQT));
+  });
+
+  it("may turn translation off: mirrors end with the identity mapping, and the status bit follows", () => {
+    const { guest } = interruptedGuest(() => undefined, { cachingMode: true });
+    const mirror = new RecordingNotifier();
+    const space = guest.device(NIC);
+    space.attach(mirror);
+    let ran = false;
+    space.events.on("invalidate", () => {
+      if (ran) return;
+      ran = true;
+      guest.disable();
+    });
+    guest.unmap(1, 0x11);
+    guest.queue.submit(descriptor.page(1, 0x11));
+    expect([0x10, 0x11, 0x5000].map((pfn) => mirror.lookup(pfn)?.gpaPfn)).toEqual([0x10, 0x11, 0x5000]);
+    expect(guest.unit.mmio.read32(0x1c) >>> 31).toBe(0);
+    guest.enable();
+    expect([0x10, 0x11, 0x5000].map((pfn) => mirror.lookup(pfn)?.gpaPfn)).toEqual([0x1000, undefined, undefined]);
+    expect(mirror.breaches).toEqual([]);
   });
 });

@@ -2,6 +2,7 @@
  * Accessed and dirty flags under guests that change their tables at the same moment, and hosts whose memory cannot be written (§3.6.2, §3.7.2).
  */
 
+import { RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { type GuestOptions, GuestDriver } from "@iommu-kit/iommu-vtd/testing";
 import { describe, expect, it } from "vitest";
 import { ask } from "../support/watched-guest.js";
@@ -121,6 +122,18 @@ describe("flags that cannot be set", () => {
         guest.memory.poke(gpa, guest.memory.peek(gpa) | set);
       }
       expect(ask(space, PFN)).toBe(0x800);
+    }
+  });
+
+  it("are no reason for a mirror to leave a page out, which sets none: requests to it are refused all the same", () => {
+    for (const type of ["first-stage", "second-stage"] as const) {
+      const { space } = behind(type, { PWSNP: 0 }, { cachingMode: true });
+      const mirror = new RecordingNotifier();
+      space.attach(mirror);
+      expect([mirror.lookup(PFN)?.gpaPfn, ask(space, PFN)]).toEqual([
+        0x800,
+        type === "first-stage" ? "fault 90" : "fault 7c",
+      ]);
     }
   });
 
