@@ -2,7 +2,7 @@
  * The edges of limits, caches and flags, one by one: the first address behind a limit, the first entry of a cache, the one flag that is missing.
  */
 
-import { BufferMemory, type GuestMemory, parseSourceId, Translation } from "@iommu-kit/iommu-core";
+import { ALL_FRAMES, BufferMemory, type GuestMemory, parseSourceId, Translation } from "@iommu-kit/iommu-core";
 import { ManualScheduler, RecordingFlushNotifier, RecordingNotifier } from "@iommu-kit/iommu-core/testing";
 import { VtdIommu } from "@iommu-kit/iommu-vtd";
 import { descriptor, GuestDriver, type GuestOptions } from "@iommu-kit/iommu-vtd/testing";
@@ -271,6 +271,21 @@ describe("an invalidation is no concern of", () => {
 });
 
 describe("an invalidation of a domain", () => {
+  it("concerns a device that was plugged in where another one has been, whose entries are cached", () => {
+    const guest = new GuestDriver();
+    guest.context(NIC, { did: 5 });
+    guest.start();
+    guest.device(NIC).attach(new RecordingFlushNotifier());
+    void guest.device(NIC).unplug();
+    const flush = new RecordingFlushNotifier();
+    guest.device(NIC).attach(flush);
+    flush.take();
+    guest.invalidate.domain(5);
+    expect(flush.take()).toEqual([ALL_FRAMES]);
+    guest.invalidate.domain(6);
+    expect(flush.take()).toEqual([]);
+  });
+
   it("concerns a device that was last seen in it, whatever its context entry says meanwhile", () => {
     const guest = new GuestDriver({ contextEntries: 0 });
     guest.context(NIC, { did: 5 });
