@@ -54,7 +54,7 @@ const alone = packages.flatMap(({ name, entries }) => {
 const together = {
   name: "core and vtd, main entries together",
   path: fromHere("packages/iommu-vtd/dist/index.js"),
-  limit: "57.7 kB",
+  limit: "57.8 kB",
   gzip: true,
   modifyEsbuildConfig: (config) => ({
     ...keepExports(config),

@@ -277,7 +277,7 @@ export class Unit {
         if (root.enabled) iotlb.invalidatePages(bindings.of(requester).domainId, firstPfn, pageCount);
       },
       unplugged: (requester) => {
-        bindings.served.forget(requester);
+        bindings.unplugged(requester);
         this.pageRequests.unplugged(requester);
       },
     };

@@ -322,6 +322,25 @@ describe("behind an entry that the guest changes in place, from domain 5 to doma
       ]);
     });
 
+    it("of a device that was plugged in where another one has been holds nothing of the old domain either", () => {
+      const { guest, space, enter, invalidateEntry } = behind(...how);
+      void space.unplug();
+      const next = guest.device(NIC);
+      const cache = new CacheNotifier(next);
+      next.attach(cache);
+      const out = new Translation();
+      const target = (page: number): number | undefined =>
+        cache.translate(page, Access.read, out) ? out.gpaPfn : undefined;
+      expect(target(PAGE)).toBe(OLD + PAGE);
+      enter(6);
+      target(OTHER);
+      invalidateEntry(5);
+      target(PAGE);
+      guest.invalidate.domain(5);
+      expect([undefined, NEW + PAGE]).toContain(cache.lookup(PAGE, Access.read, out) ? out.gpaPfn : undefined);
+      expect([target(PAGE), target(OTHER)]).toEqual([NEW + PAGE, NEW + OTHER]);
+    });
+
     it("and a lease hold no page of either that is invalidated before the entry is", () => {
       const { guest, space, target, held, enter } = behind(...how);
       const lease = space.dma.segments(PAGE * 4096, 4096, Access.read);

@@ -116,6 +116,13 @@ export class Bindings {
     return context.reason === 0 ? context.requestPasid : -1;
   }
 
+  /** A requester is gone. What serves the next one with its source-id or PASID is looked up anew, so that its names are known too. */
+  unplugged(requester: Requester): void {
+    this.served.forget(requester);
+    this.contexts.invalidate((sourceId) => sourceId === requester.sourceId);
+    this.pasids.invalidate((key) => key === requester.key);
+  }
+
   #legacyOf(requester: Requester): Binding {
     const { sourceId } = requester;
     const cached = this.contexts.lookup(sourceId);
