@@ -47,7 +47,11 @@ export class CoveredPage {
     demand((machine.read32(Offset.FSTS) & 0x10) === 0, "queue", () => `a sound ${step.by} invalidation gives an error`);
     if (machine.scheduler.deferredCount > 0) return;
     judge.begin();
-    for (const access of [1, 2] as const) judge.translate(who, pfn, access, true);
+    for (const access of [1, 2] as const) {
+      judge.translate(who, pfn, access, true);
+      // Tables may be contexts at the same time. The walk has set a flag in one, and the unit may know it without.
+      if (machine.contextsStale) return;
+    }
     judge.transfer(who, pfn, "read", PROBE_BYTES, true);
     if (step.by === "all" || step.by === "context") machine.cachesAreClean();
     for (const consumer of machine.consumers.values()) {
