@@ -299,6 +299,55 @@ describe("an invalidation of a domain", () => {
   });
 });
 
+describe.each(["legacy", "scalable"] as const)(
+  "a device that was plugged in where another one has been, in %s mode,",
+  (mode) => {
+    const OTHER = "00:04.0";
+
+    function replugged() {
+      const guest = new GuestDriver(
+        mode === "legacy" ? { iotlbEntries: 0 } : { iotlbEntries: 0, scalableMode: true, secondStage: true },
+      );
+      const enter = (device: string, did: number): void =>
+        mode === "legacy" ? guest.context(device, { did }) : guest.pasid(device, 0, { did, type: "second-stage" });
+      for (const device of [NIC, OTHER]) {
+        if (mode === "scalable") guest.scalableContext(device);
+        enter(device, 5);
+      }
+      for (const [did, gpaPfn] of [
+        [5, 0x100],
+        [6, 0x200],
+      ] as const)
+        guest.map(did, { iovaPfn: PFN, gpaPfn });
+      guest.start(mode);
+      for (const device of [NIC, OTHER]) expect(ask(guest.device(device), PFN)).toBe(0x100);
+      void guest.device(NIC).unplug();
+      return { guest, enter };
+    }
+
+    it("is meant by the domain that its entry has left, once the entry has been invalidated, too", () => {
+      const { guest, enter } = replugged();
+      const cache = new RecordingFlushNotifier();
+      guest.device(NIC).attach(cache);
+      ask(guest.device(NIC), PFN);
+      enter(NIC, 6);
+      if (mode === "legacy") guest.invalidate.context(NIC, 5);
+      else guest.invalidate.pasidEntry(5, 0);
+      ask(guest.device(NIC), PFN);
+      cache.take();
+      guest.invalidate.domain(5);
+      expect(cache.take()).toEqual([ALL_FRAMES]);
+    });
+
+    it("is served by its entry as it is now, others still by theirs as they were cached", () => {
+      const { guest, enter } = replugged();
+      enter(NIC, 6);
+      enter(OTHER, 6);
+      expect([ask(guest.device(NIC), PFN), ask(guest.device(OTHER), PFN)]).toEqual([0x200, 0x100]);
+    });
+  },
+);
+
 describe("translation requests for several blocks", () => {
   it("are answered block by block where requests pass through", () => {
     const guest = scalableGuest();
