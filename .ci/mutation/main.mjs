@@ -1,5 +1,5 @@
 /**
- * `pnpm mutation [PACKAGE [FILE...]]`: mutation testing of what decides whether a device reaches memory. A quarter of a second
+ * `pnpm mutation [PACKAGE [FILE...]]` (paths from the root): mutation testing of what decides whether a device reaches memory. A quarter of a second
  * of processor time for each of some thousand mutants, so it is no part of `pnpm test`. `--changed`: the files that read otherwise than when they were
  * judged. `--summary`: docs/mutation-testing.md alone, from the results that there are.
  *
@@ -8,7 +8,7 @@
  * MUTATION_SLOWEST: processor time beyond which a test judges none. MUTATION_TESTS: only test files that match this expression. MUTATION_STATIC=1 judges those that act while modules load as well.
  */
 import { createHash } from "node:crypto";
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Stryker } from "@stryker-mutator/core";
 import { checkExplained, isCurrent, readResults, writeResults } from "./results.mjs";
@@ -74,8 +74,12 @@ if (name === "--summary") {
     const mine = changed.filter((file) => file.startsWith(`packages/${each}/`));
     if (mine.length > 0) await judge(each, mine);
   }
-} else if (files.length > 0) await judge(name, files);
-else {
+} else if (files.length > 0) {
+  const missing = files.filter((file) => !existsSync(file));
+  if (missing.length > 0)
+    throw new Error(`no such file: ${missing.join(", ")}; name files from the root of the repository`);
+  await judge(name, files);
+} else {
   const chosen = Object.entries(targets).filter(([each]) => name === "" || name === each);
   for (const [each, mutate] of chosen) await judge(each, mutate);
 }
