@@ -8,27 +8,35 @@
 /** The entries that one pass has read, those of a table that it entered again counted once. */
 export class EntriesRead {
   total = 0;
-  /** Where the cursor stood when entries were counted last, and how many have been counted since it came there. */
+  /** Where the cursor stood when entries were read last, and how many have been since it came there, in this slice. */
   #cursor = 0;
   #here = 0;
+  /** How many had been read there when the slice before ended, less those that have been read again: they are counted already. */
+  #counted = 0;
 
   /** A pass begins. */
   reset(): void {
     this.total = 0;
     this.#here = 0;
+    this.#counted = 0;
   }
 
-  /** A scan begins, or goes on, at the cursor: whatever was read there is read once more, and counted. */
+  /** A scan begins, or goes on, at the cursor. What is read there again costs nothing; what the guest has taken away meanwhile stays counted. */
   enter(cursor: number): void {
-    if (this.#cursor === cursor) this.total -= this.#here;
+    this.#counted = this.#cursor === cursor ? this.#here : 0;
     this.#here = 0;
   }
 
   /** Entries are read of a table that is entered for the first time, while the cursor stands there. */
   add(cursor: number, entries: number): void {
-    if (this.#cursor !== cursor) this.#here = 0;
+    if (this.#cursor !== cursor) {
+      this.#here = 0;
+      this.#counted = 0;
+    }
+    const again = Math.min(this.#counted, entries);
     this.#cursor = cursor;
     this.#here += entries;
-    this.total += entries;
+    this.#counted -= again;
+    this.total += entries - again;
   }
 }

@@ -139,6 +139,28 @@ describe("a table of four levels whose 512 entries all point to itself, with a M
   });
 });
 
+describe("a guest that takes away the tables that a slice has read, before the next one", () => {
+  it.each([false, true])("meets its budget of tables: %s", (takes) => {
+    const guest = new GuestDriver({ cachingMode: true, limits: { entriesPerSlice: 1025, tablesPerView: 8 } });
+    guest.context(HOSTILE, { did: DID });
+    guest.map(DID, { iovaPfn: 0, gpaPfn: 0x300 });
+    const third = guest.memory.peek(guest.tables(DID).rootPfn * 4096) & ~0xfff;
+    const [second, first] = [guest.newFrame(), guest.newFrame()];
+    guest.memory.pokeEntry(second * 4096, (first << 12) | 3, 0);
+    guest.memory.pokeEntry(third, 0, 0);
+    for (let i = 1; i < 512; i++) guest.memory.pokeEntry(third + i * 8, (second << 12) | 3, 0);
+    guest.start();
+    const spent: string[] = [];
+    guest.unit.events.on("budget", ({ budget }) => spent.push(budget));
+    guest.memory.resetCounters();
+    guest.device(HOSTILE).attach(new RecordingNotifier());
+    for (let i = 1; guest.scheduler.turn() > 0; i++) if (takes && i < 512) guest.memory.pokeEntry(third + i * 8, 0, 0);
+    expect(spent).toEqual(["tables"]);
+    // The budget, what it is met with, and the way to the cursor in each slice.
+    expect(guest.memory.counters.fetchedWords / 2).toBeLessThan(40 * 512);
+  });
+});
+
 describe("an invalidation queue of nothing but errors", () => {
   it("stops at the first, does nothing more until the guest clears it, and one step each time that it does", async () => {
     const guest = new CountedGuest({ cachingMode: true });
