@@ -142,7 +142,10 @@ export class BufferMemory implements GuestMemory {
       this.#last = region;
       return region;
     }
-    for (const { bytes, firstPfn } of this.#regions) if (bytes.byteLength === 0) throw detached(firstPfn);
+    for (const { bytes, firstGpa, firstPfn, pageCount } of this.#regions) {
+      const concerned = gpa < firstGpa + pageCount * PAGE_BYTES && gpa + byteLength > firstGpa;
+      if (concerned && bytes.byteLength === 0) throw detached(firstPfn);
+    }
     return undefined;
   }
 }

@@ -181,5 +181,8 @@ describe("BufferMemory", () => {
     }) as Error;
     for (const use of uses) expect(use).toThrow(error);
     expect(memory.read(0, new Uint8Array(4))).toBe(true);
+    // Where no region was, there is no RAM, as before.
+    for (const gpa of [4096, 4 * 4096 - 4, 6 * 4096]) expect(memory.read(gpa, new Uint8Array(4))).toBe(false);
+    expect(() => memory.read(4 * 4096 - 2, new Uint8Array(4))).toThrow(error);
   });
 });
