@@ -201,7 +201,10 @@ export class Unit {
   /** See `VtdIommu.reset`. */
   reset(warm: boolean): Completion {
     this.#clear(warm);
-    return this.invalidator.everything();
+    const completion = this.invalidator.everything();
+    // Whoever asks for routes in there finds a unit that has been reset.
+    this.interrupts.changed(undefined);
+    return completion;
   }
 
   /** See `VtdIommu.destroy`. */
@@ -237,7 +240,7 @@ export class Unit {
       tablePfn: 0,
       compatibility: false,
     });
-    this.interrupts.changed(undefined);
+    this.interrupts.cache.invalidate(undefined);
   }
 
   /** Lookups and scans of their own, without caches: for looking at tables from anywhere, even from inside a scan. */

@@ -110,7 +110,10 @@ export class VtdIommu implements Iommu {
     this.#unit.interrupts.onChange = listener && this.#unit.outward(listener);
   }
 
-  /** What a message would become, for hosts that cache routes: nothing is delivered or recorded. Ask again when `onRoutesChanged` is called. */
+  /**
+   * What a message would become, for hosts that cache routes: nothing is delivered or recorded. A route (`reason` 0) may be kept until `onRoutesChanged` is called for its index. A
+   * refusal holds for this message alone: without caching mode the guest says nothing when an entry becomes present (§6.1).
+   */
   translateInterrupt(sourceId: SourceId | undefined, message: MsiMessage): RemapResult {
     return this.#unit.interrupts.translate(sourceId, message);
   }

@@ -6,6 +6,7 @@ import { type MsiMessage, parseSourceId } from "@iommu-kit/iommu-core";
 import { GuestDriver, type GuestOptions, remappableMessage } from "@iommu-kit/iommu-vtd/testing";
 import { restore, save } from "@iommu-kit/iommu-vtd/snapshot";
 import { describe, expect, it } from "vitest";
+import { ask } from "./support/watched-guest.js";
 
 const NIC = "00:03.0";
 const SID = parseSourceId(NIC);
@@ -445,6 +446,25 @@ describe("the interrupt entry cache", () => {
     guest.unit.onRoutesChanged = undefined;
     guest.invalidate.interrupts();
     expect(heard).toEqual([]);
+  });
+});
+
+describe("a host that is told of its routes", () => {
+  it.each(["reset", "restored"])("finds a unit that has been %s, and is told once", (what) => {
+    const guest = remapping();
+    guest.context(NIC, { did: 5 });
+    guest.map(5, { iovaPfn: 0x10, gpaPfn: 0x900 });
+    guest.start();
+    const saved = save(guest.unit);
+    const device = guest.device(NIC);
+    expect(ask(device, 0x10)).toBe(0x900);
+    guest.map(5, { iovaPfn: 0x10, gpaPfn: 0xa00 });
+    const reached: unknown[] = [];
+    guest.unit.onRoutesChanged = () => reached.push(ask(device, 0x10));
+    if (what === "reset") void guest.unit.reset();
+    else void restore(guest.unit, saved);
+    // Translation is off after a reset; after a restore the tables are read anew.
+    expect(reached).toEqual([what === "reset" ? 0x10 : 0xa00]);
   });
 });
 

@@ -124,7 +124,7 @@ export class InterruptRemap {
     return false;
   }
 
-  /** Translates a message for a host that caches routes: no delivery, no posting, no fault record. Valid until the next interrupt-entry invalidation of its index. */
+  /** Translates a message for a host that caches routes: no delivery, no posting, no fault record. See `VtdIommu.translateInterrupt` for how long it holds. */
   translate(requesterId: number | undefined, message: MsiMessage): RemapResult {
     if (!this.pointer.enabled) return { reason: 0, message };
     const reason = this.#find(requesterId, message);

@@ -52,7 +52,6 @@ function apply(unit: Unit, snapshot: VtdSnapshot): Completion {
   for (const [word, value] of snapshot.registers) file.words[word] = value;
   Object.assign(unit.root, snapshot.root);
   Object.assign(unit.interrupts.pointer, snapshot.interrupts);
-  unit.interrupts.changed(undefined);
   unit.faults.next = snapshot.nextFault;
   unit.protectedMemory.reload();
   const completion = unit.invalidator.everything();
@@ -62,5 +61,7 @@ function apply(unit: Unit, snapshot: VtdSnapshot): Completion {
   for (const event of unit.eventMessages) event.restored();
   const waiting = snapshot.waiting === null ? undefined : Int32Array.from(snapshot.waiting);
   unit.queue.restore(snapshot.command.QIE === 1, waiting, completion);
+  // Whoever asks for routes in there finds a unit that has been restored.
+  unit.interrupts.changed(undefined);
   return completion;
 }
