@@ -277,10 +277,12 @@ export class Unit {
       namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
       admit: (requester, kind) => admitNotifier(requester, kind, config),
       forget: (requester, { firstPfn, pageCount }) => {
-        if (root.enabled) iotlb.invalidatePages(bindings.of(requester).domainId, firstPfn, pageCount);
+        iotlb.invalidateOwner(requester.key, firstPfn, pageCount);
       },
       unplugged: (requester) => {
         bindings.unplugged(requester);
+        // The next device there has the same key.
+        iotlb.invalidateOwner(requester.key, 0, 2 ** 52);
         this.pageRequests.unplugged(requester);
       },
     };

@@ -66,6 +66,20 @@ describe("a page that a device has reached before", () => {
     });
   }
 
+  it.each([
+    ["its device has been moved to another domain", 3],
+    ["its context has been cleared", undefined],
+  ])("is where the tables say after a resync by the host when %s, whatever the IOTLB kept", (what, expected) => {
+    const guest = movedPage();
+    guest.map(6, { iovaPfn: PFN, gpaPfn: NEW });
+    if (expected === undefined) guest.contexts.clear(NIC);
+    else guest.context(NIC, { did: 6 });
+    guest.invalidate.context(NIC);
+    expect(read(guest), what).toBe(2);
+    void guest.device(NIC).resync();
+    expect(read(guest)).toBe(expected);
+  });
+
   it("is memory itself after a reset", () => {
     const guest = movedPage();
     void guest.unit.reset();

@@ -341,6 +341,38 @@ describe("behind an entry that the guest changes in place, from domain 5 to doma
       expect([target(PAGE), target(OTHER)]).toEqual([NEW + PAGE, NEW + OTHER]);
     });
 
+    it.each([
+      ["when the guest had changed its entry before it was plugged in", false],
+      ["when the host had looked at the domain of the one that is gone", true],
+    ] as const)(
+      "of a device that was plugged in where another one has been holds nothing of the old domain, %s",
+      (_when, looks) => {
+        const { guest, space, enter, invalidateEntry } = behind(...how);
+        guest.unit.events.on("detach", () => looks && space.domain.label);
+        const change = (): void => {
+          enter(6);
+          invalidateEntry(5);
+        };
+        if (!looks) change();
+        void space.unplug();
+        const next = guest.device(NIC);
+        const cache = new CacheNotifier(next);
+        next.attach(cache);
+        const out = new Translation();
+        cache.translate(PAGE, Access.read, out);
+        const lease = next.dma.segments(PAGE * 4096, 4096, Access.read);
+        lease!.onRecall = () => lease?.release();
+        const old = lease?.segments[0]?.gpa === (OLD + PAGE) * 4096;
+        expect(old).toBe(looks);
+        if (looks) change();
+        cache.translate(PAGE, Access.read, out);
+        guest.unmap(5, PAGE);
+        guest.invalidate.domain(5);
+        expect([undefined, NEW + PAGE]).toContain(cache.lookup(PAGE, Access.read, out) ? out.gpaPfn : undefined);
+        expect(lease?.valid).toBe(!old);
+      },
+    );
+
     it("and a lease hold no page of either that is invalidated before the entry is", () => {
       const { guest, space, target, held, enter } = behind(...how);
       const lease = space.dma.segments(PAGE * 4096, 4096, Access.read);

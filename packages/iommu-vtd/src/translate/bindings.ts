@@ -39,6 +39,8 @@ export class Bindings {
   readonly pasids: BindingCache<Binding>;
   /** Beside the caches, which forget. */
   readonly served = new ServedNames();
+  /** Requesters that are gone. The host may still ask what they would see: that is not what serves anybody. */
+  readonly #gone = new WeakSet<Requester>();
   readonly #root: RootPointer;
   readonly #capabilities: UnitCapabilities;
   readonly #majorVersion: number;
@@ -118,6 +120,7 @@ export class Bindings {
 
   /** A requester is gone. What serves the next one with its source-id or PASID is looked up anew, so that its names are known too. */
   unplugged(requester: Requester): void {
+    this.#gone.add(requester);
     this.served.forget(requester);
     this.contexts.invalidate((sourceId) => sourceId === requester.sourceId);
     this.pasids.invalidate((key) => key === requester.key);
@@ -153,6 +156,7 @@ export class Bindings {
   }
 
   #serve(requester: Requester, cache: BindingCache<Binding>, key: number, binding: Binding): void {
+    if (this.#gone.has(requester)) return;
     cache.fill(key, binding);
     this.served.note(requester, binding);
   }

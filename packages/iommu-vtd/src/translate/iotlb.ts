@@ -144,6 +144,13 @@ export class Iotlb {
     }
   }
 
+  /** Drops every leaf of a requester that has a frame in the range. */
+  invalidateOwner(owner: number, firstPfn: number, pageCount: number): void {
+    this.#sweep(
+      (at) => Math.floor((this.#tags[at + 1] as number) / 4) === owner && this.#touches(at, firstPfn, pageCount),
+    );
+  }
+
   /** Drops first-stage and nested entries of a domain: what a page-selective invalidation of the domain does to them (§6.5.2.3). */
   invalidateFirstStage(domainId: number): void {
     if (this.#firstStageEntries === 0) return;
