@@ -183,6 +183,7 @@ describe("BufferMemory", () => {
     expect(memory.read(0, new Uint8Array(4))).toBe(true);
     // Where no region was, there is no RAM, as before.
     for (const gpa of [4096, 4 * 4096 - 4, 6 * 4096]) expect(memory.read(gpa, new Uint8Array(4))).toBe(false);
-    expect(() => memory.read(4 * 4096 - 2, new Uint8Array(4))).toThrow(error);
+    for (const gpa of [4 * 4096 - 2, 5 * 4096, 6 * 4096 - 2])
+      expect(() => memory.read(gpa, new Uint8Array(4))).toThrow(error);
   });
 });

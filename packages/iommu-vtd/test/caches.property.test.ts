@@ -66,6 +66,10 @@ const command = fc.oneof(
       order: fc.integer({ min: 0, max: 20 }),
     }),
   },
+  {
+    weight: 1,
+    arbitrary: fc.record({ do: fc.constant("owner" as const), owner, iovaPfn, order: fc.integer({ min: 0, max: 52 }) }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("domain" as const), domainId }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("firstStage" as const), domainId }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("pasid" as const), domainId, pasid }) },
@@ -147,6 +151,11 @@ function compare(
       const first = step.iovaPfn - (step.iovaPfn % count);
       iotlb.invalidatePages(step.domainId, first, count);
       drop((entry) => entry.domainId === step.domainId && overlaps(entry, first, count));
+    } else if (step.do === "owner") {
+      const count = 2 ** step.order;
+      const first = step.iovaPfn - (step.iovaPfn % count);
+      iotlb.invalidateOwner(step.owner, first, count);
+      drop((entry) => entry.owner === step.owner && overlaps(entry, first, count));
     } else if (step.do === "domain") {
       iotlb.invalidateDomain(step.domainId);
       drop((entry) => entry.domainId === step.domainId);
@@ -208,7 +217,7 @@ describe("the IOTLB", () => {
       dirtyPending: fc.boolean(),
     });
     const edit = fc.record({
-      do: fc.constantFrom("pages", "domain", "firstStage", "pasid", "pasidPages", "all", "nothing"),
+      do: fc.constantFrom("pages", "ownerPages", "domain", "firstStage", "pasid", "pasidPages", "all", "nothing"),
       domainId: fc.integer({ min: 1, max: 3 }),
       pasid: fc.integer({ min: 0, max: 1 }),
       page: fc.constantFrom(0, 1, 2, 512, 513, 514, 1024, 2 ** 18, 2 ** 18 + 5, 2 ** 19),
@@ -243,6 +252,7 @@ describe("the IOTLB", () => {
           for (const { do: what, domainId: did, pasid: ps, page, count } of edits) {
             const first = page - (page % count);
             if (what === "pages") iotlb.invalidatePages(did, first, count);
+            if (what === "ownerPages") iotlb.invalidateOwner(ps, first, count);
             if (what === "domain") iotlb.invalidateDomain(did);
             if (what === "firstStage") iotlb.invalidateFirstStage(did);
             if (what === "pasid") iotlb.invalidatePasid(did, ps);
@@ -251,6 +261,7 @@ describe("the IOTLB", () => {
             model = model.filter((entry) => {
               if (what === "nothing") return true;
               if (what === "all") return false;
+              if (what === "ownerPages") return entry.owner !== ps || !overlaps(entry, first, count);
               const pasidNamed = !what.startsWith("pasid") || entry.pasid === ps;
               const stageNamed = !["firstStage", "pasidPages"].includes(what) || entry.firstStage;
               const pagesNamed = !what.toLowerCase().endsWith("pages") || overlaps(entry, first, count);

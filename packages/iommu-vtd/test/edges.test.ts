@@ -304,7 +304,8 @@ describe.each(["legacy", "scalable"] as const)(
   (mode) => {
     const OTHER = "00:04.0";
 
-    function replugged() {
+    /** `looks`: the host looks at the domain of the one that is gone. */
+    function replugged(looks = false) {
       const guest = new GuestDriver(
         mode === "legacy" ? { iotlbEntries: 0 } : { iotlbEntries: 0, scalableMode: true, secondStage: true },
       );
@@ -321,12 +322,17 @@ describe.each(["legacy", "scalable"] as const)(
         guest.map(did, { iovaPfn: PFN, gpaPfn });
       guest.start(mode);
       for (const device of [NIC, OTHER]) expect(ask(guest.device(device), PFN)).toBe(0x100);
+      guest.unit.events.on("detach", ({ space }) => looks && space.domain.label);
+      guest.device(NIC).attach(new RecordingFlushNotifier());
       void guest.device(NIC).unplug();
       return { guest, enter };
     }
 
-    it("is meant by the domain that its entry has left, once the entry has been invalidated, too", () => {
-      const { guest, enter } = replugged();
+    it.each([
+      ["once the entry has been invalidated, too", false],
+      ["also when the host has looked at what the one before it saw", true],
+    ] as const)("is meant by the domain that its entry has left, %s", (_when, looks) => {
+      const { guest, enter } = replugged(looks);
       const cache = new RecordingFlushNotifier();
       guest.device(NIC).attach(cache);
       ask(guest.device(NIC), PFN);
