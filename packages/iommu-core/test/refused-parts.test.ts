@@ -6,6 +6,17 @@ import { Machine, range, run } from "./support/machine.js";
 
 const GIB = 2 ** 18;
 
+/** A consumer that holds frames 0 to 15. */
+function mirrorOfSixteen() {
+  const machine = new Machine();
+  const notifier = new RecordingNotifier();
+  const attachment = machine.nicSpace.attach(notifier);
+  machine.tables.map(0, 16, 100);
+  void machine.invalidate();
+  notifier.take();
+  return { notifier, attachment };
+}
+
 describe("frames that a consumer refused", () => {
   it("are offered again in blocks as large as before", () => {
     for (const granularity of ["page", "block"] as const) {
@@ -72,12 +83,7 @@ describe("frames that a consumer says it has given up", () => {
   ] as const)(
     "end its attachment when they are offered again if they were %s",
     (_what, iovaPfn, pageCount, gpaPfn, access) => {
-      const machine = new Machine();
-      const notifier = new RecordingNotifier();
-      const attachment = machine.nicSpace.attach(notifier);
-      machine.tables.map(0, 16, 100);
-      void machine.invalidate();
-      notifier.take();
+      const { notifier, attachment } = mirrorOfSixteen();
       notifier.reports?.refused(iovaPfn, pageCount, gpaPfn, access, "full");
       notifier.reports?.retry();
       expect(attachment.failure).toMatchObject({ code: "notifier-contract" });
@@ -96,23 +102,14 @@ describe("frames that a consumer says it has given up", () => {
     [4, Number.NaN],
     [4, Infinity],
   ])("end its attachment at once if they are no frames: %d and %d of them", (firstPfn, pageCount) => {
-    const machine = new Machine();
-    const notifier = new RecordingNotifier();
-    const attachment = machine.nicSpace.attach(notifier);
-    machine.tables.map(0, 16, 100);
-    void machine.invalidate();
+    const { notifier, attachment } = mirrorOfSixteen();
     expect(() => notifier.reports?.refused(firstPfn, pageCount, 104, 3, "full")).not.toThrow();
     expect(attachment.failure).toMatchObject({ code: "notifier-contract" });
     expect(attachment).toMatchObject({ heldPages: 0, refusedPages: 0 });
   });
 
   it("are no reason to keep it when it is detached, not even if they never were its own", () => {
-    const machine = new Machine();
-    const notifier = new RecordingNotifier();
-    const attachment = machine.nicSpace.attach(notifier);
-    machine.tables.map(0, 16, 100);
-    void machine.invalidate();
-    notifier.take();
+    const { notifier, attachment } = mirrorOfSixteen();
     notifier.reports?.refused(1000, 4, 2000, 3, "full");
     expect(attachment.refusedRanges).toEqual([range(1000, 4)]);
     expect(attachment.detach()).toBeUndefined();

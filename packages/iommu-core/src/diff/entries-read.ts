@@ -21,9 +21,9 @@ export class EntriesRead {
     this.#counted = 0;
   }
 
-  /** A scan begins, or goes on, at the cursor. What is read there again costs nothing; what the guest has taken away meanwhile stays counted. */
-  enter(cursor: number): void {
-    this.#counted = this.#cursor === cursor ? this.#here : 0;
+  /** A scan begins, or goes on. What is read again where the cursor stands costs nothing; what the guest has taken away meanwhile stays counted. */
+  enter(): void {
+    this.#counted = this.#here;
     this.#here = 0;
   }
 

@@ -111,7 +111,7 @@ export class Transition implements MappingSink, AnnouncedState {
     this.#from = this.cursor;
     if (!this.#scanned) {
       this.#stopped = false;
-      this.#read.enter(this.cursor);
+      this.#read.enter();
       this.#plan.source.scan({ firstPfn: this.cursor, pageCount: this.#end - this.cursor }, this);
       if (this.#stopped) return false;
       this.#scanned = true;
