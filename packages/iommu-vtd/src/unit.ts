@@ -6,10 +6,12 @@
 
 import {
   type AddressSpace,
+  ALL_FRAMES,
   type Backend,
   BackendIommu,
   type Completion,
   type Domain,
+  type FrameRange,
   type GuestMemory,
   IommuError,
   type Requester,
@@ -21,7 +23,7 @@ import { TranslationRequests } from "./ats/translation-request.js";
 import { resolveConfig, type ResolvedConfig } from "./config.js";
 import { COMPLETION_EVENT, type EventDelivery, EventMessage, PAGE_REQUEST_EVENT } from "./fault/event-message.js";
 import { FaultLog } from "./fault/fault-log.js";
-import { InterruptRemap } from "./interrupt/interrupt-remap.js";
+import { type ChangedRoutes, InterruptRemap } from "./interrupt/interrupt-remap.js";
 import { MessagePort } from "./interrupt/message-port.js";
 import { Descriptors } from "./invalidate/descriptors.js";
 import { DeviceTlbInvalidation } from "./invalidate/device-tlb-invalidation.js";
@@ -73,13 +75,15 @@ export class Unit {
   readonly eventMessages: readonly EventMessage[];
   readonly #events: EventDelivery;
   readonly #scheduler: Scheduler;
+  /** See `VtdIommu.onRoutesChanged`. */
+  onRoutesChanged: ((changed: ChangedRoutes | undefined) => void) | undefined;
   #destroyed = false;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
     const { memory, scheduler = timerScheduler } = options;
     this.#scheduler = scheduler;
-    const msi = this.outward(options.msi);
+    const msi = this.#outward(options.msi);
     const config = resolveConfig(options);
     const { capabilities } = config;
     const { root } = this;
@@ -117,6 +121,7 @@ export class Unit {
       faults,
       entryCount: config.interruptEntries,
       send: msi,
+      routesChanged: this.#outward((changed) => this.onRoutesChanged?.(changed)),
     });
     this.faults = faults;
     this.bindings = bindings;
@@ -264,6 +269,8 @@ export class Unit {
   #makeBackend(domains: Domains): Backend {
     const { invalidator, translator, root, bindings, iotlb, config, interrupts } = this;
     const messages = new MessagePort(interrupts);
+    const forget = (requester: Requester, { firstPfn, pageCount }: FrameRange): void =>
+      iotlb.invalidateOwner(requester.key, firstPfn, pageCount);
     return {
       contract: 1,
       keepsAnswers: config.iotlbEntries > 0,
@@ -276,13 +283,11 @@ export class Unit {
       },
       namesDeviceTlb: (requester) => this.translationRequests.allowed(requester),
       admit: (requester, kind) => admitNotifier(requester, kind, config),
-      forget: (requester, { firstPfn, pageCount }) => {
-        iotlb.invalidateOwner(requester.key, firstPfn, pageCount);
-      },
+      forget,
       unplugged: (requester) => {
         bindings.unplugged(requester);
         // The next device there has the same key.
-        iotlb.invalidateOwner(requester.key, 0, 2 ** 52);
+        forget(requester, ALL_FRAMES);
         this.pageRequests.unplugged(requester);
       },
     };
@@ -291,7 +296,7 @@ export class Unit {
   /**
    * A function of the host. One that throws is a mistake of its host, and reported from its event loop: neither guest nor device is in the middle of something there.
    */
-  outward<T>(tell: (what: T) => void): (what: T) => void {
+  #outward<T>(tell: (what: T) => void): (what: T) => void {
     return (what) => {
       if (this.#destroyed) return;
       try {

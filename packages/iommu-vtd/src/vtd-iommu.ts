@@ -27,7 +27,6 @@ import type { VtdOptions } from "./vtd-options.js";
 export class VtdIommu implements Iommu {
   readonly #unit: Unit;
   readonly #memory: GuestMemory;
-  #onRoutesChanged: ((changed: ChangedRoutes | undefined) => void) | undefined;
 
   /** @throws {IommuError} `bad-option` or `bad-range`. */
   constructor(options: VtdOptions) {
@@ -103,11 +102,10 @@ export class VtdIommu implements Iommu {
    * event loop.
    */
   get onRoutesChanged(): ((changed: ChangedRoutes | undefined) => void) | undefined {
-    return this.#onRoutesChanged;
+    return this.#unit.onRoutesChanged;
   }
   set onRoutesChanged(listener: ((changed: ChangedRoutes | undefined) => void) | undefined) {
-    this.#onRoutesChanged = listener;
-    this.#unit.interrupts.onChange = listener && this.#unit.outward(listener);
+    this.#unit.onRoutesChanged = listener;
   }
 
   /**

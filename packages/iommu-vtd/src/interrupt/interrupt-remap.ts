@@ -44,6 +44,8 @@ export interface RemapParts {
   readonly faults: FaultLog;
   readonly entryCount: number;
   readonly send: MsiSink;
+  /** Tells the host which entries have changed; `undefined`: all may have. */
+  readonly routesChanged: (changed: ChangedRoutes | undefined) => void;
 }
 
 /** The requester of a message whose sender has no source-id yet, beyond the 16 bits of one: no entry that validates the source allows it. */
@@ -68,12 +70,11 @@ export class InterruptRemap {
     compatibility: false,
   };
   readonly cache: InterruptEntryCache;
-  /** See `VtdIommu.onRoutesChanged`. */
-  onChange: ((changed: ChangedRoutes | undefined) => void) | undefined;
   readonly #table: InterruptTable;
   readonly #posting: InterruptPosting;
   readonly #faults: FaultLog;
   readonly #send: MsiSink;
+  readonly #routesChanged: RemapParts["routesChanged"];
   readonly #words = new Int32Array(2);
   // What the last `#find` found: its index (-1: none was named), its entry (none for a message that passes as it is), and FPD of an entry that refused.
   #index = -1;
@@ -83,6 +84,7 @@ export class InterruptRemap {
   constructor(parts: RemapParts) {
     this.#faults = parts.faults;
     this.#send = parts.send;
+    this.#routesChanged = parts.routesChanged;
     this.cache = new InterruptEntryCache(parts.entryCount);
     this.#table = new InterruptTable(parts.memory, parts.capabilities);
     this.#posting = new InterruptPosting(parts.memory);
@@ -91,7 +93,7 @@ export class InterruptRemap {
   /** Messages to these indexes, or all, may become others than before: cached entries go, then the host hears of it. */
   changed(routes: ChangedRoutes | undefined): void {
     this.cache.invalidate(routes);
-    this.onChange?.(routes);
+    this.#routesChanged(routes);
   }
 
   /** A message of a requester (`undefined`: one without a requester-id, which no source check can refuse; or `UNLOCATED`). `false`: refused. */

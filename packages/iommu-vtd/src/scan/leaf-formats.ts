@@ -6,14 +6,15 @@
 
 import type { EntryFormat } from "@iommu-kit/iommu-core";
 import { FirstStageBits, firstStageReservedIndex } from "../spec/first-stage.js";
+import { MESSAGE_WINDOW } from "../spec/interrupt.js";
 import { reservedIndex } from "../spec/second-stage.js";
 import { entryFrame } from "../spec/word.js";
 import type { OutputFilter } from "../translate/output-filter.js";
 
 const { PRESENT, WRITE, USER } = FirstStageBits;
 
-/** Bits 31:20 of every address in the interrupt window (§3.15). */
-const WINDOW = 0xfee;
+// A constant of this module: engines do not fold an imported one into a loop.
+const WINDOW = MESSAGE_WINDOW;
 
 /** The rights of an entry's low word as access, 0 if it maps nothing. The frame is where the hub wants it in both stages, bits 51:12. */
 type Rights = (low: number) => number;

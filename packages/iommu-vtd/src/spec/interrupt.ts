@@ -81,10 +81,6 @@ export const CompatibilityDataText: TextOf<typeof CompatibilityData> = {
 
 /** Value of WINDOW in every message address: the window is FEE0_0000 to FEEF_FFFF. */
 export const MESSAGE_WINDOW = 0xfee;
-/** First page frame of the interrupt window (§3.15). */
-export const MESSAGE_WINDOW_FIRST_PFN = 0xfee00;
-/** Page frames of the interrupt window. */
-export const MESSAGE_WINDOW_PAGE_COUNT = 0x100;
 
 /** Delivery modes, DLM. 3 and 6 are undefined and treated as reserved. */
 export const DeliveryMode = { FIXED: 0, LOWEST_PRIORITY: 1, SMI: 2, NMI: 4, INIT: 5, EXT_INT: 7 } as const;
